@@ -1,0 +1,53 @@
+"""The hooks, in the order in which they are called. Each returns a list of frozen specs.
+
+A plugin is a module (or any object) named by an entry point of the group `llmplug`; it implements
+the hooks it needs with `@llmplug.hookimpl`. Hooks run once, at start, in every process; none is
+called while requests run.
+"""
+
+from __future__ import annotations
+
+import pluggy
+
+from llmplug.specs import (
+    ChatTemplateSpec,
+    KernelSpec,
+    LoaderSpec,
+    ModelSpec,
+    SamplerSpec,
+    SourceSpec,
+)
+
+PROJECT = "llmplug"
+hookspec = pluggy.HookspecMarker(PROJECT)
+hookimpl = pluggy.HookimplMarker(PROJECT)
+
+
+@hookspec
+def llmplug_sources() -> list[SourceSpec]:  # type: ignore[empty-body]
+    """Offer places that model files come from; asked when a config names `scheme:...`."""
+
+
+@hookspec
+def llmplug_model_loaders() -> list[LoaderSpec]:  # type: ignore[empty-body]
+    """Offer checkpoint formats; asked once the files are on the disk."""
+
+
+@hookspec
+def llmplug_models() -> list[ModelSpec]:  # type: ignore[empty-body]
+    """Offer architectures; asked once a checkpoint's config is read."""
+
+
+@hookspec
+def llmplug_kernels() -> list[KernelSpec]:  # type: ignore[empty-body]
+    """Offer faster twins of ops; asked before the weights are packed."""
+
+
+@hookspec
+def llmplug_samplers() -> list[SamplerSpec]:  # type: ignore[empty-body]
+    """Offer samplers; all are at hand in every engine, each runs on the rows that ask for it."""
+
+
+@hookspec
+def llmplug_chat_templates() -> list[ChatTemplateSpec]:  # type: ignore[empty-body]
+    """Offer chat templates by name; asked when a checkpoint has none or the config names one."""

@@ -1,0 +1,108 @@
+"""The kernel table: for each op the best kernel that runs here, else the torch reference."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from llmplug.specs import KernelSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Op:
+    """One op: its reference and how a kernel is compared with it.
+
+    Attributes:
+        name: of the op and of the file.
+        reference: the torch implementation; a function, or an object with methods.
+        tolerances: dtype name -> (rtol, atol) that a kernel must keep, reasons beside them.
+        example_inputs: (device, dtype) -> calls to compare, odd sizes and an empty batch included.
+        compare: (kernel, reference, example) -> pairs (got, expected) for ops that are not a
+            plain function of tensors; None: call both with the example's arguments.
+    """
+
+    name: str
+    reference: Any
+    tolerances: Mapping[str, tuple[float, float]]
+    example_inputs: Callable[[Any, Any], Sequence[Mapping[str, Any]]]
+    compare: Callable[[Any, Any, Mapping[str, Any]], Sequence[tuple[Any, Any]]] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KernelChoice:
+    """Which implementation serves an op, and why the others do not; for the start-up report."""
+
+    op: str
+    kernel: str  # "reference" or the kernel's name
+    plugin: str | None = None  # who brought it
+    refused: tuple[tuple[str, str], ...] = ()  # (kernel name, reason)
+
+
+@dataclass(frozen=True, slots=True)
+class KernelTable:
+    """The ops as attributes: `ops.rms_norm(...)`, `ops.linear(...)`, `ops.attention.attend(...)`.
+
+    Filled once, at start; a model holds it and asks nothing else.
+    """
+
+    _kernels: Mapping[str, Any]
+    choices: tuple[KernelChoice, ...] = field(default=())
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self._kernels[name]
+        except KeyError:
+            known = ", ".join(sorted(self._kernels))
+            raise AttributeError(f"no op named {name!r}; known ops: {known}") from None
+
+
+def choose_kernels(
+    references: Mapping[str, Op],
+    specs: Sequence[tuple[KernelSpec, str]],
+    device: str,
+    dtype: str,
+) -> tuple[KernelChoice, ...]:
+    """Choose a kernel for every op, without loading one.
+
+    Args:
+        references: the ops of `llmplug.ops`, by name.
+        specs: (kernel, name of the plugin that brought it).
+        device: device type, such as `cpu`.
+        dtype: dtype name, such as `float32`.
+    """
+    choices = []
+    for op in references:
+        offered = [(spec, owner) for spec, owner in specs if spec.op == op]
+        offered.sort(key=lambda pair: (-pair[0].priority, pair[0].name))
+        refused, chosen = [], None
+        for spec, owner in offered:
+            reason = spec.supports(device, dtype)
+            if reason is not None:
+                refused.append((spec.name, reason))
+            elif chosen is None:
+                chosen = (spec.name, owner)
+            else:
+                refused.append((spec.name, f"{chosen[0]} has a higher priority"))
+        name, plugin = chosen or ("reference", None)
+        choices.append(
+            KernelChoice(op=op, kernel=name, plugin=plugin, refused=tuple(refused))
+        )
+    return tuple(choices)
+
+
+def load_kernels(
+    references: Mapping[str, Op],
+    specs: Sequence[tuple[KernelSpec, str]],
+    choices: Sequence[KernelChoice],
+) -> KernelTable:
+    """Load what was chosen into a table."""
+    by_name = {(spec.op, spec.name): spec for spec, _ in specs}
+    kernels = {
+        choice.op: references[choice.op].reference
+        if choice.kernel == "reference"
+        else by_name[choice.op, choice.kernel].load()
+        for choice in choices
+    }
+    return KernelTable(kernels, tuple(choices))

@@ -1,0 +1,341 @@
+"""What a plugin hands in: frozen descriptions. The core decides what to do with them.
+
+Nothing here imports torch; a spec's functions may, when they are called.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+if TYPE_CHECKING:
+    import torch
+    from pydantic import BaseModel
+
+    from llmplug.ops import AttentionBatch, KernelTable, KVCache
+
+Stage = Literal["bias", "scale", "filter", "choose"]
+
+
+class Progress(Protocol):
+    """Where long work reports to: a bar on a terminal, /ready, or nowhere."""
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        """Say that `done` of `total` bytes (or items) of `stage` are finished; total 0: unknown."""
+
+
+# --- sources ------------------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceSpec:
+    """Where model files come from: `scheme:rest` in a config becomes a local path.
+
+    Attributes:
+        scheme: the word before the colon, such as `hf`.
+        syntax: how a source is written, for messages: `hf:org/name[@revision]`.
+        find: rest -> the local path if it is already here, complete and verified, else None.
+            Touches no network.
+        fetch: (rest, cache folder, progress) -> local path, downloaded and verified. Raises
+            SourceError. A download that is cut off leaves nothing that `find` accepts.
+    """
+
+    scheme: str
+    syntax: str
+    find: Callable[[str, Path], Path | None]
+    fetch: Callable[[str, Path, Progress], Path]
+
+
+# --- checkpoints --------------------------------------------------------------------------------
+class LazyTensor(Protocol):
+    """A tensor that is still in its file."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """In torch order: a linear weight is (out, in)."""
+
+    @property
+    def format(self) -> str:
+        """How its numbers are stored: `F32`, `BF16`, `F16`, `Q4_1`, ..."""
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes in the file."""
+
+    def load(self) -> torch.Tensor:
+        """Read it on the CPU: float formats as stored, block formats dequantised to float32."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenizerFiles:
+    """What a tokenizer is made of, whatever file it came from.
+
+    Attributes:
+        json: a serialised `tokenizers.Tokenizer` (the text of tokenizer.json).
+        bos_token: text of the token, or None where the model has none.
+        eos_token: the same.
+        add_bos: whether plain text is prefixed with the bos token. None: as `json` says.
+        chat_template: Jinja source, or None.
+        named_templates: further templates of the checkpoint, by name.
+        special_tokens: what templates may refer to: {"pad_token": ..., "unk_token": ...}.
+    """
+
+    json: str
+    bos_token: str | None = None
+    eos_token: str | None = None
+    add_bos: bool | None = None
+    chat_template: str | None = None
+    named_templates: Mapping[str, str] = field(default_factory=dict)
+    special_tokens: Mapping[str, str] = field(default_factory=dict)
+
+
+class Checkpoint(Protocol):
+    """An opened model folder or file: headers are read, weights are not.
+
+    Names of tensors and config keys are those of the Hugging Face checkpoint of the same model,
+    whatever the file calls them, so that one model plugin serves every format.
+    """
+
+    @property
+    def path(self) -> Path:
+        """The file or folder."""
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """The fields of config.json; `architectures` is always there."""
+
+    @property
+    def generation_config(self) -> Mapping[str, Any] | None:
+        """The fields of generation_config.json, None where there is none."""
+
+    @property
+    def tensors(self) -> Mapping[str, LazyTensor]:
+        """Tensors by name."""
+
+    @property
+    def tokenizer(self) -> TokenizerFiles:
+        """Raises CheckpointError if the checkpoint carries none that can be read."""
+
+    @property
+    def files(self) -> Sequence[Path]:
+        """Every file that is read, for the report."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoaderSpec:
+    """A checkpoint format.
+
+    Attributes:
+        name: of the format: `safetensors`, `gguf`.
+        claims: whether a path looks like this format; opens no more than a header, raises nothing.
+        open: reads headers. Raises CheckpointError for damaged or truncated files.
+    """
+
+    name: str
+    claims: Callable[[Path], bool]
+    open: Callable[[Path], Checkpoint]
+
+
+# --- models -------------------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Weight:
+    """One entry of a model's weight table: what the model calls it, and what files call it.
+
+    `{layer}` stands for the layer's number in every string. Several sources are joined along
+    dimension 0, in order: `("...q_proj.weight", "...k_proj.weight", "...v_proj.weight")`.
+
+    Attributes:
+        name: key in the map that `build` gets.
+        sources: names in the checkpoint.
+        kind: `linear` goes through `ops.linear.pack` and comes as a packed weight; `embedding`
+            and `tensor` come as plain tensors in the model's dtype.
+        bias: names of the biases of a linear, joined like `sources`; empty: none.
+        tied_to: sources to read where `sources` are absent from the checkpoint, as an output
+            head that shares the embedding does.
+        rows: size of dimension 0 of each source, checked against the file.
+    """
+
+    name: str
+    sources: tuple[str, ...]
+    kind: Literal["linear", "embedding", "tensor"] = "linear"
+    bias: tuple[str, ...] = ()
+    tied_to: tuple[str, ...] = ()
+    rows: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerCache:
+    """The key/value cache that one layer needs."""
+
+    num_kv_heads: int
+    head_width: int
+    window: int | None = None  # tokens a query sees, itself included; None: all
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelShape:
+    """What the engine must know before a weight is read; computed from the config alone."""
+
+    vocab_size: int  # width of the logits
+    context_length: int  # longest sequence that the positions are made for
+    num_layers: int
+    width: int
+    layers: tuple[LayerCache, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildContext:
+    """All that a model gets to build itself from."""
+
+    config: Mapping[str, Any]
+    shape: ModelShape
+    weights: Mapping[str, Any]  # by Weight.name, layers filled in: "layers.0.qkv"
+    ops: KernelTable
+    device: torch.device
+    dtype: torch.dtype
+
+
+class Model(Protocol):
+    """A built model; holds its weights, keeps no state between calls."""
+
+    def forward(
+        self,
+        token_ids_T: torch.Tensor,
+        positions_T: torch.Tensor,
+        caches: Sequence[KVCache],
+        attention: AttentionBatch,
+    ) -> torch.Tensor:
+        """Run packed tokens through all layers.
+
+        Args:
+            token_ids_T: int64.
+            positions_T: int64, of each token in its own sequence.
+            caches: one per layer, as `ops.attention.allocate` made them.
+            attention: which token belongs to which sequence, and where its keys go.
+        Returns:
+            hidden_TD after the final norm.
+        """
+
+    def compute_logits(self, hidden_SD: torch.Tensor) -> torch.Tensor:
+        """Project the rows that are to be sampled: float32 logits_SV."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSpec:
+    """An architecture.
+
+    Attributes:
+        name: short name of the family.
+        architectures: entries of `architectures` in config.json that it claims.
+        describe: config -> ModelShape. Raises CheckpointError for settings it does not support:
+            a setting that changes the result is never ignored.
+        weights: config -> the weight table, every tensor of the checkpoint that matters.
+        build: context -> Model.
+        ignored: names of checkpoint tensors that are derived and not read; `{layer}` works.
+        task: what it is for.
+    """
+
+    name: str
+    architectures: tuple[str, ...]
+    describe: Callable[[Mapping[str, Any]], ModelShape]
+    weights: Callable[[Mapping[str, Any]], Sequence[Weight]]
+    build: Callable[[BuildContext], Model]
+    ignored: tuple[str, ...] = ()
+    task: Literal["generate"] = "generate"
+
+
+# --- kernels ------------------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KernelSpec:
+    """A faster twin of one op of `llmplug.ops`.
+
+    Attributes:
+        op: name of the op: `rms_norm`, `linear`, `attention`, ...
+        name: of this kernel, for the report: `onednn`.
+        supports: (device type such as `cpu`, dtype name such as `float32`) -> None if it runs
+            there, else the reason why not.
+        load: makes the kernel: same signature as the reference. Called once, in the engine.
+        priority: higher wins among those that support the device.
+    """
+
+    op: str
+    name: str
+    supports: Callable[[str, str], str | None]
+    load: Callable[[], Any]
+    priority: int = 0
+
+
+# --- samplers -----------------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class SamplerRow:
+    """One sequence, as a sampler sees it. Read only."""
+
+    params: Any  # instance of the spec's `params`
+    prompt_ids: Sequence[int]
+    output_ids: Sequence[int]
+    seed: int  # of this sequence
+    position: int  # of the token to be chosen, counted from the start of the prompt
+
+    def seen_ids(self) -> Iterator[int]:
+        """Prompt, then output."""
+        yield from self.prompt_ids
+        yield from self.output_ids
+
+
+class LogitsSampler(Protocol):
+    """Stages bias, scale and filter: changes logits in place; -inf forbids a token."""
+
+    def apply(self, logits_RV: torch.Tensor, rows: Sequence[SamplerRow]) -> None:
+        """Edit float32 logits; row r of the tensor belongs to `rows[r]`, and to it alone."""
+
+
+class ChoosingSampler(Protocol):
+    """Stage choose: picks one token a row."""
+
+    def choose(self, logits_RV: torch.Tensor, rows: Sequence[SamplerRow]) -> torch.Tensor:
+        """Return ids_R, int64. The same row gives the same id alone and in any batch."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplerSpec:
+    """One sampler.
+
+    Within a step samplers run by stage (bias, scale, filter, choose), then by `order`, then by
+    name. A sampler sees only the rows for which `is_active(params)`; in the last stage the first
+    active one takes the row.
+
+    Attributes:
+        name: of the sampler.
+        stage: `bias` adds to logits, `scale` multiplies, `filter` forbids tokens, `choose` picks.
+        params: pydantic model with a neutral default for every field. Field names are request
+            fields: a name that the core does not know becomes one.
+        is_active: whether these parameters change anything.
+        make: (vocab_size, device) -> LogitsSampler, or ChoosingSampler for stage `choose`.
+        order: place within the stage; lower runs earlier.
+    """
+
+    name: str
+    stage: Stage
+    params: type[BaseModel]
+    is_active: Callable[[Any], bool]
+    make: Callable[[int, torch.device], Any]
+    order: int = 0
+
+
+# --- chat templates -----------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChatTemplateSpec:
+    """A chat template by name, for checkpoints that carry none or a wrong one.
+
+    Attributes:
+        name: what `chat_template:` in a config says.
+        source: Jinja text.
+        fits: token texts of the vocabulary -> whether a checkpoint without a template of its own
+            is made for this one.
+        stop_tokens: token texts that end an answer under this template.
+    """
+
+    name: str
+    source: str
+    fits: Callable[[frozenset[str]], bool]
+    stop_tokens: tuple[str, ...] = ()

