@@ -65,6 +65,9 @@ class LazyTensor(Protocol):
     def load(self) -> torch.Tensor:
         """Read it on the CPU: float formats as stored, block formats dequantised to float32."""
 
+    def raw(self) -> torch.Tensor:
+        """The bytes as stored, uint8, (rows, bytes per row): for kernels that read the blocks."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenizerFiles:
