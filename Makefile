@@ -1,0 +1,96 @@
+# Every target sets up what it needs. `make help` lists them.
+VENV ?= .venv
+CONFIG ?= config/llama.yaml
+ARGS ?=
+# The first interpreter that runs and is new enough; PYTHON=... overrides the search.
+PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
+	$$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' \
+	2>/dev/null && echo $$python && break; done)
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
+INSTALL := $(PIP) install --quiet --constraint constraints.txt
+# Stamps: newer than the two files that say what is installed, or pip runs again.
+SERVE_READY := $(VENV)/.ready-to-serve
+WORK_READY := $(VENV)/.ready-to-work
+FROZEN := pyproject.toml constraints.txt
+PYTHON_FOLDERS := llmplug plugins tests benchmarks docs
+
+.DEFAULT_GOAL := help
+.PHONY: help setup serve test test-fast lint fix types rules docs bench check wheel wheel-check \
+	freeze clean
+
+help:  ## list the targets
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | \
+		while IFS='|' read -r name text; do printf '%-18s %s\n' "$$name" "$$text"; done
+
+setup: $(WORK_READY)  ## create .venv with all that development needs
+
+serve: $(SERVE_READY)  ## serve CONFIG (config/llama.yaml); fetches the model the first time
+	@$(BIN)/llmplug serve --config $(CONFIG) $(ARGS)
+
+test: $(WORK_READY)  ## run the whole suite (ARGS goes to pytest)
+	@$(BIN)/python -m pytest $(ARGS)
+
+test-fast: $(WORK_READY)  ## run the suite without what is slow
+	@$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+lint: $(WORK_READY)  ## check style, and who imports whom
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff format --quiet --check . || { echo "run 'make fix'"; exit 1; }
+	@$(BIN)/lint-imports --no-logo > $(VENV)/imports.log || { cat $(VENV)/imports.log; exit 1; }
+	@echo "lint: ok"
+
+fix: $(WORK_READY)  ## repair what lint can repair
+	@$(BIN)/ruff check --quiet --fix . ; $(BIN)/ruff format .
+
+types: $(WORK_READY)  ## check types, strictly
+	@$(BIN)/mypy
+
+docs: $(WORK_READY)  ## write the reference pages of docs/ from the code
+	@$(BIN)/python -m docs.write_reference
+
+bench: $(WORK_READY)  ## measure the server of CONFIG, one JSON line a row (ARGS: see --help)
+	@$(BIN)/python -m benchmarks.serve --config $(CONFIG) $(ARGS)
+
+wheel: $(WORK_READY)  ## build dist/*.whl
+	@rm -rf dist && $(BIN)/python -m build --wheel --no-isolation --outdir dist . > $(VENV)/wheel.log \
+		|| { cat $(VENV)/wheel.log; exit 1; }
+	@ls dist/*.whl
+
+wheel-check: wheel  ## install the wheel alone in an environment of its own, and look at it there
+	@rm -rf build/clean && $(BIN)/python -m venv build/clean
+	@build/clean/bin/python -m pip --disable-pip-version-check install --quiet \
+		--constraint constraints.txt dist/*.whl
+	@cd build/clean && ./bin/llmplug --help > /dev/null && ./bin/llmplug plugins --check
+	@rm -rf build/clean
+	@echo "wheel: ok"
+
+check: lint types wheel-check test  ## all that CI runs
+
+freeze: $(WORK_READY)  ## write constraints.txt anew from what .venv holds
+	@{ sed -n '/^#/p' constraints.txt; $(PIP) freeze --exclude-editable | sed 's/+cpu$$//' | \
+		LC_ALL=C sort -f; } > $(VENV)/constraints.txt && mv $(VENV)/constraints.txt constraints.txt
+
+clean:  ## remove all that the other targets made
+	@rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis \
+		.import_linter_cache
+	@find llmplug plugins tests benchmarks docs examples -name __pycache__ -type d -prune \
+		-exec rm -rf {} +
+
+# Some systems ship venv without ensurepip; pip can then install itself from outside.
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "no Python 3.11 to 3.13 found; try make PYTHON=..."; exit 1; }
+	@$(PYTHON) -m venv $(VENV) 2> /dev/null || { $(PYTHON) -m venv --clear --without-pip $(VENV) \
+		&& $(PYTHON) -m pip --python $(VENV)/bin/python install --quiet pip; }
+
+# Without build isolation the constraints hold for the build backend too.
+$(SERVE_READY): $(FROZEN) | $(BIN)/python
+	@echo "Installing into $(VENV) (minutes the first time: torch is large)"
+	@$(INSTALL) hatchling editables
+	@$(INSTALL) --no-build-isolation --editable .
+	@touch $@
+
+$(WORK_READY): $(SERVE_READY)
+	@$(INSTALL) --no-build-isolation --editable '.[test,dev]'
+	@touch $@
