@@ -9,7 +9,7 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
-INSTALL := $(PIP) install --quiet --constraint constraints.txt
+INSTALL := $(PIP) install -qq --constraint constraints.txt
 # Stamps: newer than the two files that say what is installed, or pip runs again.
 SERVE_READY := $(VENV)/.ready-to-serve
 WORK_READY := $(VENV)/.ready-to-work
@@ -54,13 +54,13 @@ bench: $(WORK_READY)  ## measure the server of CONFIG, one JSON line a row (ARGS
 	@$(BIN)/python -m benchmarks.serve --config $(CONFIG) $(ARGS)
 
 wheel: $(WORK_READY)  ## build dist/*.whl
-	@rm -rf dist && $(BIN)/python -m build --wheel --no-isolation --outdir dist . > $(VENV)/wheel.log \
-		|| { cat $(VENV)/wheel.log; exit 1; }
+	@rm -rf dist && $(BIN)/python -m build --wheel --no-isolation --outdir dist . \
+		> $(VENV)/wheel.log 2>&1 || { cat $(VENV)/wheel.log; exit 1; }
 	@ls dist/*.whl
 
 wheel-check: wheel  ## install the wheel alone in an environment of its own, and look at it there
 	@rm -rf build/clean && $(BIN)/python -m venv build/clean
-	@build/clean/bin/python -m pip --disable-pip-version-check install --quiet \
+	@build/clean/bin/python -m pip --disable-pip-version-check install -qq \
 		--constraint constraints.txt dist/*.whl
 	@cd build/clean && ./bin/llmplug --help > /dev/null && ./bin/llmplug plugins --check
 	@rm -rf build/clean
