@@ -1,1 +1,41 @@
-"""Placeholder."""
+"""The ops that models call: one file each, with its torch reference.
+
+A kernel plugin brings a faster twin of a reference; `KernelTable` holds the one chosen for each
+op. Each file carries the tolerances that a twin must keep and the examples it is tried on.
+Importing this room imports torch.
+"""
+
+from __future__ import annotations
+
+from llmplug.ops.attention import ATTENTION, AttentionBatch, KVCache, PagedAttention
+from llmplug.ops.embed import EMBED, embed
+from llmplug.ops.linear import LINEAR, DenseLinear, DenseWeight, LoadedTensor
+from llmplug.ops.rms_norm import ADD_RMS_NORM, RMS_NORM, add_rms_norm, rms_norm
+from llmplug.ops.rope import ROPE, make_rope_table, rope
+from llmplug.ops.silu_mul import SILU_MUL, silu_mul
+from llmplug.ops.table import KernelChoice, KernelTable, Op, choose_kernels, load_kernels
+
+REFERENCES: dict[str, Op] = {
+    op.name: op for op in (EMBED, RMS_NORM, ADD_RMS_NORM, LINEAR, ROPE, ATTENTION, SILU_MUL)
+}
+
+__all__ = [
+    "REFERENCES",
+    "AttentionBatch",
+    "DenseLinear",
+    "DenseWeight",
+    "KVCache",
+    "KernelChoice",
+    "KernelTable",
+    "LoadedTensor",
+    "Op",
+    "PagedAttention",
+    "add_rms_norm",
+    "choose_kernels",
+    "embed",
+    "load_kernels",
+    "make_rope_table",
+    "rms_norm",
+    "rope",
+    "silu_mul",
+]

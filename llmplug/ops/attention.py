@@ -1,15 +1,26 @@
 """Paged attention: the torch reference. The kernel owns the layout of the cache.
 
 Legend: T packed tokens, S sequences in this step, N query heads, K key/value heads, H head width,
-P page size (tokens), M pages a sequence may have.
+P page size (tokens), M pages a sequence may have, C cached tokens of a sequence, G sequences of
+one group, Q new tokens of one sequence.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
+
+from llmplug.ops.table import Op
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+# Decodes are grouped by their own length rounded up to this many tokens, so that the shapes that a
+# sequence is computed in depend on itself alone. Smaller: more groups; larger: more padding.
+_GROUP_TOKENS = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +38,8 @@ class AttentionBatch:
     cached_lens_S: torch.Tensor  # int32
     block_table_SM: torch.Tensor  # int32: page ids in token order; -1 after the last
     slots_T: torch.Tensor  # int64: page * P + offset in the page of each new token
+    # What a kernel computes once for all layers of the step, under keys of its own.
+    plans: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +49,17 @@ class KVCache:
     key: torch.Tensor
     value: torch.Tensor
     page_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """Sequences that are attended by one call: a group of decodes, or one prefill chunk."""
+
+    rows: slice | torch.Tensor  # of T: a chunk's slice, or int64 ids of a group's tokens
+    num_sequences: int
+    slots_GC: torch.Tensor  # int64, flat; padding repeats a sequence's own last token
+    mask: torch.Tensor | None  # float32, added to scores, broadcast over heads; None: see below
+    is_causal: bool  # no mask, but a fresh prompt
 
 
 class PagedAttention:
@@ -77,51 +101,263 @@ class PagedAttention:
     ) -> torch.Tensor:
         """Attend each new token to the cached tokens of its own sequence, causally.
 
+        No result depends on another sequence of the batch, nor on what a page holds after the
+        sequence's last token.
+
         Args:
             scale: multiplies q @ k; usually head width ** -0.5.
             window: tokens a query sees, itself included; None: all before it.
+
         Returns:
             out_TNH in the dtype of q_TNH.
+
         Source: https://arxiv.org/abs/2309.06180, section 4.3
         """
-        out_TNH = torch.empty_like(q_TNH)
-        start = 0
-        for s, (query_len, cached_len) in enumerate(
-            zip(batch.query_lens, batch.cached_lens, strict=True)
-        ):
-            num_pages = -(-cached_len // cache.page_size)
-            pages = batch.block_table_SM[s, :num_pages]
-            k_CKH = cache.key[pages].flatten(0, 1)[:cached_len]
-            v_CKH = cache.value[pages].flatten(0, 1)[:cached_len]
-            out_TNH[start : start + query_len] = _attend_sequence(
-                q_TNH[start : start + query_len], k_CKH, v_CKH, scale, window
-            )
-            start += query_len
+        key = ("reference", cache.page_size, window, q_TNH.dtype)
+        parts = batch.plans.get(key)
+        if parts is None:
+            parts = batch.plans[key] = _plan(batch, cache.page_size, window, q_TNH.dtype)
+        out_TNH = torch.empty(q_TNH.shape, device=q_TNH.device, dtype=q_TNH.dtype)
+        key_CKH, value_CKH = cache.key.flatten(0, 1), cache.value.flatten(0, 1)
+        for part in parts:
+            shape = (part.num_sequences, -1, *key_CKH.shape[1:])
+            k_GCKH = key_CKH.index_select(0, part.slots_GC).view(shape).to(q_TNH.dtype)
+            v_GCKH = value_CKH.index_select(0, part.slots_GC).view(shape).to(q_TNH.dtype)
+            attend = _attend_chunk if isinstance(part.rows, slice) else _attend_decodes
+            out_TNH[part.rows] = attend(q_TNH[part.rows], k_GCKH, v_GCKH, part, scale)
         return out_TNH
 
 
-def _attend_sequence(
-    q_QNH: torch.Tensor,
-    k_CKH: torch.Tensor,
-    v_CKH: torch.Tensor,
-    scale: float,
-    window: int | None,
+def _attend_decodes(
+    q_GNH: torch.Tensor, k_GCKH: torch.Tensor, v_GCKH: torch.Tensor, part: _Part, scale: float
+) -> torch.Tensor:
+    """Attend one token of each sequence; the query heads of a key head stand in as its queries."""
+    num_sequences, num_heads, width = q_GNH.shape
+    q_GKqH = q_GNH.reshape(num_sequences, k_GCKH.shape[2], -1, width)
+    out_GKqH = F.scaled_dot_product_attention(
+        q_GKqH, k_GCKH.transpose(1, 2), v_GCKH.transpose(1, 2), attn_mask=part.mask, scale=scale
+    )
+    return out_GKqH.reshape(num_sequences, num_heads, width)
+
+
+def _attend_chunk(
+    q_QNH: torch.Tensor, k_1CKH: torch.Tensor, v_1CKH: torch.Tensor, part: _Part, scale: float
 ) -> torch.Tensor:
     """Attend the last Q of C tokens of one sequence to all C."""
-    num_queries, num_cached = q_QNH.shape[0], k_CKH.shape[0]
-    mask = None
-    if num_queries > 1 or (window is not None and window < num_cached):
-        query = torch.arange(num_cached - num_queries, num_cached, device=q_QNH.device)[:, None]
-        key = torch.arange(num_cached, device=q_QNH.device)[None, :]
-        mask = key <= query
-        if window is not None:
-            mask &= key > query - window
-    out_NQH = F.scaled_dot_product_attention(
+    out_1NQH = F.scaled_dot_product_attention(
         q_QNH.transpose(0, 1)[None],
-        k_CKH.to(q_QNH.dtype).transpose(0, 1)[None],
-        v_CKH.to(q_QNH.dtype).transpose(0, 1)[None],
-        attn_mask=mask,
+        k_1CKH.transpose(1, 2),
+        v_1CKH.transpose(1, 2),
+        attn_mask=part.mask,
+        is_causal=part.is_causal,
         scale=scale,
         enable_gqa=True,
-    )[0]
-    return out_NQH.transpose(0, 1)
+    )
+    return out_1NQH[0].transpose(0, 1)
+
+
+def _plan(
+    batch: AttentionBatch, page_size: int, window: int | None, dtype: torch.dtype
+) -> list[_Part]:
+    """Compute what all layers of a step share: the groups, gather indices and masks."""
+    groups: dict[int, list[int]] = {}
+    for s, length in enumerate(batch.cached_lens[: batch.num_decodes]):
+        seen = length if window is None else min(length, window)
+        groups.setdefault(-(-seen // _GROUP_TOKENS) * _GROUP_TOKENS, []).append(s)
+    parts = [
+        _plan_decodes(batch, members, width, page_size, window, dtype)
+        for width, members in groups.items()
+    ]
+    start = batch.num_decodes
+    for s in range(batch.num_decodes, len(batch.query_lens)):
+        parts.append(_plan_chunk(batch, s, start, page_size, window, dtype))
+        start += batch.query_lens[s]
+    return parts
+
+
+def _plan_decodes(
+    batch: AttentionBatch,
+    members: list[int],
+    width: int,
+    page_size: int,
+    window: int | None,
+    dtype: torch.dtype,
+) -> _Part:
+    """Plan one group: the last `width` tokens of each, or all of them and padding."""
+    rows_G = torch.tensor(members, device=batch.block_table_SM.device)
+    last_G1 = batch.cached_lens_S[rows_G].long()[:, None] - 1
+    first_G1 = torch.zeros_like(last_G1) if window is None else (last_G1 + 1 - window).clamp(min=0)
+    tokens_GC = first_G1 + torch.arange(width, device=rows_G.device)
+    is_seen_GC = tokens_GC <= last_G1
+    tokens_GC = torch.minimum(tokens_GC, last_G1)
+    pages_GC = batch.block_table_SM[rows_G].long().gather(1, tokens_GC // page_size)
+    return _Part(
+        rows=rows_G,
+        num_sequences=len(members),
+        slots_GC=(pages_GC * page_size + tokens_GC % page_size).flatten(),
+        mask=_mask(is_seen_GC, dtype)[:, None, None, :],
+        is_causal=False,
+    )
+
+
+def _plan_chunk(
+    batch: AttentionBatch,
+    sequence: int,
+    start: int,
+    page_size: int,
+    window: int | None,
+    dtype: torch.dtype,
+) -> _Part:
+    """Plan the new tokens of one sequence, on top of what is cached of it."""
+    num_queries, num_cached = batch.query_lens[sequence], batch.cached_lens[sequence]
+    device = batch.block_table_SM.device
+    num_past = num_cached - num_queries
+    first = 0 if window is None else max(num_past + 1 - window, 0)  # the first query's first token
+    tokens_C = torch.arange(first, num_cached, device=device)
+    pages_C = batch.block_table_SM[sequence].long()[tokens_C // page_size]
+    is_windowed = window is not None and window < num_cached
+    mask = None
+    if num_queries > 1 and (num_past > 0 or is_windowed):
+        queries_Q1 = torch.arange(num_past, num_cached, device=device)[:, None]
+        is_seen_QC = tokens_C <= queries_Q1
+        if window is not None:
+            is_seen_QC &= tokens_C > queries_Q1 - window
+        mask = _mask(is_seen_QC, dtype)
+    return _Part(
+        rows=slice(start, start + num_queries),
+        num_sequences=1,
+        slots_GC=pages_C * page_size + tokens_C % page_size,
+        mask=mask,
+        is_causal=mask is None and num_queries > 1,
+    )
+
+
+def _mask(is_seen: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Turn a boolean mask into the one that is added to scores."""
+    zeros = torch.zeros(is_seen.shape, device=is_seen.device, dtype=dtype)
+    return zeros.masked_fill_(~is_seen, float("-inf"))
+
+
+def make_attention_example(
+    lens: list[tuple[int, int]],
+    *,
+    heads: tuple[int, int, int],
+    page_size: int = 16,
+    window: int | None = None,
+    seed: int = 7,
+) -> dict[str, Any]:
+    """Describe a step: (new tokens, cached tokens) of each sequence, decodes first.
+
+    Args:
+        heads: query heads, key/value heads, head width.
+    """
+    num_heads, num_kv_heads, head_width = heads
+    return {
+        "lens": lens,
+        "num_heads": num_heads,
+        "num_kv_heads": num_kv_heads,
+        "head_width": head_width,
+        "page_size": page_size,
+        "window": window,
+        "seed": seed,
+    }
+
+
+def _example_inputs(device: torch.device, dtype: torch.dtype) -> list[dict[str, Any]]:
+    examples = [
+        make_attention_example([(1, 1)], heads=(1, 1, 8)),
+        make_attention_example([(1, 5), (1, 300), (1, 64), (1, 65), (1, 1)], heads=(9, 3, 64)),
+        make_attention_example([(7, 7), (1, 1), (40, 40)], heads=(4, 2, 16)),
+        make_attention_example([(1, 33), (5, 90), (17, 17)], heads=(6, 2, 64), page_size=8),
+        make_attention_example([(1, 50), (30, 70)], heads=(4, 4, 32), window=20),
+        make_attention_example([(1, 200), (1, 7), (64, 200)], heads=(8, 1, 128), window=100),
+        make_attention_example([], heads=(9, 3, 64)),
+    ]
+    return [{**example, "device": device, "dtype": dtype} for example in examples]
+
+
+def make_attention_batch(
+    example: Mapping[str, Any],
+) -> tuple[AttentionBatch, torch.Tensor, list[torch.Tensor], int]:
+    """Lay the example's sequences out on pages in a random order.
+
+    Returns:
+        (batch, slots that no token uses, slots of each sequence's past tokens, pages in all).
+    """
+    generator = torch.Generator().manual_seed(example["seed"])
+    page_size, device = example["page_size"], example["device"]
+    lens = example["lens"]
+    counts = [-(-cached // page_size) for _, cached in lens]
+    num_pages = sum(counts) + 2
+    order = torch.randperm(num_pages, generator=generator)
+    table_SM = torch.full((len(lens), max(counts, default=0) + 1), -1, dtype=torch.int32)
+    new, past, used = [], [], 0
+    for s, ((num_new, cached), count) in enumerate(zip(lens, counts, strict=True)):
+        pages = order[used : used + count]
+        used += count
+        table_SM[s, :count] = pages.int()
+        slots = (pages[:, None] * page_size + torch.arange(page_size)).flatten()[:cached]
+        past.append(slots[: cached - num_new].to(device))
+        new.append(slots[cached - num_new :])
+    slots_T = torch.cat(new) if new else torch.zeros(0, dtype=torch.long)
+    taken = torch.cat([*(part.cpu() for part in past), slots_T])
+    unused = torch.ones(num_pages * page_size, dtype=torch.bool)
+    unused[taken] = False
+    query_lens = tuple(num_new for num_new, _ in lens)
+    cached_lens = tuple(cached for _, cached in lens)
+    starts = torch.tensor([0, *query_lens]).cumsum(0).int()
+    num_decodes = next((s for s, n in enumerate(query_lens) if n > 1), len(lens))
+    batch = AttentionBatch(
+        num_decodes=num_decodes,
+        query_lens=query_lens,
+        cached_lens=cached_lens,
+        query_starts_S1=starts.to(device),
+        cached_lens_S=torch.tensor(cached_lens, dtype=torch.int32, device=device),
+        block_table_SM=table_SM.to(device),
+        slots_T=slots_T.to(device),
+    )
+    return batch, unused.nonzero().flatten().to(device), past, num_pages
+
+
+def apply_attention(kernel: Any, example: Mapping[str, Any]) -> torch.Tensor:
+    """Fill a cache through `kernel`, NaN wherever no token is, and attend: out_TNH."""
+    device, dtype = example["device"], example["dtype"]
+    kv_shape = (example["num_kv_heads"], example["head_width"])
+    batch, unused, past, num_pages = make_attention_batch(example)
+    cache = kernel.allocate(num_pages, example["page_size"], *kv_shape, device=device, dtype=dtype)
+    poison = torch.full((len(unused), *kv_shape), float("nan"), device=device, dtype=dtype)
+    kernel.store(cache, poison, poison, unused)
+    queries = [torch.zeros(0, example["num_heads"], example["head_width"])]
+    keys, values = [torch.zeros(0, *kv_shape)], [torch.zeros(0, *kv_shape)]
+    for s, (num_new, cached) in enumerate(example["lens"]):
+        # A generator of its own: a sequence's numbers do not depend on its neighbours.
+        generator = torch.Generator().manual_seed(1000 * example["seed"] + s)
+        k_CKH = torch.randn(cached, *kv_shape, generator=generator)
+        v_CKH = torch.randn(cached, *kv_shape, generator=generator)
+        queries.append(torch.randn(num_new, *queries[0].shape[1:], generator=generator) * 2)
+        kernel.store(cache, *(x[: len(past[s])].to(device, dtype) for x in (k_CKH, v_CKH)), past[s])
+        keys.append(k_CKH[len(past[s]) :])
+        values.append(v_CKH[len(past[s]) :])
+    q_TNH, k_TKH, v_TKH = (torch.cat(x).to(device, dtype) for x in (queries, keys, values))
+    kernel.store(cache, k_TKH, v_TKH, batch.slots_T)
+    out_TNH: torch.Tensor = kernel.attend(
+        q_TNH, cache, batch, scale=example["head_width"] ** -0.5, window=example["window"]
+    )
+    return out_TNH
+
+
+def _compare(
+    kernel: Any, reference: Any, example: Mapping[str, Any]
+) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    return [(apply_attention(kernel, example), apply_attention(reference, example))]
+
+
+ATTENTION = Op(
+    name="attention",
+    reference=PagedAttention(),
+    # float32: sums over the cached tokens in another order. 16 bit: probabilities may be rounded
+    # before they weigh the values, and the result is rounded once more.
+    tolerances={"float32": (1e-5, 1e-5), "bfloat16": (1.6e-2, 1.6e-2), "float16": (2e-3, 2e-3)},
+    example_inputs=_example_inputs,
+    compare=_compare,
+)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
     from llmplug.specs import KernelSpec
 
 
@@ -86,9 +87,7 @@ def choose_kernels(
             else:
                 refused.append((spec.name, f"{chosen[0]} has a higher priority"))
         name, plugin = chosen or ("reference", None)
-        choices.append(
-            KernelChoice(op=op, kernel=name, plugin=plugin, refused=tuple(refused))
-        )
+        choices.append(KernelChoice(op=op, kernel=name, plugin=plugin, refused=tuple(refused)))
     return tuple(choices)
 
 
