@@ -37,6 +37,7 @@ _PUBLIC = {
         "TemplateError",
         "UnsupportedParameter",
     ),
+    "llmplug.model_config": ("ConfigReader", "RopeSettings"),
     "llmplug.specs": (
         "BuildContext",
         "ChatTemplateSpec",
@@ -98,6 +99,10 @@ if TYPE_CHECKING:
     from llmplug.llm import (
         Completion as Completion,
         LLM as LLM,
+    )
+    from llmplug.model_config import (
+        ConfigReader as ConfigReader,
+        RopeSettings as RopeSettings,
     )
     from llmplug.specs import (
         BuildContext as BuildContext,

@@ -156,6 +156,7 @@ class Weight:
         tied_to: sources to read where `sources` are absent from the checkpoint, as an output
             head that shares the embedding does.
         rows: size of dimension 0 of each source, checked against the file.
+        columns: size of dimension 1 of every source; None: the sources are vectors.
     """
 
     name: str
@@ -164,6 +165,7 @@ class Weight:
     bias: tuple[str, ...] = ()
     tied_to: tuple[str, ...] = ()
     rows: tuple[int, ...] = ()
+    columns: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
