@@ -1,0 +1,304 @@
+"""Find the installed plugins, load each alone, check them against each other, report.
+
+`discover` does all of it. No plugin can stop the program, shadow another or leave half of itself
+behind: each gets one state (`llmplug.plugin_report.State`), with the reason and the traceback.
+The only caller of pluggy besides the hook marker.
+"""
+
+from __future__ import annotations
+
+import inspect
+import time
+import traceback
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from importlib import metadata
+from importlib.metadata import EntryPoint
+from types import ModuleType
+from typing import Any, get_args, get_type_hints
+
+import pluggy
+
+from llmplug import __version__, hookspecs
+from llmplug.did_you_mean import did_you_mean
+from llmplug.errors import PluginError
+from llmplug.plugin_report import Found, Offer, Plugin, PluginReport, State, noun_of
+from llmplug.specs import KernelSpec, ModelSpec, SourceSpec
+from llmplug.spec_check import find_spec_problem
+
+GROUP = "llmplug"
+PREFIX = f"{hookspecs.PROJECT}_"
+
+# Hook -> the spec class of its list, read from the hook's own signature.
+HOOKS: dict[str, type] = {
+    name: get_args(get_type_hints(function)["return"])[0]
+    for name, function in vars(hookspecs).items()
+    if name.startswith(PREFIX) and inspect.isfunction(function)
+}
+
+
+class _Incompatible(Exception):
+    """A plugin does not keep to the hooks; `file` is where."""
+
+    def __init__(self, reason: str, file: str | None = None) -> None:
+        super().__init__(reason)
+        self.file = file
+
+
+def discover(
+    block: Sequence[str] = (), entry_points: Iterable[EntryPoint] | None = None
+) -> PluginReport:
+    """Find, load and check every plugin but those in `block`, which are never imported.
+
+    Args:
+        block: short or long plugin names.
+        entry_points: in place of the installed ones.
+    Raises:
+        PluginError: a name in `block` is not installed, or ambiguous.
+    """
+    found = find(entry_points)
+    blocked = {_find_blocked(name, found).long_name for name in block}
+    return check([skip(one) if one.long_name in blocked else load(one) for one in found])
+
+
+def find(entry_points: Iterable[EntryPoint] | None = None) -> tuple[Found, ...]:
+    """Read the entry points of the group, sorted; imports nothing.
+
+    Args:
+        entry_points: in place of the installed ones.
+    """
+    points = _installed() if entry_points is None else entry_points
+    found = [
+        Found(
+            name=point.name,
+            value=point.value,
+            distribution=(point.dist.name if point.dist else None) or "unknown",
+            version=(point.dist.version if point.dist else None) or "unknown",
+            entry_point=point,
+        )
+        for point in points
+    ]
+    return tuple(sorted(found, key=lambda one: (one.name, one.distribution, one.value)))
+
+
+def skip(found: Found) -> Plugin:
+    """Report a plugin as blocked, without importing it."""
+    return Plugin(found=found, state=State.BLOCKED, reason="blocked by the config")
+
+
+def load(found: Found) -> Plugin:
+    """Import one plugin and call its hooks, alone; whatever it raises is kept in the report.
+
+    Raises:
+        KeyboardInterrupt: the user wants to stop; nothing else passes, SystemExit included.
+    """
+    started = time.perf_counter()
+    try:
+        hooks, offers = _collect(found)
+        plugin = Plugin(found=found, state=State.OK, hooks=hooks, offers=offers)
+    except KeyboardInterrupt:
+        raise
+    except _Incompatible as error:
+        plugin = Plugin(found=found, state=State.INCOMPATIBLE, reason=str(error), file=error.file)
+    except BaseException as error:  # noqa: BLE001 - a stranger's code may raise anything; it is kept
+        plugin = _describe_failure(found, error)
+    return replace(plugin, load_s=time.perf_counter() - started)
+
+
+def check(plugins: Iterable[Plugin]) -> PluginReport:
+    """Compare plugins with each other: two that share a name, or a spec's name, are in conflict."""
+    plugins = tuple(plugins)
+    holders: defaultdict[tuple[str, str], list[Plugin]] = defaultdict(list)
+    for plugin in plugins:
+        for claim in _claims(plugin):
+            holders[claim].append(plugin)
+    reasons: defaultdict[str, list[str]] = defaultdict(list)
+    for (noun, name), those in holders.items():
+        for plugin in those if len(those) > 1 else ():
+            others = ", ".join(other.found.long_name for other in those if other is not plugin)
+            reasons[_identity(plugin)].append(f"{noun} {name!r} is also offered by {others}")
+    return PluginReport(tuple(_mark(plugin, reasons[_identity(plugin)]) for plugin in plugins))
+
+
+def _mark(plugin: Plugin, reasons: Sequence[str]) -> Plugin:
+    if plugin.state is not State.OK or not reasons:
+        return plugin
+    return replace(plugin, state=State.CONFLICT, reason="; ".join(reasons))
+
+
+def _claims(plugin: Plugin) -> Iterator[tuple[str, str]]:
+    """Yield what only one plugin may be called or offer; a blocked one claims nothing."""
+    if plugin.state is not State.BLOCKED:
+        yield "plugin", plugin.found.name
+    for offer in plugin.offers:
+        yield from offer.claims
+
+
+def _identity(plugin: Plugin) -> str:
+    return f"{plugin.found.long_name}={plugin.found.value}"
+
+
+def _find_blocked(name: str, found: Sequence[Found]) -> Found:
+    matches = [one for one in found if one.is_called(name)]
+    if len(matches) == 1:
+        return matches[0]
+    if matches:
+        names = " or ".join(one.long_name for one in matches)
+        raise PluginError(f"plugins.block: {name!r} is ambiguous; write {names}")
+    hint = did_you_mean(name, [one.name for one in found])
+    raise PluginError(f"plugins.block: no plugin {name!r} is installed{hint}")
+
+
+# --- finding ------------------------------------------------------------------------------------
+def _installed() -> Iterable[EntryPoint]:
+    try:
+        return metadata.entry_points(group=GROUP)
+    except (TypeError, ValueError, OSError):
+        # One distribution's entry_points.txt is damaged; the standard library gives up on all.
+        return [point for dist in metadata.distributions() for point in _points_of(dist)]
+
+
+def _points_of(dist: metadata.Distribution) -> Iterable[EntryPoint]:
+    try:
+        return dist.entry_points.select(group=GROUP)
+    except (TypeError, ValueError, OSError):
+        if f"[{GROUP}]" not in (dist.read_text("entry_points.txt") or ""):
+            return ()
+        # Its value is no object reference, so `load` reports it as broken.
+        damaged = EntryPoint(name=dist.name, value="<damaged entry_points.txt>", group=GROUP)
+        vars(damaged).update(dist=dist)
+        return (damaged,)
+
+
+# --- loading ------------------------------------------------------------------------------------
+def _collect(found: Found) -> tuple[tuple[str, ...], tuple[Offer, ...]]:
+    """Import the plugin and call its hooks.
+
+    Its pluggy manager is its own and thrown away, so there is nothing to roll back.
+    """
+    if not found.entry_point.pattern.match(found.value):
+        raise _Incompatible(f"{found.value!r} is neither 'module' nor 'module:object'")
+    plugin = found.entry_point.load()
+    if inspect.isclass(plugin):
+        raise _Incompatible("the entry point names a class; name a module or an instance")
+    manager = pluggy.PluginManager(hookspecs.PROJECT)
+    manager.add_hookspecs(hookspecs)
+    for name in dir(plugin):
+        _check_hook(manager, plugin, name)
+    try:
+        manager.register(plugin, name=found.long_name)
+    except pluggy.PluginValidationError as error:
+        raise _Incompatible(_one_line(error), _source_of(plugin)) from error
+    callers = sorted(manager.get_hookcallers(plugin) or (), key=lambda caller: caller.name)
+    if not callers:
+        raise _Incompatible("it implements no hook", _source_of(plugin))
+    offers = tuple(offer for caller in callers for offer in _call(caller))
+    _refuse_twins(offers, plugin)
+    return tuple(caller.name for caller in callers), offers
+
+
+def _check_hook(manager: pluggy.PluginManager, plugin: object, name: str) -> None:
+    """Refuse what pluggy passes over in silence: unknown hooks and forgotten markers."""
+    options = manager.parse_hookimpl_opts(plugin, name)
+    function = getattr(plugin, name, None) if name.startswith(PREFIX) or options else None
+    hook = (options or {}).get("specname") or name
+    if options is None:
+        if inspect.isroutine(function):
+            hint = "" if name in HOOKS else did_you_mean(name, HOOKS)
+            raise _Incompatible(f"{name!r} lacks @llmplug.hookimpl{hint}", _source_of(function))
+    elif hook not in HOOKS:
+        reason = f"llmplug {__version__} has no hook {hook!r}{did_you_mean(hook, HOOKS)}"
+        raise _Incompatible(reason, _source_of(function))
+    elif options["wrapper"] or options["hookwrapper"]:
+        raise _Incompatible(f"{hook!r} cannot be a wrapper", _source_of(function))
+
+
+def _call(caller: pluggy.HookCaller) -> Iterator[Offer]:
+    (implementation,) = caller.get_hookimpls()
+    file = _source_of(implementation.function)
+    expected = HOOKS[caller.name]
+    results = caller()
+    specs = results[0] if results else None
+    if not isinstance(specs, (list, tuple)):
+        got = type(specs).__name__
+        raise _Incompatible(
+            f"{caller.name} returned {got}, not a list of {expected.__name__}", file
+        )
+    for spec in specs:
+        if not isinstance(spec, expected):
+            got = type(spec).__name__
+            raise _Incompatible(
+                f"{caller.name} returned a {got} in place of a {expected.__name__}", file
+            )
+        problem = find_spec_problem(spec)
+        if problem is not None:
+            raise _Incompatible(f"{caller.name} returned a {expected.__name__} {problem}", file)
+        yield _offer(caller.name.removeprefix(PREFIX), spec)
+
+
+def _offer(kind: str, spec: Any) -> Offer:
+    if isinstance(spec, SourceSpec):
+        name = spec.scheme
+    elif isinstance(spec, KernelSpec):
+        name = f"{spec.op}/{spec.name}"
+    else:
+        name = spec.name
+    claims = [(noun_of(kind), name)]
+    if isinstance(spec, ModelSpec):
+        claims += [("architecture", architecture) for architecture in spec.architectures]
+    return Offer(kind=kind, name=name, spec=spec, claims=tuple(claims))
+
+
+def _refuse_twins(offers: Sequence[Offer], plugin: object) -> None:
+    seen = set()
+    for offer in offers:
+        for noun, name in offer.claims:
+            if (noun, name) in seen:
+                raise _Incompatible(f"it offers {noun} {name!r} twice", _source_of(plugin))
+            seen.add((noun, name))
+
+
+# --- failures -----------------------------------------------------------------------------------
+def _describe_failure(found: Found, error: BaseException) -> Plugin:
+    state, kind = State.BROKEN, type(error).__name__
+    reason = f"{kind}: {_one_line(error)}" if str(error) else kind
+    if isinstance(error, ImportError) and (error.name or "").split(".")[0] == GROUP:
+        state = State.INCOMPATIBLE
+        reason = f"llmplug {__version__} lacks what it imports: {_one_line(error)}"
+    return Plugin(
+        found=found,
+        state=state,
+        reason=reason,
+        file=_failing_line(found, error),
+        exception=kind,
+        traceback="".join(traceback.format_exception(error)),
+    )
+
+
+def _failing_line(found: Found, error: BaseException) -> str | None:
+    """Return the innermost line of the plugin's own code, else of anybody's."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{error.filename}:{error.lineno}"
+    package = found.value.partition(":")[0].split(".")[0]
+    lines = [
+        (frame.f_globals.get("__name__", ""), f"{frame.f_code.co_filename}:{line}")
+        for frame, line in traceback.walk_tb(error.__traceback__)
+    ]
+    own = [place for module, place in lines if module.split(".")[0] == package]
+    # Without a line of its own the plugin was not found at all: no file to point at.
+    return own[-1] if own else None
+
+
+def _source_of(thing: object) -> str | None:
+    if isinstance(thing, ModuleType):
+        return thing.__file__
+    try:
+        source = inspect.unwrap(thing) if callable(thing) else type(thing)
+        return f"{inspect.getsourcefile(source)}:{inspect.getsourcelines(source)[1]}"
+    except (OSError, TypeError):  # made without a source file
+        return None
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())

@@ -1,0 +1,52 @@
+"""Whether a plugin filled the fields of a spec with what they are for.
+
+A dataclass checks nothing, and a string where a tuple of strings is due fails much later, far from
+the plugin that wrote it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, get_args
+
+from llmplug.specs import ModelSpec, SamplerSpec, Stage
+
+
+def find_spec_problem(spec: Any) -> str | None:
+    """Return what is wrong with the fields of a spec, worded to follow its name, or None."""
+    for field in dataclasses.fields(spec):
+        value = getattr(spec, field.name)
+        expected = _expected(str(field.type), value)
+        if expected is not None:
+            return f"whose {field.name!r} is {value!r}, not {expected}"
+    if isinstance(spec, ModelSpec) and not spec.architectures:
+        return f"{spec.name!r} that claims no architecture"
+    if isinstance(spec, SamplerSpec):
+        return _sampler_problem(spec)
+    return None
+
+
+def _expected(annotation: str, value: Any) -> str | None:
+    """Return what the annotation asks for if `value` is not that."""
+    if annotation == "str":
+        return None if isinstance(value, str) and value else "text"
+    if annotation == "int":
+        return None if isinstance(value, int) else "a whole number"
+    if annotation.startswith("Callable"):
+        return None if callable(value) else "a function"
+    if annotation.startswith("tuple[str"):
+        is_right = isinstance(value, tuple) and all(isinstance(item, str) for item in value)
+        return None if is_right else "a tuple of texts"
+    return None
+
+
+def _sampler_problem(spec: SamplerSpec) -> str | None:
+    if spec.stage not in get_args(Stage):
+        return f"{spec.name!r} of stage {spec.stage!r}, not one of {', '.join(get_args(Stage))}"
+    fields = getattr(spec.params, "model_fields", None)
+    if not isinstance(spec.params, type) or fields is None:
+        return f"{spec.name!r} whose 'params' is no pydantic model"
+    required = [name for name, field in fields.items() if field.is_required()]
+    if required:
+        return f"{spec.name!r} whose parameter {required[0]!r} has no neutral default"
+    return None
