@@ -5,10 +5,12 @@ from __future__ import annotations
 import enum
 import hashlib
 import json
-from collections.abc import Iterable
 from dataclasses import dataclass, field
-from importlib.metadata import EntryPoint
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from importlib.metadata import EntryPoint
 
 
 class State(enum.StrEnum):

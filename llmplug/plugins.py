@@ -1,6 +1,6 @@
 """Find the installed plugins, load each alone, check them against each other, report.
 
-`discover` does all of it. No plugin can stop the program, shadow another or leave half of itself
+`load_all` does all of it. No plugin can stop the program, shadow another or leave half of itself
 behind: each gets one state (`llmplug.plugin_report.State`), with the reason and the traceback.
 The only caller of pluggy besides the hook marker.
 """
@@ -11,12 +11,11 @@ import inspect
 import time
 import traceback
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from importlib import metadata
 from importlib.metadata import EntryPoint
 from types import ModuleType
-from typing import Any, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 import pluggy
 
@@ -24,8 +23,11 @@ from llmplug import __version__, hookspecs
 from llmplug.did_you_mean import did_you_mean
 from llmplug.errors import PluginError
 from llmplug.plugin_report import Found, Offer, Plugin, PluginReport, State, noun_of
-from llmplug.specs import KernelSpec, ModelSpec, SourceSpec
 from llmplug.spec_check import find_spec_problem
+from llmplug.specs import KernelSpec, ModelSpec, SourceSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
 
 GROUP = "llmplug"
 PREFIX = f"{hookspecs.PROJECT}_"
@@ -38,7 +40,7 @@ HOOKS: dict[str, type] = {
 }
 
 
-class _Incompatible(Exception):
+class _IncompatibleError(Exception):
     """A plugin does not keep to the hooks; `file` is where."""
 
     def __init__(self, reason: str, file: str | None = None) -> None:
@@ -46,7 +48,7 @@ class _Incompatible(Exception):
         self.file = file
 
 
-def discover(
+def load_all(
     block: Sequence[str] = (), entry_points: Iterable[EntryPoint] | None = None
 ) -> PluginReport:
     """Find, load and check every plugin but those in `block`, which are never imported.
@@ -54,6 +56,7 @@ def discover(
     Args:
         block: short or long plugin names.
         entry_points: in place of the installed ones.
+
     Raises:
         PluginError: a name in `block` is not installed, or ambiguous.
     """
@@ -99,7 +102,7 @@ def load(found: Found) -> Plugin:
         plugin = Plugin(found=found, state=State.OK, hooks=hooks, offers=offers)
     except KeyboardInterrupt:
         raise
-    except _Incompatible as error:
+    except _IncompatibleError as error:
         plugin = Plugin(found=found, state=State.INCOMPATIBLE, reason=str(error), file=error.file)
     except BaseException as error:  # noqa: BLE001 - a stranger's code may raise anything; it is kept
         plugin = _describe_failure(found, error)
@@ -178,10 +181,10 @@ def _collect(found: Found) -> tuple[tuple[str, ...], tuple[Offer, ...]]:
     Its pluggy manager is its own and thrown away, so there is nothing to roll back.
     """
     if not found.entry_point.pattern.match(found.value):
-        raise _Incompatible(f"{found.value!r} is neither 'module' nor 'module:object'")
+        raise _IncompatibleError(f"{found.value!r} is neither 'module' nor 'module:object'")
     plugin = found.entry_point.load()
     if inspect.isclass(plugin):
-        raise _Incompatible("the entry point names a class; name a module or an instance")
+        raise _IncompatibleError("the entry point names a class; name a module or an instance")
     manager = pluggy.PluginManager(hookspecs.PROJECT)
     manager.add_hookspecs(hookspecs)
     for name in dir(plugin):
@@ -189,10 +192,10 @@ def _collect(found: Found) -> tuple[tuple[str, ...], tuple[Offer, ...]]:
     try:
         manager.register(plugin, name=found.long_name)
     except pluggy.PluginValidationError as error:
-        raise _Incompatible(_one_line(error), _source_of(plugin)) from error
+        raise _IncompatibleError(_one_line(error), _source_of(plugin)) from error
     callers = sorted(manager.get_hookcallers(plugin) or (), key=lambda caller: caller.name)
     if not callers:
-        raise _Incompatible("it implements no hook", _source_of(plugin))
+        raise _IncompatibleError("it implements no hook", _source_of(plugin))
     offers = tuple(offer for caller in callers for offer in _call(caller))
     _refuse_twins(offers, plugin)
     return tuple(caller.name for caller in callers), offers
@@ -202,16 +205,18 @@ def _check_hook(manager: pluggy.PluginManager, plugin: object, name: str) -> Non
     """Refuse what pluggy passes over in silence: unknown hooks and forgotten markers."""
     options = manager.parse_hookimpl_opts(plugin, name)
     function = getattr(plugin, name, None) if name.startswith(PREFIX) or options else None
-    hook = (options or {}).get("specname") or name
+    hook = (options["specname"] if options else None) or name
     if options is None:
         if inspect.isroutine(function):
             hint = "" if name in HOOKS else did_you_mean(name, HOOKS)
-            raise _Incompatible(f"{name!r} lacks @llmplug.hookimpl{hint}", _source_of(function))
+            raise _IncompatibleError(
+                f"{name!r} lacks @llmplug.hookimpl{hint}", _source_of(function)
+            )
     elif hook not in HOOKS:
         reason = f"llmplug {__version__} has no hook {hook!r}{did_you_mean(hook, HOOKS)}"
-        raise _Incompatible(reason, _source_of(function))
+        raise _IncompatibleError(reason, _source_of(function))
     elif options["wrapper"] or options["hookwrapper"]:
-        raise _Incompatible(f"{hook!r} cannot be a wrapper", _source_of(function))
+        raise _IncompatibleError(f"{hook!r} cannot be a wrapper", _source_of(function))
 
 
 def _call(caller: pluggy.HookCaller) -> Iterator[Offer]:
@@ -222,18 +227,20 @@ def _call(caller: pluggy.HookCaller) -> Iterator[Offer]:
     specs = results[0] if results else None
     if not isinstance(specs, (list, tuple)):
         got = type(specs).__name__
-        raise _Incompatible(
+        raise _IncompatibleError(
             f"{caller.name} returned {got}, not a list of {expected.__name__}", file
         )
     for spec in specs:
         if not isinstance(spec, expected):
             got = type(spec).__name__
-            raise _Incompatible(
+            raise _IncompatibleError(
                 f"{caller.name} returned a {got} in place of a {expected.__name__}", file
             )
         problem = find_spec_problem(spec)
         if problem is not None:
-            raise _Incompatible(f"{caller.name} returned a {expected.__name__} {problem}", file)
+            raise _IncompatibleError(
+                f"{caller.name} returned a {expected.__name__} {problem}", file
+            )
         yield _offer(caller.name.removeprefix(PREFIX), spec)
 
 
@@ -255,7 +262,7 @@ def _refuse_twins(offers: Sequence[Offer], plugin: object) -> None:
     for offer in offers:
         for noun, name in offer.claims:
             if (noun, name) in seen:
-                raise _Incompatible(f"it offers {noun} {name!r} twice", _source_of(plugin))
+                raise _IncompatibleError(f"it offers {noun} {name!r} twice", _source_of(plugin))
             seen.add((noun, name))
 
 
