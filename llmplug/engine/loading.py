@@ -172,7 +172,7 @@ def _refuse_extra(
 def _check_shapes(weight: Weight, checkpoint: Checkpoint) -> None:
     """Compare the file's shapes with those that the config promises."""
     for names, has_columns in ((weight.sources, True), (weight.bias, False)):
-        if not weight.rows:
+        if not names or not weight.rows:
             continue
         for name, rows in zip(names, weight.rows, strict=True):
             columns = weight.columns if has_columns else None

@@ -64,6 +64,7 @@ class LlamaModel:
     ) -> torch.Tensor:
         """Run packed tokens through all layers; see `llmplug.Model`."""
         ops, eps = self._ops, self._settings.norm_eps
+        x_TD: torch.Tensor
         residual_TD = ops.embed(token_ids_T, self._embed)
         x_TD = ops.rms_norm(residual_TD, self._layers[0].attention_norm, eps=eps)
         # Each norm is fused with the add before it, so a layer ends with the norm of the next.
