@@ -1,0 +1,165 @@
+"""The Sanic application, and the loop that runs it."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import signal
+import socket
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from sanic import Sanic
+
+from llmplug.server import gate
+from llmplug.server.admission import Admission
+from llmplug.server.auth import KeyRing
+from llmplug.server.errors import OpenAIErrorHandler
+from llmplug.server.lifecycle import Lifecycle
+from llmplug.server.routes import chat, completions, health, metrics, models
+
+if TYPE_CHECKING:
+    from sanic.server.async_server import AsyncioServer
+
+    from llmplug.config import ServerConfig
+    from llmplug.server.service import Service
+
+log = logging.getLogger("llmplug.server")
+
+_serial = itertools.count()  # Sanic wants a name of its own for every app of a process
+# A reply that is not streamed sends nothing for as long as it takes; stalled readers have a
+# deadline of their own in sse.py.
+_RESPONSE_TIMEOUT_S = 24 * 3600
+_BACKLOG = 1024  # connections that may wait to be accepted
+_CLOSE_TIMEOUT_S = 2.0
+
+
+def create_app(service: Service, settings: ServerConfig) -> Sanic[Any, Any]:
+    """Build the application; nothing runs yet."""
+    app = Sanic(
+        f"llmplug-{next(_serial)}",
+        error_handler=OpenAIErrorHandler(),
+        configure_logging=False,
+    )
+    app.config.update(
+        {
+            "ACCESS_LOG": False,
+            "AUTO_EXTEND": False,
+            "FALLBACK_ERROR_FORMAT": "json",
+            "KEEP_ALIVE_TIMEOUT": 75,
+            "MOTD": False,
+            "REQUEST_MAX_SIZE": settings.max_body_bytes,
+            "REQUEST_TIMEOUT": 30,
+            "RESPONSE_TIMEOUT": _RESPONSE_TIMEOUT_S,
+        }
+    )
+    app.ctx.service = service
+    app.ctx.keys = KeyRing(settings.api_keys)
+    app.ctx.admission = Admission(settings.max_waiting_requests)
+    app.ctx.lifecycle = Lifecycle()
+    gate.install(app)
+    for routes in (chat, completions, models, health):
+        routes.add_routes(app)
+    if settings.metrics:
+        metrics.add_routes(app)
+    return app
+
+
+def serve(app: Sanic[Any, Any], settings: ServerConfig) -> None:
+    """Serve until SIGTERM or SIGINT, then drain; a second signal skips the drain.
+
+    Raises:
+        OSError: the address is in use or not ours.
+        LlmplugError: no engine can start.
+    """
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        runner.run(_serve(app, settings))
+
+
+async def _serve(app: Sanic[Any, Any], settings: ServerConfig) -> None:
+    service: Service = app.ctx.service
+    server = await start_server(app, _bind(settings.host, settings.port))
+    log.info("listening on http://%s:%d", settings.host, settings.port)
+    first, second = asyncio.Event(), asyncio.Event()
+    _on_signals(lambda: second.set() if first.is_set() else first.set())
+    service.start()
+    failed = asyncio.create_task(service.wait_all_failed())
+    try:
+        await _first_of(asyncio.create_task(first.wait()), failed)
+        if failed.done():
+            raise failed.result()
+        drain = asyncio.create_task(app.ctx.lifecycle.drain(settings.drain_s))
+        await _first_of(drain, asyncio.create_task(second.wait()))
+        if not drain.done():
+            log.warning("second signal: not waiting for %d requests", app.ctx.lifecycle.num_running)
+    finally:
+        failed.cancel()
+        await service.stop()
+        await stop_server(server)
+
+
+async def start_server(app: Sanic[Any, Any], sock: socket.socket) -> AsyncioServer:
+    """Listen on a bound socket; requests are answered when this returns."""
+    server = await app.create_server(
+        sock=sock,
+        backlog=_BACKLOG,
+        access_log=False,
+        asyncio_server_kwargs={"start_serving": False},
+    )
+    if server is None:
+        raise RuntimeError("Sanic made no server")
+    await server.startup()  # type: ignore[no-untyped-call]
+    await server.before_start()  # type: ignore[no-untyped-call]
+    await server.start_serving()  # type: ignore[no-untyped-call]
+    await server.after_start()  # type: ignore[no-untyped-call]
+    return server
+
+
+async def stop_server(server: AsyncioServer) -> None:
+    """Close the listener, then every connection."""
+    await server.before_stop()  # type: ignore[no-untyped-call]
+    closing = server.close()  # type: ignore[no-untyped-call]
+    for connection in list(server.connections):
+        connection.close_if_idle()
+    for connection in list(server.connections):
+        connection.abort()
+    if closing is not None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_CLOSE_TIMEOUT_S):
+                await closing
+    await server.after_stop()  # type: ignore[no-untyped-call]
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    sock.setblocking(False)
+    try:
+        sock.bind((host, port))
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def _on_signals(react: Callable[[], object]) -> None:
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, react)
+
+
+async def _first_of(*tasks: asyncio.Task[object]) -> None:
+    """Wait for any of `tasks`."""
+    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """Uvloop where it is installed (Sanic brings it, but not on every platform)."""
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop

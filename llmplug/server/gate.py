@@ -1,0 +1,73 @@
+"""What happens before a handler runs: an id, the key, then the body.
+
+Sanic reads a body before any middleware runs, so this hangs on its routing signals: nobody
+without a key makes the server buffer anything, and a body has a deadline.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from llmplug.server.errors import HttpError
+from llmplug.server.record import REQUEST_ID_HEADER, record_of
+
+if TYPE_CHECKING:
+    from sanic import Request, Sanic
+    from sanic.response import BaseHTTPResponse
+
+# A body of 16 MiB passes a line of 2.2 Mbit/s in this time.
+BODY_TIMEOUT_S = 60.0
+
+
+def install(app: Sanic[Any, Any]) -> None:
+    """Hang the gate on the signals of `app`."""
+    app.signal("http.routing.before")(_before_routing)
+    app.signal("http.routing.after")(_after_routing)
+    app.signal("http.lifecycle.response")(_close_record)
+    app.on_response(_name_request)  # type: ignore[no-untyped-call]
+
+
+async def _before_routing(request: Request) -> None:
+    record = record_of(request)
+    record.caller = request.app.ctx.keys.authorise(request)
+
+
+async def _after_routing(request: Request, **_: object) -> None:
+    if request.method == "POST":
+        _check_media_type(request)
+    stream = request.stream
+    if stream is not None and stream.request_body:
+        await _read_body(request)
+    if request.method == "POST" and not request.body:
+        raise HttpError(400, "The request has no body.", code="missing_body")
+
+
+async def _read_body(request: Request) -> None:
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT_S):
+            await request.receive_body()  # type: ignore[no-untyped-call]
+    except TimeoutError:
+        raise HttpError(408, "The body did not arrive in time.", code="request_timeout") from None
+    # Sanic pauses reading when its buffer is full; paused, nobody would notice a disconnect.
+    transport = request.transport
+    if transport is not None and not transport.is_closing():
+        transport.resume_reading()  # type: ignore[attr-defined]
+
+
+def _check_media_type(request: Request) -> None:
+    header = str(request.headers.getone("content-type", ""))
+    if header.partition(";")[0].strip().lower() != "application/json":
+        raise HttpError(
+            415,
+            "The body must be sent as 'Content-Type: application/json'.",
+            code="unsupported_media_type",
+        )
+
+
+async def _name_request(request: Request, response: BaseHTTPResponse) -> None:
+    response.headers[REQUEST_ID_HEADER] = record_of(request).id
+
+
+async def _close_record(request: Request, response: BaseHTTPResponse) -> None:
+    record_of(request).close(response.status)

@@ -1,0 +1,100 @@
+"""The life of the process: start the engines, go red, drain, end what is left, stop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+from llmplug.errors import EngineUnavailable
+from llmplug.server.errors import CLIENT_CLOSED_REQUEST
+from llmplug.server.record import record_of
+
+if TYPE_CHECKING:
+    from sanic import Request
+
+log = logging.getLogger("llmplug.server")
+
+# After the drain, replies that are cut get this long to write their terminal event.
+LAST_WORDS_S = 5.0
+
+
+class Lifecycle:
+    """Knows the requests that run, and whether new ones may come."""
+
+    def __init__(self) -> None:
+        self.is_draining = False
+        self._is_stopping = False
+        self._tasks: set[asyncio.Task[object]] = set()
+        self._is_idle = asyncio.Event()
+        self._is_idle.set()
+
+    @property
+    def num_running(self) -> int:
+        """Generation requests that have not been answered in full."""
+        return len(self._tasks)
+
+    @asynccontextmanager
+    async def running(self, request: Request) -> AsyncIterator[None]:
+        """Count a request while it runs; a client that goes away ends it.
+
+        Raises:
+            EngineUnavailable: the server shuts down, or did so before the reply was complete.
+        """
+        if self.is_draining:
+            raise _shutting_down()
+        task = asyncio.current_task()
+        if task is None:
+            raise RuntimeError("a request runs in a task")
+        self._tasks.add(task)
+        self._is_idle.clear()
+        try:
+            yield
+        except asyncio.CancelledError:
+            reason = self.explain_cancel(request)
+            if reason is not None:
+                raise reason from None
+            record = record_of(request)
+            record.error_code = "client_closed_request"
+            record.close(CLIENT_CLOSED_REQUEST)
+            raise
+        finally:
+            self._tasks.discard(task)
+            if not self._tasks:
+                self._is_idle.set()
+
+    def explain_cancel(self, request: Request) -> EngineUnavailable | None:
+        """Say why a request's task was cancelled: None if its client went away."""
+        is_lost = request.conn_info is None or request.conn_info.lost
+        task = asyncio.current_task()
+        if not self._is_stopping or is_lost or task is None:
+            return None
+        task.uncancel()
+        return _shutting_down()
+
+    async def drain(self, timeout_s: float) -> None:
+        """Take no more requests, wait for those that run, then end what is left."""
+        self.is_draining = True
+        if self._tasks:
+            log.info("draining %d requests for up to %g s", len(self._tasks), timeout_s)
+        if await self._wait_idle(timeout_s):
+            return
+        log.warning("ending %d requests that did not finish in time", len(self._tasks))
+        self._is_stopping = True
+        for task in self._tasks:
+            task.cancel()
+        await self._wait_idle(LAST_WORDS_S)
+
+    async def _wait_idle(self, timeout_s: float) -> bool:
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._is_idle.wait()
+        except TimeoutError:
+            return False
+        return True
+
+
+def _shutting_down() -> EngineUnavailable:
+    return EngineUnavailable("The server is shutting down. Try again, elsewhere or later.")

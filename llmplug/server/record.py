@@ -1,0 +1,80 @@
+"""One access-log line and one counter a request: never a prompt, never a key."""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+import uuid
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sanic import Request
+
+    from llmplug.server.generation import Usage
+
+log = logging.getLogger("llmplug.access")
+
+REQUEST_ID_HEADER = "X-Request-Id"
+# What may come back in a header and go into a log: no spaces, no line ends, no quotes.
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
+# Probes: open to everybody, and too many to log.
+PROBE_PATHS = frozenset({"/live", "/ready", "/health"})
+_UNLOGGED_PATHS = PROBE_PATHS | {"/metrics"}
+
+
+class RequestRecord:
+    """What is known of one HTTP request."""
+
+    def __init__(self, request: Request) -> None:
+        presented = request.headers.getone(REQUEST_ID_HEADER, "")
+        is_fit = _REQUEST_ID.fullmatch(presented) is not None
+        self.id = presented if is_fit else uuid.uuid4().hex
+        self.caller = ""  # the digest of the key
+        self.model = "-"
+        self.usage: Usage | None = None
+        self.error_code: str | None = None
+        self._request = request
+        self._started_at = time.perf_counter()
+        self._is_closed = False
+
+    @property
+    def route(self) -> str:
+        """The route's pattern, "-" if none matched: a client cannot invent labels."""
+        route = self._request.route
+        return f"/{route.path}" if route is not None else "-"
+
+    def close(self, status: int) -> None:
+        """Write the line; a second call does nothing."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        request = self._request
+        request.app.ctx.service.metrics.responses.labels(
+            self.route, str(status), self.error_code or ""
+        ).inc()
+        if request.path in _UNLOGGED_PATHS:
+            return
+        usage = self.usage
+        log.info(
+            "id=%s method=%s route=%s status=%d ms=%.1f model=%s prompt=%s cached=%s "
+            "completion=%s error=%s",
+            self.id,
+            request.method,
+            self.route,
+            status,
+            (time.perf_counter() - self._started_at) * 1000,
+            self.model,
+            usage.prompt_tokens if usage else "-",
+            usage.cached_tokens if usage else "-",
+            usage.completion_tokens if usage else "-",
+            self.error_code or "-",
+        )
+
+
+def record_of(request: Request) -> RequestRecord:
+    """The record of `request`, made when it is first asked for."""
+    record = getattr(request.ctx, "record", None)
+    if record is None:
+        record = request.ctx.record = RequestRecord(request)
+    return record

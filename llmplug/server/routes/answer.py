@@ -1,0 +1,111 @@
+"""Run a generation and write its reply, streamed or whole: the same deltas either way."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import aclosing, suppress
+from typing import TYPE_CHECKING
+
+from llmplug.server.errors import as_json
+from llmplug.server.record import record_of
+from llmplug.server.schema.reply import JoinedChoice, Reply, ReplyHead
+from llmplug.server.sse import EventStream
+
+if TYPE_CHECKING:
+    from sanic import Request
+    from sanic.response import HTTPResponse
+
+    from llmplug.errors import InvalidRequest
+    from llmplug.server.generation import ChoiceDelta, Generation
+    from llmplug.server.service import ModelService
+
+# A refusal comes at once, and must keep its status; a queue may take long, and the client must
+# see signs of life. So the 200 of a stream leaves with the first delta or after this.
+STATUS_GRACE_S = 10.0
+
+
+def make_head(model: ModelService, prefix: str) -> ReplyHead:
+    """Start a reply now."""
+    return ReplyHead(
+        id=f"{prefix}-{uuid.uuid4().hex}",
+        created=int(time.time()),
+        model=model.name,
+        fingerprint=model.fingerprint,
+    )
+
+
+def rename_param(error: InvalidRequest, names: Mapping[str, str]) -> InvalidRequest:
+    """Say `param` as this endpoint's clients know it: limits use the engine's names."""
+    if error.param is not None:
+        error.param = names.get(error.param, error.param)
+    return error
+
+
+async def answer_whole(
+    request: Request, generation: Generation, reply: Reply, headers: Mapping[str, str]
+) -> HTTPResponse:
+    """Answer with one JSON body."""
+    record_of(request).usage = generation.usage
+    choices = [JoinedChoice(i) for i in range(generation.num_choices)]
+    texts: list[list[str]] = [[] for _ in choices]
+    async with aclosing(generation.deltas()) as deltas:
+        async for delta in deltas:
+            choice = choices[delta.index]
+            texts[delta.index].append(delta.text)
+            choice.tokens.extend(delta.tokens)
+            choice.finish_reason = delta.finish_reason or choice.finish_reason
+    for choice, parts in zip(choices, texts, strict=True):
+        choice.text = "".join(parts)
+    return as_json(reply.body(choices, generation.usage), dict(headers))
+
+
+async def answer_stream(
+    request: Request, generation: Generation, reply: Reply, headers: Mapping[str, str]
+) -> None:
+    """Answer with events."""
+    record_of(request).usage = generation.usage
+    async with aclosing(generation.deltas()) as deltas, _Started(deltas) as started:
+        await started.settle()
+        async with EventStream(request, headers) as events:
+            opening = b"".join(reply.opening(generation.num_choices))
+            if opening:
+                await events.send(opening)
+            async for delta in started:
+                frames = b"".join(reply.frames(delta))
+                if frames:
+                    await events.send(frames)
+            await events.finish(b"".join(reply.closing(generation.usage)))
+
+
+class _Started:
+    """Deltas whose first one is already on its way."""
+
+    def __init__(self, deltas: AsyncGenerator[ChoiceDelta, None]) -> None:
+        self._deltas = deltas
+        self._first = asyncio.ensure_future(anext(deltas))
+
+    async def __aenter__(self) -> _Started:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Stop waiting: the generator can only be closed once nothing runs in it."""
+        if not self._first.done():
+            self._first.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._first
+        elif not self._first.cancelled():
+            self._first.exception()  # it was raised in `settle` or while iterating
+
+    async def settle(self) -> None:
+        """Wait for the first delta, within the grace; raise what it raised."""
+        done, _ = await asyncio.wait({self._first}, timeout=STATUS_GRACE_S)
+        if done:
+            self._first.result()
+
+    async def __aiter__(self) -> AsyncIterator[ChoiceDelta]:
+        yield await self._first
+        async for delta in self._deltas:
+            yield delta

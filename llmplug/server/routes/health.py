@@ -1,0 +1,41 @@
+"""GET /live, /ready, /health and /version."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from sanic.response import HTTPResponse
+
+from llmplug import __version__
+from llmplug.server.errors import as_json
+
+if TYPE_CHECKING:
+    from sanic import Request, Sanic
+
+
+def add_routes(app: Sanic[Any, Any]) -> None:
+    """Add these endpoints."""
+    app.add_route(live, "/live", methods=["GET"])
+    app.add_route(ready, "/ready", methods=["GET"])
+    app.add_route(ready, "/health", methods=["GET"], name="health")
+    app.add_route(version, "/version", methods=["GET"])
+
+
+async def live(_: Request) -> HTTPResponse:
+    """Say that this process answers, whatever its engines do."""
+    return as_json({"status": "live"})
+
+
+async def ready(request: Request) -> HTTPResponse:
+    """Say whether requests are taken; 503 with the reasons if not."""
+    service, lifecycle = request.app.ctx.service, request.app.ctx.lifecycle
+    is_ready = service.is_ready and not lifecycle.is_draining
+    status = "ready" if is_ready else "draining" if lifecycle.is_draining else "not ready"
+    body = msgspec.json.encode({"status": status, "models": service.describe_state()})
+    return HTTPResponse(body, status=200 if is_ready else 503, content_type="application/json")
+
+
+async def version(_: Request) -> HTTPResponse:
+    """Say which version runs."""
+    return as_json({"version": __version__})

@@ -1,0 +1,77 @@
+"""The chat completions request."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llmplug.errors import InvalidRequest, UnsupportedParameter
+from llmplug.server.schema.sampling import SamplingFields
+
+# They belong to the renderer: a request that sets them could replace what it renders.
+RESERVED_TEMPLATE_ARGUMENTS = frozenset(
+    {
+        "add_generation_prompt",
+        "bos_token",
+        "chat_template",
+        "continue_final_message",
+        "conversation",
+        "documents",
+        "eos_token",
+        "messages",
+        "raise_exception",
+        "return_dict",
+        "strftime_now",
+        "tokenize",
+        "tools",
+    }
+)
+
+
+class ChatRequest(SamplingFields):
+    """Fields of `POST /v1/chat/completions` that are served."""
+
+    messages: Any  # read_messages checks them: unions would spoil the path in its errors
+    max_completion_tokens: int | None = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = None
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+
+    def check(self) -> None:
+        """Refuse combinations that contradict each other.
+
+        Raises:
+            InvalidRequest: they do; `param` names one of the two.
+        """
+        self.check_stream_options()
+        if self.top_logprobs is not None and not self.logprobs:
+            raise InvalidRequest(
+                "'top_logprobs' needs 'logprobs' to be true.", param="top_logprobs"
+            )
+        if self.continue_final_message and self.add_generation_prompt:
+            raise InvalidRequest(
+                "'continue_final_message' and 'add_generation_prompt' exclude each other.",
+                param="continue_final_message",
+            )
+        reserved = RESERVED_TEMPLATE_ARGUMENTS.intersection(self.chat_template_kwargs or {})
+        if reserved:
+            param = f"chat_template_kwargs.{min(reserved)}"
+            raise InvalidRequest(f"'{param}' is reserved.", param=param)
+        if self.add_special_tokens:
+            raise UnsupportedParameter(
+                "'add_special_tokens' is not supported in chats: the template writes them.",
+                param="add_special_tokens",
+            )
+
+    @property
+    def token_limit(self) -> int | None:
+        """`max_completion_tokens`, or its older name."""
+        if self.max_completion_tokens is not None:
+            return self.max_completion_tokens
+        return self.max_tokens
+
+    @property
+    def num_logprobs(self) -> int | None:
+        """Alternatives per token, None if no logprobs are asked for."""
+        return (self.top_logprobs or 0) if self.logprobs else None

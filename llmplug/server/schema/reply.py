@@ -1,0 +1,88 @@
+"""What the replies of both generation endpoints are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+import msgspec
+
+if TYPE_CHECKING:
+    from llmplug.chat.tokenizer import Tokenizer
+    from llmplug.server.generation import ChoiceDelta, TokenText, Usage
+
+
+@dataclass(frozen=True, slots=True)
+class ReplyHead:
+    """The fields that every body and chunk of a reply repeats."""
+
+    id: str
+    created: int  # unix time, s
+    model: str
+    fingerprint: str
+
+    def fields(self, kind: str) -> dict[str, Any]:
+        """As JSON fields; `kind` is OpenAI's `object`."""
+        return {
+            "id": self.id,
+            "object": kind,
+            "created": self.created,
+            "model": self.model,
+            "system_fingerprint": self.fingerprint,
+        }
+
+    def frame_start(self, kind: str) -> bytes:
+        """An event up to the first choice's index."""
+        fields = msgspec.json.encode(self.fields(kind)).removesuffix(b"}")
+        return b'data: %b,"choices":[{"index":' % fields
+
+
+@dataclass(slots=True)
+class JoinedChoice:
+    """A choice whose deltas are joined."""
+
+    index: int
+    text: str = ""
+    tokens: list[TokenText] = field(default_factory=list)
+    finish_reason: str | None = None
+
+
+class Reply(Protocol):
+    """Encodes one request's reply for one endpoint."""
+
+    def opening(self, num_choices: int) -> list[bytes]:
+        """Events before the first delta."""
+
+    def frames(self, delta: ChoiceDelta) -> list[bytes]:
+        """Events of a delta."""
+
+    def closing(self, usage: Usage) -> list[bytes]:
+        """Events after the last delta."""
+
+    def body(self, choices: Sequence[JoinedChoice], usage: Usage) -> dict[str, Any]:
+        """The reply in one piece."""
+
+
+class TokenNames:
+    """How tokens are written in log-probabilities."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._texts: dict[int, str] = {}
+
+    def bytes(self, token_id: int) -> bytes:
+        """The bytes that the token adds to the text."""
+        return self._tokenizer.token_bytes(token_id)
+
+    def text(self, token_id: int) -> str:
+        r"""Its text; a part of a character is written `bytes:\xe2\x9c`, as OpenAI does."""
+        known = self._texts.get(token_id)
+        if known is None:
+            raw = self.bytes(token_id)
+            try:
+                known = raw.decode()
+            except UnicodeDecodeError:
+                known = "bytes:" + "".join(f"\\x{byte:02x}" for byte in raw)
+            self._texts[token_id] = known
+        return known

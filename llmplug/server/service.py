@@ -1,0 +1,336 @@
+"""The models that are served: the only place that ties text to an engine."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import time
+import uuid
+from collections.abc import AsyncGenerator, Collection, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from llmplug import __version__
+from llmplug.chat.detokenize import Detokenizer
+from llmplug.errors import InvalidRequest, LlmplugError, ModelNotFound
+from llmplug.server.generation import Echo, Generation
+from llmplug.server.metrics import Metrics, ModelMetrics
+from llmplug.types import (
+    EngineLoading,
+    EngineReady,
+    EngineStats,
+    GenerateRequest,
+    SamplingParams,
+    SequenceDelta,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from llmplug.chat.render import ChatRenderer
+    from llmplug.chat.tokenizer import Tokenizer
+    from llmplug.server.admission import Ticket
+    from llmplug.server.schema.prompts import Prompt
+
+log = logging.getLogger("llmplug.server")
+
+# Below this, tokenising is quicker than handing it to a thread.
+INLINE_CHARS = 2048
+
+Result = TypeVar("Result")
+
+
+class EngineConnection(Protocol):
+    """What the server needs of `llmplug.engine.client.EngineClient`."""
+
+    @property
+    def state(self) -> str:
+        """`loading`, `ready`, `failed` or `dead`."""
+
+    @property
+    def loading(self) -> EngineLoading | None:
+        """The last progress while it loads."""
+
+    @property
+    def stats(self) -> EngineStats | None:
+        """Gauges and counters of the last step."""
+
+    @property
+    def failure(self) -> Exception | None:
+        """Why it failed or died."""
+
+    async def start(self) -> None:
+        """Start the engine's process."""
+
+    async def wait_ready(self) -> EngineReady:
+        """Wait until it holds its weights. Raises why it cannot."""
+
+    def generate(self, request: GenerateRequest) -> AsyncGenerator[SequenceDelta, None]:
+        """Run one request; closing the iterator aborts it."""
+
+    async def abort(self, request_id: str, index: int | None = None) -> None:
+        """End a request, or one of its sequences."""
+
+    async def stop(self) -> None:
+        """Stop the engine's process."""
+
+
+class ModelService:
+    """One model: its names, its tokenizer, its chat template, its engine.
+
+    Args:
+        name: what `model` says in requests and replies.
+        aliases: further names.
+        renderer: None where the model has no chat template.
+        sampler_fields: request fields that installed samplers claim.
+        created: unix time, s.
+        details: further fields of the model's card.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        tokenizer: Tokenizer,
+        renderer: ChatRenderer | None,
+        client: EngineConnection,
+        *,
+        aliases: Sequence[str] = (),
+        sampler_fields: Collection[str] = (),
+        created: int | None = None,
+        details: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.name = name
+        self.aliases = tuple(aliases)
+        self.tokenizer = tokenizer
+        self.client = client
+        self.sampler_fields = frozenset(sampler_fields)
+        self.created = int(time.time()) if created is None else created
+        self.ready: EngineReady | None = None
+        self._renderer = renderer
+        self._details = dict(details or {})
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes when what computes the answers changes."""
+        report = repr(sorted(self._details.items())) if self._details else ""
+        digest = hashlib.sha256(f"{__version__}/{self.name}/{report}".encode()).hexdigest()
+        return f"llmplug-{__version__}-{digest[:8]}"
+
+    def card(self) -> dict[str, Any]:
+        """OpenAI's model object."""
+        card = {"id": self.name, "object": "model", "created": self.created, "owned_by": "llmplug"}
+        if self.ready is not None:
+            card["max_model_len"] = self.ready.context_length
+        return {**card, **self._details}
+
+    async def render(
+        self,
+        messages: list[dict[str, Any]],
+        *,
+        add_generation_prompt: bool,
+        continue_final_message: bool,
+        template_kwargs: dict[str, Any] | None,
+    ) -> list[int]:
+        """Turn a conversation into the ids of a prompt.
+
+        Raises:
+            InvalidRequest: the model has no chat template, or it refuses these messages.
+        """
+        renderer = self._renderer
+        if renderer is None:
+            raise InvalidRequest(
+                f"The model '{self.name}' has no chat template. Use /v1/completions, or set "
+                "'chat_template' in its config.",
+                param="model",
+            )
+        size = sum(len(message["content"]) for message in messages)
+        return await _run(
+            size,
+            lambda: renderer.render(
+                messages,
+                add_generation_prompt=add_generation_prompt,
+                continue_final_message=continue_final_message,
+                template_kwargs=template_kwargs,
+            ),
+        )
+
+    async def encode(self, prompt: Prompt, *, add_special_tokens: bool) -> list[int]:
+        """Turn a prompt of any kind into ids."""
+        if isinstance(prompt, list):
+            return prompt
+        tokenizer = self.tokenizer
+        return await _run(
+            len(prompt), lambda: tokenizer.encode(prompt, add_special_tokens=add_special_tokens)
+        )
+
+    async def echo(self, prompt: Prompt, ids: list[int], *, has_offsets: bool) -> Echo:
+        """Prepare the repetition of a prompt, with its tokens' places if they are asked for."""
+        return await _run(
+            len(ids), lambda: _make_echo(self.tokenizer, prompt, ids, has_offsets=has_offsets)
+        )
+
+
+class Service:
+    """All models of one server."""
+
+    def __init__(self, models: Sequence[ModelService]) -> None:
+        self.models = tuple(models)
+        self.metrics = Metrics(self._read_stats)
+        self._metrics = {model.name: self.metrics.for_model(model.name) for model in models}
+        self._by_name = {name: model for model in models for name in (model.name, *model.aliases)}
+        self._starts: list[asyncio.Task[None]] = []
+
+    def find(self, name: str) -> ModelService:
+        """Look a model up by name or alias.
+
+        Raises:
+            ModelNotFound: there is none.
+        """
+        model = self._by_name.get(name)
+        if model is None:
+            raise ModelNotFound(
+                f"The model {name[:100]!r} does not exist. Served here: "
+                f"{', '.join(each.name for each in self.models)}.",
+                param="model",
+            )
+        return model
+
+    def find_for(self, fields: Mapping[str, Any]) -> ModelService:
+        """Look up the model that a request's fields name.
+
+        Raises:
+            InvalidRequest: they name none.
+            ModelNotFound: they name one that is not served.
+        """
+        name = fields.get("model")
+        if name is None:
+            raise InvalidRequest(
+                "'model' is required.", param="model", code="missing_required_parameter"
+            )
+        if not isinstance(name, str):
+            raise InvalidRequest("'model' must be a string.", param="model", code="invalid_type")
+        return self.find(name)
+
+    def generate(
+        self,
+        model: ModelService,
+        prompts: Sequence[list[int]],
+        sampling: SamplingParams,
+        ticket: Ticket,
+        *,
+        num_sequences: int = 1,
+        priority: int = 0,
+        cache_salt: str = "",
+        continues_text: bool = False,
+        echoes: Sequence[Echo] = (),
+        is_scoring: bool = False,
+    ) -> Generation:
+        """Make the generation that answers `prompts`; nothing runs before its deltas are read."""
+        requests = [
+            GenerateRequest(
+                request_id=uuid.uuid4().hex,
+                prompt_ids=ids,
+                sampling=sampling,
+                num_sequences=num_sequences,
+                priority=priority,
+                cache_salt=cache_salt,
+            )
+            for ids in prompts
+        ]
+        return Generation(
+            model.client,
+            model.tokenizer,
+            requests,
+            ticket=ticket,
+            metrics=self._metrics[model.name],
+            continues_text=continues_text,
+            echoes=echoes,
+            is_scoring=is_scoring,
+        )
+
+    def metrics_of(self, model: ModelService) -> ModelMetrics:
+        """The metrics that this model's requests write."""
+        return self._metrics[model.name]
+
+    def start(self) -> None:
+        """Start every engine in the background."""
+        self._starts = [asyncio.create_task(_start(model)) for model in self.models]
+
+    async def wait_all_failed(self) -> Exception:
+        """Return the first failure once no engine can start; never, if one does."""
+        outcomes = await asyncio.gather(*self._starts, return_exceptions=True)
+        failures = [each for each in outcomes if isinstance(each, Exception)]
+        if len(failures) == len(self.models):
+            return failures[0]
+        never: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
+        return await never
+
+    async def stop(self) -> None:
+        """Stop every engine."""
+        for task in self._starts:
+            task.cancel()
+        await asyncio.gather(*self._starts, return_exceptions=True)
+        outcomes = await asyncio.gather(
+            *(model.client.stop() for model in self.models), return_exceptions=True
+        )
+        for model, outcome in zip(self.models, outcomes, strict=True):
+            if isinstance(outcome, Exception):
+                log.error("stopping the engine of %s failed", model.name, exc_info=outcome)
+
+    def describe_state(self) -> list[dict[str, Any]]:
+        """Say for each model whether it is ready, and if not, why."""
+        return [_describe_state(model) for model in self.models]
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether every model takes requests."""
+        return all(model.client.state == "ready" for model in self.models)
+
+    def _read_stats(self) -> Iterator[tuple[str, bool, EngineStats | None]]:
+        for model in self.models:
+            yield model.name, model.client.state == "ready", model.client.stats
+
+
+async def _start(model: ModelService) -> None:
+    try:
+        await model.client.start()
+        model.ready = await model.client.wait_ready()
+    except LlmplugError as error:
+        log.error("the engine of %s cannot start: %s", model.name, error)
+        raise
+    log.info("%s is ready", model.name)
+
+
+def _describe_state(model: ModelService) -> dict[str, Any]:
+    state: dict[str, Any] = {"model": model.name, "state": model.client.state}
+    loading = model.client.loading
+    if model.client.state == "loading" and loading is not None:
+        state["stage"] = loading.stage
+        state["done"] = loading.done
+        state["total"] = loading.total
+    return state
+
+
+def _make_echo(tokenizer: Tokenizer, prompt: Prompt, ids: list[int], *, has_offsets: bool) -> Echo:
+    if not has_offsets:
+        return Echo(
+            prompt if isinstance(prompt, str) else tokenizer.decode(ids, skip_special_tokens=False)
+        )
+    decode = Detokenizer(tokenizer, skip_special_tokens=False)
+    # The token that the tokenizer put before a text is no part of it.
+    has_added_start = isinstance(prompt, str) and ids[:1] == [tokenizer.bos_token_id]
+    pieces: list[str] = []
+    offsets: list[int] = []
+    length = 0
+    for i, token_id in enumerate(ids):
+        offsets.append(length)
+        piece = "" if i == 0 and has_added_start else decode.feed([token_id])
+        pieces.append(piece)
+        length += len(piece)
+    pieces.append(decode.finish())
+    return Echo("".join(pieces), offsets)
+
+
+async def _run(size: int, work: Callable[[], Result]) -> Result:
+    """Run `work` here if it is small, in a thread if the event loop would feel it."""
+    return work() if size <= INLINE_CHARS else await asyncio.to_thread(work)
