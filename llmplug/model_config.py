@@ -37,11 +37,11 @@ class ConfigReader:
     def __init__(self, config: Mapping[str, Any]) -> None:
         self._config = config
 
-    def integer(self, name: str, default: int | None = None) -> int:
-        """Read a whole number, at least 1."""
+    def integer(self, name: str, default: int | None = None, *, minimum: int = 1) -> int:
+        """Read a whole number, at least `minimum`."""
         value = self._value(name, default)
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise self._wrong(name, "a whole number of 1 or more")
+        if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
+            raise self._wrong(name, f"a whole number of {minimum} or more")
         return value
 
     def number(self, name: str, default: float | None = None) -> float:

@@ -45,7 +45,14 @@ class LlamaModel:
         self._norm = weights["norm"]
         self._head = weights["head"]
         self._layers = [
-            Layer(**{name: weights[f"layers.{i}.{name}"] for name in Layer.__annotations__})
+            Layer(
+                attention_norm=weights[f"layers.{i}.attention_norm"],
+                qkv=weights[f"layers.{i}.qkv"],
+                o=weights[f"layers.{i}.o"],
+                mlp_norm=weights[f"layers.{i}.mlp_norm"],
+                gate_up=weights[f"layers.{i}.gate_up"],
+                down=weights[f"layers.{i}.down"],
+            )
             for i in range(s.num_layers)
         ]
         self._rope_table = make_rope_table(
