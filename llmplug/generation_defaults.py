@@ -1,0 +1,162 @@
+"""What a checkpoint and a config say about answers: sampling defaults, end ids, chat template."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llmplug.errors import CheckpointError, ConfigError
+from llmplug.plan import Choice
+
+if TYPE_CHECKING:
+    from llmplug.chat.tokenizer import Tokenizer
+    from llmplug.config import ModelConfig
+    from llmplug.registry import Registry
+    from llmplug.specs import Checkpoint
+
+# Fields of generation_config.json that are defaults of request fields, name for name.
+SAMPLING_FIELDS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationDefaults:
+    """The part of a generation_config.json that llmplug applies."""
+
+    sampling: Mapping[str, Any] = field(default_factory=dict)
+    eos_token_ids: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class TemplateChoice:
+    """The chat template of a model; `source` is None where there is none."""
+
+    source: str | None
+    stop_tokens: tuple[str, ...] = ()  # texts that end an answer under this template
+
+
+def read_generation_config(
+    config: ModelConfig, checkpoint: Checkpoint, choices: list[Choice]
+) -> GenerationDefaults:
+    """Read the sampling defaults that the config allows.
+
+    Raises:
+        ConfigError: the file that the config names cannot be read.
+        CheckpointError: the checkpoint's own file has a field of a wrong type.
+    """
+    values, origin = _find_generation_config(config, checkpoint)
+    sampling = {
+        name: values[name] for name in SAMPLING_FIELDS if values.get(name) is not None
+    }
+    for name, value in sampling.items():
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise CheckpointError(f"{origin}: {name} is {value!r}, not a number")
+    # Greedy by default, as transformers reads it; a request's own temperature still wins.
+    if values.get("do_sample") is False and "temperature" not in sampling:
+        sampling["temperature"] = 0.0
+    shown = ", ".join(f"{name}={value}" for name, value in sampling.items()) or "neutral"
+    choices.append(Choice(topic="sampling defaults", chosen=shown, why=origin))
+    eos = as_ids(values.get("eos_token_id"), origin)
+    return GenerationDefaults(sampling=sampling, eos_token_ids=eos)
+
+
+def _find_generation_config(
+    config: ModelConfig, checkpoint: Checkpoint
+) -> tuple[Mapping[str, Any], str]:
+    if config.generation_config == "none":
+        # End ids are no taste but part of the model: they are kept.
+        eos = (checkpoint.generation_config or {}).get("eos_token_id")
+        return {"eos_token_id": eos}, "generation_config: none"
+    if config.generation_config == "auto":
+        if checkpoint.generation_config is None:
+            return {}, "the checkpoint has no generation_config.json"
+        return checkpoint.generation_config, "generation_config.json of the checkpoint"
+    path = Path(config.generation_config).expanduser()
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"generation_config: {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise ConfigError(f"generation_config: {path} is not JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"generation_config: {path} holds no JSON object")
+    return values, str(path)
+
+
+def as_ids(value: object, origin: str) -> frozenset[int]:
+    """Read an `eos_token_id` field: absent, one id or a list of them."""
+    if value is None:
+        return frozenset()
+    ids = value if isinstance(value, list | tuple) else [value]
+    if not all(isinstance(i, int) and not isinstance(i, bool) and i >= 0 for i in ids):
+        raise CheckpointError(f"{origin}: eos_token_id is {value!r}, not token ids")
+    return frozenset(ids)
+
+
+def choose_eos_ids(
+    checkpoint: Checkpoint,
+    tokenizer: Tokenizer,
+    defaults: GenerationDefaults,
+    template: TemplateChoice,
+    choices: list[Choice],
+) -> frozenset[int]:
+    """Gather every id that ends an answer: of the config files, the tokenizer, the template."""
+    origin = "config.json"
+    ids = defaults.eos_token_ids | as_ids(checkpoint.config.get("eos_token_id"), origin)
+    if tokenizer.eos_token_id is not None:
+        ids |= {tokenizer.eos_token_id}
+    for text in template.stop_tokens:
+        found = tokenizer.id_of(text)
+        if found is not None:
+            ids |= {found}
+    shown = ", ".join(f"{i} {tokenizer.token_text(i)!r}" for i in sorted(ids)) or "none"
+    why = "generation_config.json, config.json, tokenizer and template together"
+    choices.append(Choice(topic="end of answer", chosen=shown, why=why))
+    return ids
+
+
+def choose_template(
+    config: ModelConfig,
+    checkpoint: Checkpoint,
+    tokenizer: Tokenizer,
+    registry: Registry,
+    choices: list[Choice],
+) -> TemplateChoice:
+    """Choose the chat template: the config's, the checkpoint's, or one whose tokens fit.
+
+    Raises:
+        ConfigError: the file that the config names cannot be read.
+        PluginError: the name that it gives is not offered.
+    """
+    choice, chosen, why = _find_template(config, checkpoint, tokenizer, registry)
+    choices.append(Choice(topic="chat template", chosen=chosen, why=why))
+    return choice
+
+
+def _find_template(
+    config: ModelConfig, checkpoint: Checkpoint, tokenizer: Tokenizer, registry: Registry
+) -> tuple[TemplateChoice, str, str]:
+    wanted = config.chat_template
+    own = checkpoint.tokenizer
+    if wanted is not None and ("/" in wanted or wanted.endswith(".jinja")):
+        path = Path(wanted).expanduser()
+        try:
+            return TemplateChoice(path.read_text(encoding="utf-8")), wanted, "the config says so"
+        except OSError as error:
+            raise ConfigError(f"chat_template: {path}: {error.strerror}") from error
+    if wanted is not None and wanted in own.named_templates:
+        return TemplateChoice(own.named_templates[wanted]), wanted, "named template of the checkpoint"
+    if wanted is not None:
+        spec, owner = registry.chat_templates.get(wanted)
+        return TemplateChoice(spec.source, spec.stop_tokens), wanted, f"plugin {owner}"
+    if own.chat_template is not None:
+        return TemplateChoice(own.chat_template), "the checkpoint's own", "found in its files"
+    vocabulary = frozenset(tokenizer.library.get_vocab())
+    for spec, owner in registry.chat_templates:
+        if spec.fits(vocabulary):
+            why = f"the checkpoint has none; its vocabulary fits this one of plugin {owner}"
+            return TemplateChoice(spec.source, spec.stop_tokens), spec.name, why
+    why = "the checkpoint has none and no plugin's fits: completions only, no chat"
+    return TemplateChoice(None), "none", why

@@ -1,0 +1,229 @@
+"""Offline use from Python, on the same engine that the server runs.
+
+    from llmplug import LLM, SamplingParams
+
+    with LLM("config/llama.yaml") as llm:
+        for answer in llm.generate(["Once upon a time"], SamplingParams(max_tokens=32)):
+            print(answer.text)
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from llmplug import assemble
+from llmplug.chat.detokenize import Detokenizer
+from llmplug.chat.stop_strings import StopStrings
+from llmplug.config import Config, load_config
+from llmplug.errors import ConfigError, InvalidRequest, from_wire
+from llmplug.types import FinishReason, GenerateRequest, SamplingParams
+
+if TYPE_CHECKING:
+    from llmplug.specs import Progress
+    from llmplug.types import SequenceDelta, TokenLogprob
+
+Prompt = str | Sequence[int]
+
+
+@dataclass(slots=True, kw_only=True)
+class Completion:
+    """One answer to one prompt.
+
+    Attributes:
+        prompt_ids: what the model read.
+        index: which of the `n` answers to this prompt.
+        stop: the stop string or token id that ended it, if one did.
+    """
+
+    prompt_ids: list[int]
+    index: int = 0
+    text: str = ""
+    token_ids: list[int] = field(default_factory=list)
+    logprobs: list[TokenLogprob] | None = None
+    finish_reason: FinishReason | None = None
+    stop: str | int | None = None
+
+
+class LLM:
+    """One model of a config, in this process. Not safe to use from several threads at once.
+
+    Args:
+        config: path of a YAML file, or a Config.
+        model: name of the model, where the config has several.
+        progress: told of downloads and weight loading; None: bars on the terminal.
+
+    Raises:
+        ConfigError, PluginError, SourceError, CheckpointError: as `llmplug serve` would.
+    """
+
+    def __init__(
+        self,
+        config: str | Path | Config,
+        *,
+        model: str | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        from llmplug.cli.terminal import TerminalProgress
+
+        self._config = config if isinstance(config, Config) else load_config(config)
+        self._progress = TerminalProgress() if progress is None else progress
+        registry = assemble.load_registry(self._config)
+        chosen = _choose_model(self._config, model)
+        self.plan = assemble.plan_model(chosen, registry, self._progress)
+        self._engine = assemble.build_engine(self.plan, registry, self._progress)
+        self._renderer = assemble.build_renderer(self.plan)
+        self.tokenizer = self.plan.tokenizer
+
+    def generate(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        params: SamplingParams | None = None,
+        *,
+        n: int = 1,
+    ) -> list[Completion]:
+        """Answer all prompts in one batch.
+
+        Args:
+            prompts: text (control tokens in it are recognised), token ids, or a list of either.
+            params: for all prompts.
+            n: answers to each prompt.
+
+        Returns:
+            The answers in the order of the prompts, `n` for each.
+
+        Raises:
+            InvalidRequest: a prompt or a parameter is wrong; nothing is generated then.
+        """
+        ids = [
+            self.tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt)
+            for prompt in _as_list(prompts)
+        ]
+        return self._run(ids, params or SamplingParams(), n)
+
+    def chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        params: SamplingParams | None = None,
+        *,
+        n: int = 1,
+    ) -> list[Completion]:
+        """Answer one conversation; text in messages never becomes a control token.
+
+        Raises:
+            InvalidRequest: the model has no chat template, or it refuses the messages.
+        """
+        if self._renderer is None:
+            raise InvalidRequest(f"{self.plan.name} has no chat template; use generate()")
+        ids = self._renderer.render([dict(message) for message in messages])
+        return self._run([ids], params or SamplingParams(), n)
+
+    def close(self) -> None:
+        """Give the memory of weights and cache back."""
+        del self._engine
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _run(
+        self, prompts: Sequence[list[int]], params: SamplingParams, n: int
+    ) -> list[Completion]:
+        answers: dict[tuple[str, int], _Answer] = {}
+        ids = [f"llm-{secrets.token_hex(8)}" for _ in prompts]
+        try:
+            for request_id, prompt_ids in zip(ids, prompts, strict=True):
+                self._engine.add(
+                    GenerateRequest(
+                        request_id=request_id,
+                        prompt_ids=prompt_ids,
+                        sampling=params,
+                        num_sequences=n,
+                    )
+                )
+                for index in range(n):
+                    answers[request_id, index] = _Answer(self, prompt_ids, index, params)
+            self._drain(answers)
+        finally:
+            for request_id in ids:
+                self._engine.abort(request_id)
+        return [answer.completion for answer in answers.values()]
+
+    def _drain(self, answers: Mapping[tuple[str, int], _Answer]) -> None:
+        done = 0
+        while self._engine.has_work:
+            for delta in self._engine.step().deltas:
+                answer = answers[delta.request_id, delta.index]
+                if answer.is_done:
+                    continue
+                answer.feed(delta)
+                if answer.is_done:
+                    done += 1
+                    self._progress("generating", done, len(answers))
+                    self._engine.abort(delta.request_id, delta.index)
+
+
+class _Answer:
+    """Puts one answer together from the deltas of the engine."""
+
+    def __init__(
+        self, llm: LLM, prompt_ids: list[int], index: int, params: SamplingParams
+    ) -> None:
+        self.completion = Completion(prompt_ids=prompt_ids, index=index)
+        self._detokenizer = Detokenizer(
+            llm.tokenizer, skip_special_tokens=params.skip_special_tokens
+        )
+        self._stops = StopStrings(params.stop, params.include_stop_str_in_output)
+        self._min_tokens = params.min_tokens
+
+    @property
+    def is_done(self) -> bool:
+        return self.completion.finish_reason is not None
+
+    def feed(self, delta: SequenceDelta) -> None:
+        """Add a delta; raises what went wrong with this row in the engine."""
+        if delta.error is not None:
+            raise from_wire(delta.error)
+        answer = self.completion
+        answer.token_ids += delta.token_ids
+        if delta.logprobs is not None:
+            answer.logprobs = (answer.logprobs or []) + delta.logprobs
+        text = self._detokenizer.feed(delta.token_ids)
+        if delta.finish_reason is not None:
+            text += self._detokenizer.finish()
+        found = self._stops.feed(text)
+        answer.text += found.text
+        if found.matched is not None:
+            answer.finish_reason, answer.stop = FinishReason.STOP, found.matched
+        elif delta.finish_reason is not None:
+            answer.text += self._stops.finish()
+            answer.finish_reason, answer.stop = delta.finish_reason, delta.stop_token_id
+
+
+def _choose_model(config: Config, name: str | None) -> Any:
+    names = [model.name for model in config.models]
+    if name is None and len(names) == 1:
+        return config.models[0]
+    if name not in names:
+        raise ConfigError(f"name one of the config's models: {', '.join(names)}")
+    return config.models[names.index(name)]
+
+
+def _as_list(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
+    if isinstance(prompts, str):
+        return [prompts]
+    prompts = list(prompts)  # type: ignore[arg-type]
+    if prompts and isinstance(prompts[0], int):
+        return [prompts]  # type: ignore[list-item]
+    return prompts  # type: ignore[return-value]

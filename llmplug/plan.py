@@ -1,0 +1,127 @@
+"""A model's plan: every choice made for it and why, before a weight is read.
+
+`assemble.py` makes plans; `llmplug check` prints them; the engine process follows them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from llmplug.chat.tokenizer import Tokenizer
+    from llmplug.config import ModelConfig
+    from llmplug.engine.settings import EngineSettings
+    from llmplug.ops import KernelChoice
+    from llmplug.specs import Checkpoint, ModelShape, ModelSpec
+
+GIB = 2**30
+MIB = 2**20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryPlan:
+    """Where the memory of an engine goes, in bytes. Weights and workspace are estimates."""
+
+    weights: int
+    kv_per_token: int
+    cache: int  # pages x page size x kv_per_token
+    workspace: int  # logits of a full batch, activations of a full step
+    available: int  # on the device, before the start
+
+    @property
+    def total(self) -> int:
+        """All of it together."""
+        return self.weights + self.cache + self.workspace
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """One line of the report: what was chosen, and why."""
+
+    topic: str
+    chosen: str
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelPlan:
+    """Everything needed to build one model's engine and its chat side."""
+
+    config: ModelConfig
+    name: str
+    path: Path
+    checkpoint: Checkpoint
+    model: ModelSpec
+    shape: ModelShape
+    device: str
+    dtype: str  # torch's name: "float32"
+    kernels: tuple[KernelChoice, ...]
+    settings: EngineSettings
+    memory: MemoryPlan
+    tokenizer: Tokenizer
+    template: str | None  # Jinja source of the chat template
+    choices: tuple[Choice, ...]
+
+    def report(self) -> list[Choice]:
+        """Return every choice, in the order in which they were made."""
+        return [*self.choices, *_kernel_lines(self.kernels), *_memory_lines(self)]
+
+    def as_json(self) -> Mapping[str, Any]:
+        """Return the report as plain values."""
+        return {
+            "name": self.name,
+            "choices": [
+                {"topic": line.topic, "chosen": line.chosen, "why": line.why}
+                for line in self.report()
+            ],
+        }
+
+
+def _kernel_lines(kernels: tuple[KernelChoice, ...]) -> list[Choice]:
+    lines = []
+    for choice in kernels:
+        refused = "; ".join(f"{name} refused: {reason}" for name, reason in choice.refused)
+        if choice.plugin is not None:
+            why = f"plugin {choice.plugin}" + (f"; {refused}" if refused else "")
+        else:
+            why = refused or "no installed plugin offers another"
+        lines.append(Choice(topic=f"kernel {choice.op}", chosen=choice.kernel, why=why))
+    return lines
+
+
+def _memory_lines(plan: ModelPlan) -> list[Choice]:
+    memory, settings = plan.memory, plan.settings
+    tokens = settings.num_pages * settings.page_size
+    return [
+        Choice(topic="memory weights", chosen=format_bytes(memory.weights), why=plan.dtype),
+        Choice(
+            topic="memory cache",
+            chosen=format_bytes(memory.cache),
+            why=f"{tokens} tokens x {format_bytes(memory.kv_per_token)} a token, "
+            f"{settings.num_pages} pages of {settings.page_size}",
+        ),
+        Choice(
+            topic="memory workspace",
+            chosen=format_bytes(memory.workspace),
+            why=f"logits of {settings.max_sequences} sequences, "
+            f"activations of {settings.max_batch_tokens} tokens",
+        ),
+        Choice(
+            topic="memory sum",
+            chosen=format_bytes(memory.total),
+            why=f"of {format_bytes(memory.available)} available on {plan.device}",
+        ),
+    ]
+
+
+def format_bytes(count: int) -> str:
+    """Write a number of bytes as people read it: `98.4 MB`."""
+    size = float(count)
+    for unit in ("B", "KiB", "MiB"):
+        if size < 1024:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.2f} GiB"

@@ -1,0 +1,181 @@
+"""Device, number format and memory of one model: measured or computed, never guessed in silence."""
+
+from __future__ import annotations
+
+import math
+import os
+from typing import TYPE_CHECKING
+
+from llmplug.errors import ConfigError
+from llmplug.plan import Choice, MemoryPlan, format_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from llmplug.config import ModelConfig
+    from llmplug.specs import Checkpoint, LazyTensor, ModelShape, Weight
+
+DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+# What `cache.memory: auto` may take of the memory that is free: a CPU is shared with others.
+AUTO_CACHE_SHARE = {"cpu": 0.25, "cuda": 0.85}
+
+
+def choose_device(config: ModelConfig) -> Choice:
+    """Choose where the model runs. An absent device that was asked for is an error."""
+    import torch
+
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device: cuda was asked for, but torch finds no GPU; use cpu or auto")
+    if config.device != "auto":
+        return Choice(topic="device", chosen=config.device, why="the config says so")
+    if torch.cuda.is_available():
+        return Choice(topic="device", chosen="cuda", why=torch.cuda.get_device_name())
+    return Choice(topic="device", chosen="cpu", why="torch finds no GPU")
+
+
+def choose_dtype(config: ModelConfig, device: str) -> Choice:
+    """Choose the number format of activations and dense weights."""
+    if config.dtype != "auto":
+        return Choice(topic="dtype", chosen=config.dtype, why="the config says so")
+    if device == "cpu":
+        return Choice(topic="dtype", chosen="float32", why="the fastest on CPUs without AMX")
+    return Choice(topic="dtype", chosen="bfloat16", why="the default on GPUs")
+
+
+def choose_context_length(config: ModelConfig, shape: ModelShape) -> Choice:
+    """Choose the longest sequence, prompt and answer together."""
+    limit = shape.context_length
+    if config.context_length is None:
+        return Choice(topic="context length", chosen=str(limit), why="the checkpoint's own")
+    if config.context_length > limit:
+        raise ConfigError(
+            f"context_length: {config.context_length} is more than the {limit} positions "
+            "that this checkpoint is made for"
+        )
+    why = f"the config says so; the checkpoint could do {limit}"
+    return Choice(topic="context length", chosen=str(config.context_length), why=why)
+
+
+def plan_memory(
+    config: ModelConfig,
+    shape: ModelShape,
+    checkpoint: Checkpoint,
+    table: Sequence[Weight],
+    *,
+    device: str,
+    dtype: str,
+    context_length: int,
+) -> tuple[int, MemoryPlan]:
+    """Compute how many pages the cache gets, and where all memory goes.
+
+    Returns:
+        (pages, plan).
+
+    Raises:
+        ConfigError: it does not fit; the message has the sum and three ways out.
+    """
+    page_size = config.cache.page_size
+    kv_per_token = sum(
+        2 * layer.num_kv_heads * layer.head_width * DTYPE_BYTES[dtype] for layer in shape.layers
+    )
+    page_bytes = kv_per_token * page_size
+    available = measure_available(device)
+    weights = estimate_weights(checkpoint, table, shape.num_layers, dtype)
+    workspace = estimate_workspace(config, shape, dtype)
+    pages_per_sequence = math.ceil(context_length / page_size)
+    wanted = config.scheduler.max_sequences * pages_per_sequence
+    if config.cache.memory == "auto":
+        room = int((available - weights - workspace) * AUTO_CACHE_SHARE[device])
+        num_pages = min(wanted, room // page_bytes)
+    else:
+        num_pages = min(wanted, config.cache.memory // page_bytes)
+    plan = MemoryPlan(
+        weights=weights,
+        kv_per_token=kv_per_token,
+        cache=num_pages * page_bytes,
+        workspace=workspace,
+        available=available,
+    )
+    if num_pages < pages_per_sequence or plan.total > available:
+        raise ConfigError(_explain_shortage(plan, context_length, num_pages * page_size, device))
+    return num_pages, plan
+
+
+def estimate_weights(
+    checkpoint: Checkpoint, table: Sequence[Weight], num_layers: int, dtype: str
+) -> int:
+    """Estimate the bytes of the weights once loaded, from the headers."""
+    total = 0
+    for weight in table:
+        for layer in range(num_layers) if "{layer}" in weight.name else (0,):
+            names = _present(weight.sources, weight.tied_to, layer, checkpoint.tensors)
+            names += tuple(name.replace("{layer}", str(layer)) for name in weight.bias)
+            for name in names:
+                if name in checkpoint.tensors:
+                    total += math.prod(checkpoint.tensors[name].shape) * DTYPE_BYTES[dtype]
+    return total
+
+
+def _present(
+    sources: Sequence[str],
+    tied_to: Sequence[str],
+    layer: int,
+    tensors: Mapping[str, LazyTensor],
+) -> tuple[str, ...]:
+    names = tuple(name.replace("{layer}", str(layer)) for name in sources)
+    if tied_to and not all(name in tensors for name in names):
+        return tuple(name.replace("{layer}", str(layer)) for name in tied_to)
+    return names
+
+
+def estimate_workspace(config: ModelConfig, shape: ModelShape, dtype: str) -> int:
+    """Estimate what a full step needs beside weights and cache: logits twice, activations."""
+    logits = 2 * 4 * config.scheduler.max_sequences * shape.vocab_size
+    # Residual, normed input, q/k/v, gate/up and their product: about twelve widths a token.
+    activations = 12 * shape.width * config.scheduler.max_batch_tokens * DTYPE_BYTES[dtype]
+    return logits + activations
+
+
+def measure_available(device: str) -> int:
+    """Return the bytes that are free on the device now."""
+    if device == "cuda":
+        import torch
+
+        return int(torch.cuda.mem_get_info()[0])
+    limit = _read_cgroup_limit()
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    available = _read_meminfo_available() or free
+    return min(available, limit) if limit is not None else available
+
+
+def _read_meminfo_available() -> int | None:
+    try:
+        with open("/proc/meminfo", encoding="ascii") as file:
+            for line in file:
+                if line.startswith("MemAvailable:"):
+                    return int(line.split()[1]) * 1024
+    except OSError:  # not Linux: the caller falls back to sysconf
+        return None
+    return None
+
+
+def _read_cgroup_limit() -> int | None:
+    """Return the memory that a container leaves us, None outside of one."""
+    try:
+        with open("/sys/fs/cgroup/memory.max", encoding="ascii") as file:
+            limit = file.read().strip()
+        with open("/sys/fs/cgroup/memory.current", encoding="ascii") as file:
+            current = int(file.read())
+    except OSError:  # no cgroup v2
+        return None
+    return None if limit == "max" else max(0, int(limit) - current)
+
+
+def _explain_shortage(plan: MemoryPlan, context_length: int, tokens: int, device: str) -> str:
+    return (
+        f"not enough memory on {device}: weights {format_bytes(plan.weights)} + cache "
+        f"{format_bytes(plan.cache)} ({tokens} tokens) + workspace {format_bytes(plan.workspace)} "
+        f"= {format_bytes(plan.total)} of {format_bytes(plan.available)} available, and the cache "
+        f"must hold at least one sequence of {context_length} tokens; set a smaller "
+        "context_length, a larger cache.memory, or a smaller scheduler.max_sequences"
+    )
