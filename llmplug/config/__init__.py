@@ -1,0 +1,39 @@
+"""The config: one YAML file, `--set` overrides and nothing else, as frozen pydantic models.
+
+fields.py     what can be configured: every key, its type, its default
+document.py   YAML text -> plain values that know their lines; the only reader of YAML
+complaint.py  what pydantic found -> ConfigError that says file, line, key and what was expected
+loading.py    file + overrides + secrets -> Config
+explain.py    Config -> rows that say where each value came from, YAML, JSON schema
+"""
+
+from llmplug.config.explain import ExplainRow, dump_yaml, explain, schema
+from llmplug.config.fields import (
+    CacheConfig,
+    Config,
+    KernelsConfig,
+    LogConfig,
+    ModelConfig,
+    PluginsConfig,
+    SchedulerConfig,
+    ServerConfig,
+)
+from llmplug.config.loading import from_source, load, parse
+
+__all__ = [
+    "CacheConfig",
+    "Config",
+    "ExplainRow",
+    "KernelsConfig",
+    "LogConfig",
+    "ModelConfig",
+    "PluginsConfig",
+    "SchedulerConfig",
+    "ServerConfig",
+    "dump_yaml",
+    "explain",
+    "from_source",
+    "load",
+    "parse",
+    "schema",
+]

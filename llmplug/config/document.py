@@ -1,0 +1,197 @@
+"""YAML text -> plain values that know where they were written; the only reader of YAML."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from llmplug.config.fields import is_secret
+from llmplug.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from llmplug.config.fields import Path
+
+_VARIABLE = re.compile(r"\$\{([^}]*)\}")
+
+
+@dataclass(slots=True)
+class Document:
+    """Values of a config, before they are checked.
+
+    Attributes:
+        name: of the file, for messages.
+        values: dicts, lists and scalars.
+        places: path of a value -> where it was written: `config/x.yaml:12`, `--set server.port`.
+    """
+
+    name: str
+    values: Any = field(default_factory=dict)
+    places: dict[Path, str] = field(default_factory=dict)
+
+    def place(self, path: Path) -> str:
+        """Return where the value at a path stands, or the nearest thing around it."""
+        for length in range(len(path), 0, -1):
+            if path[:length] in self.places:
+                return self.places[path[:length]]
+        return self.name
+
+    def override(self, assignment: str) -> None:
+        """Apply one `--set a.b.0.c=value`; the value is YAML, and `a.b` may be new.
+
+        Raises:
+            ConfigError: it is no assignment, or leads nowhere.
+        """
+        key, equals, text = assignment.partition("=")
+        path: Path = tuple(int(part) if part.isdigit() else part for part in key.split("."))
+        if not equals or "" in path:
+            raise ConfigError(f"--set {assignment!r}: expected key=value, such as server.port=8001")
+        here = f"--set {key}"
+        reader = _Reader(here, lambda _line: here)
+        value = reader.read_text(text, path)
+        _store(self.values, path, value, here)
+        kept = {known: at for known, at in self.places.items() if known[: len(path)] != path}
+        self.places = kept | reader.places | {path: here}
+
+    def expand_secrets(self) -> None:
+        """Read `${NAME}` from the environment, in secrets; anywhere else it is an error.
+
+        Raises:
+            ConfigError: it stands elsewhere, or the variable is not set.
+        """
+        self.values = self._expand(self.values, ())
+
+    def _expand(self, value: Any, path: Path) -> Any:
+        if isinstance(value, dict):
+            return {key: self._expand(item, (*path, key)) for key, item in value.items()}
+        if isinstance(value, list):
+            return [self._expand(item, (*path, index)) for index, item in enumerate(value)]
+        if not isinstance(value, str) or not _VARIABLE.search(value):
+            return value
+        if not is_secret(path):
+            raise ConfigError(
+                f"{self.place(path)}: {dotted(path)}: ${{NAME}} is read in secrets only "
+                "(server.api_keys); write the value itself, or override it with --set"
+            )
+        return _VARIABLE.sub(lambda match: self._variable(match[1], path), value)
+
+    def _variable(self, name: str, path: Path) -> str:
+        value = os.environ.get(name)
+        if not value:
+            raise ConfigError(
+                f"{self.place(path)}: {dotted(path)}: environment variable {name!r} is not set"
+            )
+        return value
+
+
+def read_document(text: str, name: str) -> Document:
+    """Parse YAML; an empty text is an empty mapping.
+
+    Raises:
+        ConfigError: no YAML, a key twice, a key that is no text, or not a mapping at the top.
+    """
+    reader = _Reader(name, lambda line: f"{name}:{line}")
+    values = reader.read_text(text, ())
+    if values is None:
+        values = {}
+    if not isinstance(values, dict):
+        raise ConfigError(f"{name}: expected keys such as 'models:', got {values!r:.60}")
+    return Document(name, values, reader.places)
+
+
+def write_document(values: Any) -> str:
+    """Write plain values as YAML, keys in their order."""
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=100)
+
+
+def dotted(path: Path) -> str:
+    """Write a path as `--set` takes it: `models.0.source`."""
+    return ".".join(str(part) for part in path)
+
+
+class _Reader:
+    """Walks the nodes of one YAML text; `places` fills on the way."""
+
+    def __init__(self, name: str, place_of: Callable[[int], str]) -> None:
+        self.places: dict[Path, str] = {}
+        self._name = name
+        self._place_of = place_of  # line, from 1 -> place
+        self._open: list[yaml.Node] = []
+
+    def read_text(self, text: str, path: Path) -> Any:
+        loader = yaml.SafeLoader(text)
+        try:
+            node = loader.get_single_node()
+            return None if node is None else self._read(loader, node, path)
+        except yaml.MarkedYAMLError as error:
+            mark = error.problem_mark or error.context_mark
+            place = self._place_of(mark.line + 1) if mark else self._name
+            raise ConfigError(f"{place}: no valid YAML: {error.problem}") from None
+        except ConfigError:
+            raise
+        except (yaml.YAMLError, ValueError) as error:  # ValueError: a date such as 2024-13-01
+            raise ConfigError(f"{self._name}: no valid YAML: {error}") from None
+        finally:
+            loader.dispose()
+
+    def _read(self, loader: yaml.SafeLoader, node: yaml.Node, path: Path) -> Any:
+        if any(node is one for one in self._open):
+            raise ConfigError(f"{self._here(node)}: {dotted(path)} contains itself")
+        self._open.append(node)
+        try:
+            if isinstance(node, yaml.MappingNode):
+                return self._read_mapping(loader, node, path)
+            if isinstance(node, yaml.SequenceNode):
+                return self._read_list(loader, node, path)
+            return loader.construct_object(node)
+        finally:
+            self._open.pop()
+
+    def _read_mapping(self, loader: yaml.SafeLoader, node: yaml.MappingNode, path: Path) -> Any:
+        values: dict[str, Any] = {}
+        for key_node, value_node in node.value:
+            key = self._read(loader, key_node, path)
+            here = self._here(key_node)
+            if not isinstance(key, str):
+                raise ConfigError(f"{here}: the key {key!r} is no text; put it in quotes")
+            if key in values:
+                first = self.places[*path, key]
+                raise ConfigError(f"{here}: key {key!r} stands twice, first at {first}")
+            self.places[*path, key] = here
+            values[key] = self._read(loader, value_node, (*path, key))
+        return values
+
+    def _read_list(self, loader: yaml.SafeLoader, node: yaml.SequenceNode, path: Path) -> Any:
+        values = []
+        for index, item in enumerate(node.value):
+            self.places[*path, index] = self._here(item)
+            values.append(self._read(loader, item, (*path, index)))
+        return values
+
+    def _here(self, node: yaml.Node) -> str:
+        return self._place_of(node.start_mark.line + 1)
+
+
+def _store(holder: Any, path: Path, value: Any, here: str) -> None:
+    """Put a value where a path leads; mappings and one more list item are made on the way."""
+    *parents, last = path
+    for part, following in zip(parents, path[1:], strict=True):
+        empty: Any = [] if isinstance(following, int) else {}
+        if isinstance(holder, dict) and isinstance(part, str):
+            holder = holder.setdefault(part, empty)
+        elif isinstance(holder, list) and isinstance(part, int) and part <= len(holder):
+            holder.extend([empty] if part == len(holder) else [])
+            holder = holder[part]
+        else:
+            raise ConfigError(f"{here}: {part!r} leads nowhere")
+    if isinstance(holder, dict) and isinstance(last, str):
+        holder[last] = value
+    elif isinstance(holder, list) and isinstance(last, int) and last <= len(holder):
+        holder[last : last + 1] = [value]
+    else:
+        raise ConfigError(f"{here}: {last!r} leads nowhere")

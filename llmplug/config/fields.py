@@ -1,0 +1,304 @@
+"""What can be configured: the key is the field, an unknown key is an error.
+
+The descriptions are what `llmplug config schema` and the docs print.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    PrivateAttr,
+    WithJsonSchema,
+    model_validator,
+)
+
+if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
+
+Path = tuple[str | int, ...]  # of a value: ("models", 0, "source")
+
+_UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+_UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
+_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]+)\s*")
+_SIZE_SCHEMA = {"anyOf": [{"type": "string"}, {"type": "integer"}], "examples": ["512MiB"]}
+
+
+class FieldProblem(ValueError):
+    """What is wrong between several fields, and at which of them it is to be shown."""
+
+    def __init__(self, message: str, *path: str | int) -> None:
+        super().__init__(message)
+        self.path = path
+
+
+def parse_size(value: Any) -> Any:
+    """Turn `512MiB` into bytes; whole numbers are bytes already.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    match = _SIZE.fullmatch(value) if isinstance(value, str) else None
+    unit = _UNITS.get(match[2].upper()) if match else None
+    if match is None or unit is None:
+        raise ValueError(f"expected a size such as 512MiB or 2GiB, got {value!r}")
+    return int(float(match[1]) * unit)
+
+
+def format_size(value: int | str) -> int | str:
+    """Write bytes as `parse_size` reads them; words pass."""
+    if not isinstance(value, int):
+        return value
+    for unit, name in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
+        if value and value % unit == 0:
+            return f"{value // unit}{name}"
+    return value
+
+
+def _parse_cache_memory(value: Any) -> Any:
+    if value == "auto":
+        return value
+    size = parse_size(value)
+    if size < 2**20:
+        raise ValueError(f"{value!r} is less than 1MiB; sizes are written 512MiB or 2GiB")
+    return size
+
+
+def _check_key(key: str) -> str:
+    if not re.fullmatch(r"[!-~]+", key):
+        raise ValueError("an API key is printable ASCII without spaces, and not empty")
+    return key
+
+
+def _check_name(name: str) -> str:
+    if not name.strip() or name != name.strip() or not name.isprintable():
+        raise ValueError(f"{name!r} is no name: empty, or with blanks around or control characters")
+    return name
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+Size = Annotated[
+    int, BeforeValidator(parse_size), PlainSerializer(format_size), WithJsonSchema(_SIZE_SCHEMA)
+]
+CacheMemory = Annotated[
+    int | Literal["auto"],
+    BeforeValidator(_parse_cache_memory),
+    PlainSerializer(format_size),
+    WithJsonSchema(_SIZE_SCHEMA),
+]
+Name = Annotated[str, AfterValidator(_check_name)]
+ApiKey = Annotated[str, AfterValidator(_check_key)]
+
+
+class Section(BaseModel):
+    """A mapping of the config: frozen, strict, closed."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", hide_input_in_errors=True)
+
+
+class ServerConfig(Section):
+    """Where the server listens, and for whom."""
+
+    host: Name = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 lets others in.")
+    port: int = Field(8000, ge=0, le=65535, description="TCP port; 0 takes any that is free.")
+    api_keys: tuple[ApiKey, ...] = Field(
+        (),
+        repr=False,
+        json_schema_extra={"secret": True},
+        description="Keys that requests may carry; `${NAME}` reads one from the environment.",
+    )
+    auth: Literal["auto", "none"] = Field(
+        "auto",
+        description="auto: a key is asked for if there are any, and without one the server "
+        "listens on this machine only. none: open to everybody who can reach it.",
+    )
+    max_waiting_requests: int = Field(
+        256, ge=0, description="Requests that may wait; more get 429 and Retry-After."
+    )
+    max_body_bytes: Size = Field(16 * 2**20, ge=1, description="Largest body of a request.")
+    drain_s: float = Field(
+        30.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="How long running requests may finish after a stop.",
+    )
+    metrics: bool = Field(True, description="Whether /metrics is served for Prometheus.")
+
+    @model_validator(mode="after")
+    def _check_door(self) -> ServerConfig:
+        if self.auth == "none" and self.api_keys:
+            raise FieldProblem("'none' and api_keys contradict each other", "auth")
+        if self.auth != "none" and not self.api_keys and not _is_loopback(self.host):
+            raise FieldProblem(
+                f"{self.host!r} can be reached from other machines: set server.api_keys, or "
+                "server.auth: none to serve everybody",
+                "host",
+            )
+        return self
+
+
+class CacheConfig(Section):
+    """The cache of keys and values."""
+
+    page_size: int = Field(16, ge=1, le=4096, description="Tokens in a page.")
+    memory: CacheMemory = Field(
+        "auto", description="Size, such as 512MiB; auto: a share of what is free."
+    )
+
+
+class SchedulerConfig(Section):
+    """What one step of the engine may hold."""
+
+    max_sequences: int = Field(64, ge=1, description="Sequences that run at once.")
+    max_batch_tokens: int = Field(
+        512, ge=1, description="Tokens of one step, prefill and decode together."
+    )
+    prefill_chunk: int = Field(256, ge=1, description="Tokens of one prompt in one step.")
+
+    @model_validator(mode="after")
+    def _check_budget(self) -> SchedulerConfig:
+        for name in ("max_sequences", "prefill_chunk"):
+            value = getattr(self, name)
+            if value > self.max_batch_tokens:
+                raise FieldProblem(
+                    f"{value} is more than max_batch_tokens, {self.max_batch_tokens}", name
+                )
+        return self
+
+
+class KernelsConfig(Section):
+    """Which kernels may be chosen."""
+
+    block: tuple[Name, ...] = Field((), description="Kernels not to use, by name.")
+
+
+class ModelConfig(Section):
+    """One model to serve."""
+
+    name: Name = Field("", description="What requests call it; left out: the source's file name.")
+    source: Name = Field(description="`scheme:...` of a source plugin, or a path.")
+    aliases: tuple[Name, ...] = Field((), description="Further names.")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where it runs.")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="Numbers it computes with."
+    )
+    context_length: int | None = Field(
+        None, ge=1, description="Tokens of prompt and answer; null: what the model was made for."
+    )
+    generation_config: Name = Field(
+        "auto",
+        description="Sampling defaults: auto: the checkpoint's; none: neutral; or a path to a "
+        "generation_config.json.",
+    )
+    chat_template: Name | None = Field(
+        None, description="A plugin's template by name, or a path to a .jinja file; null: its own."
+    )
+    threads: int | None = Field(None, ge=1, description="Of the CPU; null: one a core.")
+    cache: CacheConfig = Field(CacheConfig(), description="The cache of keys and values.")
+    scheduler: SchedulerConfig = Field(SchedulerConfig(), description="What one step may hold.")
+    kernels: KernelsConfig = Field(KernelsConfig(), description="Which kernels may be chosen.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_name(cls, data: Any) -> Any:
+        if isinstance(data, Mapping) and "name" not in data and isinstance(data.get("source"), str):
+            return {**data, "name": derive_name(data["source"])}
+        return data
+
+
+class PluginsConfig(Section):
+    """Which plugins may load, and which must."""
+
+    block: tuple[Name, ...] = Field((), description="Not to load, by short or long name.")
+    require: tuple[Name, ...] = Field((), description="The start fails without these.")
+
+
+class LogConfig(Section):
+    """What is logged, on stderr."""
+
+    level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="The least serious message that is written."
+    )
+
+
+class Config(Section):
+    """The whole config."""
+
+    server: ServerConfig = Field(ServerConfig(), description="Where it listens, and for whom.")
+    models: tuple[ModelConfig, ...] = Field(description="What is served; at least one.")
+    plugins: PluginsConfig = Field(PluginsConfig(), description="Which plugins load.")
+    log: LogConfig = Field(LogConfig(), description="What is logged.")
+
+    # Path of each value that somebody wrote -> where: "config/x.yaml:12". For `explain`.
+    _places: dict[Path, str] = PrivateAttr(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _check_names(self) -> Config:
+        if not self.models:
+            raise FieldProblem("expected at least one model", "models")
+        taken: dict[str, int] = {}
+        for index, model in enumerate(self.models):
+            for name in (model.name, *model.aliases):
+                if name in taken:
+                    raise FieldProblem(
+                        f"the name {name!r} is already that of models.{taken[name]}; "
+                        "names and aliases must differ",
+                        *("models", index, "name" if name == model.name else "aliases"),
+                    )
+                taken[name] = index
+        return self
+
+
+def derive_name(source: str) -> str:
+    """Name a model after its source: the last part, without revision, version and suffix."""
+    rest = source.rpartition(":")[2].rstrip("/")
+    last = re.split(r"@|==", rest.rpartition("/")[2])[0]
+    # "Q4_1.gguf" ends in a suffix, "name-0.6B" does not.
+    return re.sub(r"\.[a-z]{3,}$", "", last) or source
+
+
+def field_at(path: Path) -> FieldInfo | None:
+    """Return the field that a path leads to, through lists; None: there is none."""
+    section: type[BaseModel] | None = Config
+    field = None
+    for part in path:
+        if isinstance(part, str):
+            field = section.model_fields.get(part) if section else None
+            section = _section_in(field) if field else None
+    return field
+
+
+def known_keys(path: Path) -> list[str]:
+    """Return the keys of the mapping at a path."""
+    field = field_at(path)
+    section = _section_in(field) if field else None if path else Config
+    return list(section.model_fields) if section else []
+
+
+def is_secret(path: Path) -> bool:
+    """Return whether the value at a path must not be shown."""
+    field = field_at(path)
+    extra = field.json_schema_extra if field else None
+    return isinstance(extra, dict) and extra.get("secret") is True
+
+
+def _section_in(field: FieldInfo) -> type[BaseModel] | None:
+    kinds: Iterable[Any] = (field.annotation, *get_args(field.annotation))
+    return next((k for k in kinds if isinstance(k, type) and issubclass(k, Section)), None)
