@@ -83,9 +83,9 @@ def find_cost(config_path: Path | None) -> ModelCost | None:
     if config_path is None:
         return None
     from llmplug.assemble import load_registry, plan_model
-    from llmplug.config import load_config
+    from llmplug.config import load
 
-    config = load_config(config_path)
+    config = load(config_path)
     plan = plan_model(config.models[0], load_registry(config), lambda stage, done, total: None)
     return read_cost(plan)
 

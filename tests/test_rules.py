@@ -74,9 +74,13 @@ def test_no_function_guards_its_input_with_assert() -> None:
         for node in ast.walk(parse(path)):
             if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 continue
-            body = node.body[1:] if ast.get_docstring(node) is not None else node.body
-            if body and isinstance(body[0], ast.Assert):
-                found.append(f"{where(path, body[0])}: {node.name}")
+            arguments = {arg.arg for arg in ast.walk(node.args) if isinstance(arg, ast.arg)}
+            arguments -= {"self", "cls"}
+            for statement in node.body:
+                if isinstance(statement, ast.Assert) and arguments & {
+                    name.id for name in ast.walk(statement.test) if isinstance(name, ast.Name)
+                }:
+                    found.append(f"{where(path, statement)}: {node.name}")
     assert found == [], "an assert vanishes under python -O; raise an error of llmplug.errors"
 
 

@@ -1,0 +1,83 @@
+"""Projects, wheels and environments, all made offline from what is installed already."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+FOLDERS = [
+    ROOT / path
+    for path in PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
+    if path != "llmplug"
+]
+ENTRY_POINTS: dict[str, str] = PROJECT["project"]["entry-points"]["llmplug"]
+
+STRANGER = """
+[build-system]
+requires = ["hatchling"]
+build-backend = "hatchling.build"
+
+[project]
+name = "stranger-{name}"
+version = "7.0"
+dependencies = ["llmplug"]
+
+[project.entry-points.llmplug]
+{name} = "{package}"
+
+[tool.hatch.build.targets.wheel]
+packages = ["{package}"]
+artifacts = ["*"]
+"""
+
+
+def run(*command: str | Path, cwd: Path, **environment: str) -> str:
+    """Run a command to its end; a failure shows what it printed."""
+    done = subprocess.run(
+        [str(part) for part in command],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, **environment},
+    )
+    assert done.returncode == 0, f"{command}:\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+@dataclass(frozen=True)
+class Environment:
+    """A virtual environment that has our dependencies, but no llmplug until it is installed."""
+
+    folder: Path
+
+    @property
+    def python(self) -> Path:
+        return self.folder / "bin" / "python"
+
+    def install(self, *wheels: Path) -> None:
+        pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
+        options = ["--quiet", "--no-index", "--no-deps"]
+        run(*pip, "--python", self.python, "install", *options, *wheels, cwd=self.folder)
+
+    def llmplug(self, *arguments: str) -> str:
+        return run(self.folder / "bin" / "llmplug", *arguments, cwd=self.folder)
+
+    def list_plugins(self) -> list[dict[str, Any]]:
+        listed = json.loads(self.llmplug("plugins", "--json"))
+        return listed["plugins"] if isinstance(listed, dict) else listed
+
+
+def build_wheel(project: Path, out: Path) -> Path:
+    """Build a project's wheel with the installed hatchling."""
+    code = "import sys, hatchling.build as b; print(b.build_wheel(sys.argv[1]))"
+    name = run(sys.executable, "-c", code, out, cwd=project).splitlines()[-1]
+    return out / name
