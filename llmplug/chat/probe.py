@@ -1,0 +1,102 @@
+"""Find out what a chat template takes by trying it on small conversations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import product
+from typing import TYPE_CHECKING, Any
+
+from llmplug.chat.messages import MessageShape
+from llmplug.errors import LlmplugError, TemplateError
+
+if TYPE_CHECKING:
+    from llmplug.chat.render import ChatRenderer
+
+_WORD = "probe7391"  # nothing that a template would say by itself
+_USER = {"role": "user", "content": _WORD}
+_CALL_ID = "call00001"  # nine letters and digits: some templates insist
+
+
+def find_message_shape(
+    render: Callable[[list[dict[str, Any]], list[dict[str, Any]] | None], str],
+) -> MessageShape:
+    """Render small conversations and see which come out right.
+
+    Args:
+        render: (messages, tools) -> text. Raises TemplateError.
+    """
+
+    def shows(messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None = None) -> bool:
+        try:
+            text = render(messages, tools)
+        except TemplateError:
+            return False
+        # A list that is printed as Python prints it was not understood.
+        return f"call {_WORD}" in text and "'type':" not in text
+
+    parts = [{"type": "text", "text": f"call {_WORD}"}]
+    takes_parts = shows([{"role": "user", "content": parts}])
+    takes_strings = shows([{"role": "user", "content": f"call {_WORD}"}]) or not takes_parts
+    content: Any = "hello" if takes_strings else [{"type": "text", "text": "hello"}]
+    user = {"role": "user", "content": content}
+
+    def shows_call(lacks_content: bool, takes_maps: bool) -> bool:
+        answer: dict[str, Any] = {"role": "assistant", "tool_calls": [_make_call(takes_maps)]}
+        if not lacks_content:
+            answer["content"] = "" if takes_strings else [{"type": "text", "text": ""}]
+        return shows([user, answer])
+
+    lacks_content, takes_maps = next(
+        (
+            combination
+            for combination in product((True, False), repeat=2)
+            if shows_call(*combination)
+        ),
+        (False, True),
+    )
+    takes_calls = shows_call(lacks_content, takes_maps)
+    return MessageShape(
+        takes_strings=takes_strings,
+        takes_parts=takes_parts,
+        needs_content=not lacks_content,
+        takes_tools=shows([user], [_make_tool()]),
+        takes_tool_calls=takes_calls,
+        takes_argument_maps=takes_maps,
+    )
+
+
+def find_answer_end(renderer: ChatRenderer) -> int | None:
+    """The control token that follows an answer: the first one after its text."""
+    conversation = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": _WORD}]
+    try:
+        whole = renderer.render(conversation, add_generation_prompt=False)
+        cut = renderer.render(
+            conversation, add_generation_prompt=False, continue_final_message=True
+        )
+    except LlmplugError:
+        return None
+    return whole[len(cut)] if len(whole) > len(cut) else None
+
+
+def _make_call(takes_maps: bool) -> dict[str, Any]:
+    arguments: Any = {"q": f"call {_WORD}"} if takes_maps else f'{{"q": "call {_WORD}"}}'
+    return {
+        "id": _CALL_ID,
+        "type": "function",
+        "function": {"name": "look_up", "arguments": arguments},
+    }
+
+
+def _make_tool() -> dict[str, Any]:
+    return {
+        "type": "function",
+        "function": {
+            "name": "look_up",
+            "description": f"call {_WORD}",
+            "parameters": {
+                "type": "object",
+                "properties": {"q": {"type": "string", "description": "what to look up"}},
+                "required": ["q"],
+            },
+        },
+    }
