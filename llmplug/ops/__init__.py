@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from llmplug.ops.attention import ATTENTION, AttentionBatch, KVCache, PagedAttention
 from llmplug.ops.embed import EMBED, embed
-from llmplug.ops.linear import LINEAR, DenseLinear, DenseWeight, LoadedTensor
+from llmplug.ops.linear import LINEAR, DenseLinear, DenseWeight, LoadedTensor, join_sources
 from llmplug.ops.rms_norm import ADD_RMS_NORM, RMS_NORM, add_rms_norm, rms_norm
 from llmplug.ops.rope import ROPE, make_rope_table, rope
 from llmplug.ops.silu_mul import SILU_MUL, silu_mul
@@ -33,6 +33,7 @@ __all__ = [
     "add_rms_norm",
     "choose_kernels",
     "embed",
+    "join_sources",
     "load_kernels",
     "make_rope_table",
     "rms_norm",

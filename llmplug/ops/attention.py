@@ -320,7 +320,10 @@ def make_attention_batch(
 
 
 def apply_attention(kernel: Any, example: Mapping[str, Any]) -> torch.Tensor:
-    """Fill a cache through `kernel`, NaN wherever no token is, and attend: out_TNH."""
+    """Fill a cache through `kernel`, NaN wherever no token is, and attend: out_TNH.
+
+    `example["neighbours"]` is another seed for all sequences but the first, if it is there.
+    """
     device, dtype = example["device"], example["dtype"]
     kv_shape = (example["num_kv_heads"], example["head_width"])
     batch, unused, past, num_pages = make_attention_batch(example)
@@ -331,7 +334,8 @@ def apply_attention(kernel: Any, example: Mapping[str, Any]) -> torch.Tensor:
     keys, values = [torch.zeros(0, *kv_shape)], [torch.zeros(0, *kv_shape)]
     for s, (num_new, cached) in enumerate(example["lens"]):
         # A generator of its own: a sequence's numbers do not depend on its neighbours.
-        generator = torch.Generator().manual_seed(1000 * example["seed"] + s)
+        seed = example["seed"] if s == 0 else example.get("neighbours", example["seed"])
+        generator = torch.Generator().manual_seed(1000 * seed + s)
         k_CKH = torch.randn(cached, *kv_shape, generator=generator)
         v_CKH = torch.randn(cached, *kv_shape, generator=generator)
         queries.append(torch.randn(num_new, *queries[0].shape[1:], generator=generator) * 2)

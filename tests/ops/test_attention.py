@@ -1,0 +1,106 @@
+"""The attention reference against attention written down directly, one query at a time."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from llmplug.ops import PagedAttention
+from llmplug.ops.attention import (
+    ATTENTION,
+    apply_attention,
+    make_attention_batch,
+    make_attention_example,
+)
+
+CPU = torch.device("cpu")
+EXAMPLES = ATTENTION.example_inputs(CPU, torch.float32)
+
+
+class DirectAttention(PagedAttention):
+    """The same cache, and the formula: softmax(scale * q @ k over the window) @ v, in float64."""
+
+    def attend(self, q_TNH, cache, batch, *, scale, window=None):
+        key, value = cache.key.flatten(0, 1).double(), cache.value.flatten(0, 1).double()
+        group = q_TNH.shape[1] // key.shape[1]
+        out_TNH = torch.empty_like(q_TNH)
+        t = 0
+        for s, (query_len, cached_len) in enumerate(
+            zip(batch.query_lens, batch.cached_lens, strict=True)
+        ):
+            for position in range(cached_len - query_len, cached_len):
+                first = 0 if window is None else max(0, position + 1 - window)
+                tokens = torch.arange(first, position + 1)
+                pages = batch.block_table_SM[s].long()[tokens // cache.page_size]
+                slots = pages * cache.page_size + tokens % cache.page_size
+                for n in range(q_TNH.shape[1]):
+                    weights = torch.softmax(
+                        scale * key[slots, n // group] @ q_TNH[t, n].double(), dim=0
+                    )
+                    out_TNH[t, n] = (weights[:, None] * value[slots, n // group]).sum(0)
+                t += 1
+        return out_TNH
+
+
+@pytest.mark.parametrize("number", range(len(EXAMPLES)))
+def test_reference_equals_the_formula(number: int) -> None:
+    example = EXAMPLES[number]
+    got = apply_attention(PagedAttention(), example)
+    torch.testing.assert_close(
+        got, apply_attention(DirectAttention(), example), rtol=1e-5, atol=1e-5
+    )
+
+
+def test_a_decode_is_bitwise_the_same_alone_and_in_any_batch() -> None:
+    lens = [(1, 200), (1, 129), (1, 250), (1, 3), (1, 192), (40, 90)]
+    heads = (9, 3, 64)
+    together = make_attention_example(lens, heads=heads)
+    got = apply_attention(PagedAttention(), {**together, "device": CPU, "dtype": torch.float32})
+    for others in ([], [(1, 1)], [(1, 201)] * 7, [(5, 5)]):
+        alone = make_attention_example([lens[0], *others], heads=heads)
+        out = apply_attention(PagedAttention(), {**alone, "device": CPU, "dtype": torch.float32})
+        assert torch.equal(out[0], got[0])
+
+
+def test_a_chunk_of_one_token_equals_a_decode() -> None:
+    """The last token of a prompt may come alone, behind the decodes or among them."""
+    example: dict[str, Any] = {
+        **make_attention_example([(1, 70), (1, 33)], heads=(4, 2, 16), window=50),
+        "device": CPU,
+        "dtype": torch.float32,
+    }
+
+    class NoDecodes(PagedAttention):
+        def attend(self, q_TNH, cache, batch, *, scale, window=None):
+            batch = replace(batch, num_decodes=0)
+            return super().attend(q_TNH, cache, batch, scale=scale, window=window)
+
+    torch.testing.assert_close(
+        apply_attention(NoDecodes(), example), apply_attention(PagedAttention(), example)
+    )
+
+
+def test_layers_share_one_plan() -> None:
+    example = {**EXAMPLES[1], "device": CPU, "dtype": torch.float32}
+    batch, *_, num_pages = make_attention_batch(example)
+    attention = PagedAttention()
+    for _ in range(3):
+        cache = attention.allocate(num_pages, 16, 3, 64, device=CPU, dtype=torch.float32)
+        attention.attend(torch.randn(5, 9, 64), cache, batch, scale=1.0)
+    assert len(batch.plans) == 1
+
+
+def test_cache_dtype_may_differ_from_the_query_dtype() -> None:
+    example = EXAMPLES[3]
+
+    class HalfCache(PagedAttention):
+        def allocate(self, *args, device, dtype):
+            return super().allocate(*args, device=device, dtype=torch.bfloat16)
+
+    got = apply_attention(HalfCache(), example)
+    assert got.dtype == torch.float32
+    # Keys and values lose 16 bits; the weights of a softmax move by about as much.
+    torch.testing.assert_close(got, apply_attention(PagedAttention(), example), rtol=0, atol=0.05)
