@@ -112,6 +112,14 @@ class Section(BaseModel):
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", hide_input_in_errors=True)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _take_lists(cls, data: Any) -> Any:
+        """Let YAML's and JSON's lists stand for tuples, which strict fields want."""
+        if not isinstance(data, Mapping):
+            return data
+        return {key: tuple(item) if isinstance(item, list) else item for key, item in data.items()}
+
 
 class ServerConfig(Section):
     """Where the server listens, and for whom."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
@@ -74,18 +74,9 @@ def _finish(document: Document, sets: Sequence[str]) -> Config:
         document.override(assignment)
     document.expand_secrets()
     try:
-        config = Config.model_validate(_freeze(document.values))
+        config = Config.model_validate(document.values)
     except ValidationError as error:
         # Not chained: the original shows input values, secrets included.
         raise complain(error, document) from None
     config._places = document.places
     return config
-
-
-def _freeze(value: Any) -> Any:
-    """Turn lists into tuples, which is what strict fields take."""
-    if isinstance(value, dict):
-        return {key: _freeze(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return tuple(_freeze(item) for item in value)
-    return value
