@@ -14,10 +14,9 @@ INSTALL := $(PIP) install -qq --constraint constraints.txt
 SERVE_READY := $(VENV)/.ready-to-serve
 WORK_READY := $(VENV)/.ready-to-work
 FROZEN := pyproject.toml constraints.txt
-PYTHON_FOLDERS := llmplug plugins tests benchmarks docs
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test test-fast lint fix types rules docs bench check wheel wheel-check \
+.PHONY: help setup serve test test-fast lint fix types docs bench check wheel wheel-check \
 	freeze clean
 
 help:  ## list the targets
@@ -39,6 +38,8 @@ lint: $(WORK_READY)  ## check style, and who imports whom
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/ruff format --quiet --check . || { echo "run 'make fix'"; exit 1; }
 	@$(BIN)/lint-imports --no-logo > $(VENV)/imports.log || { cat $(VENV)/imports.log; exit 1; }
+	@find llmplug plugins tests benchmarks -name '*.py' -exec wc -l {} + | awk \
+		'$$1 > 400 && $$2 != "total" { print "look twice: " $$2 " has " $$1 " lines" }'
 	@echo "lint: ok"
 
 fix: $(WORK_READY)  ## repair what lint can repair
