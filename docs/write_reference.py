@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import inspect
 import json
 import os
@@ -162,7 +163,7 @@ def ask_help(*command: str) -> str:
 
 def write_cli() -> str:
     """Return the page of the command line."""
-    commands = [name for name, words in cli.COMMANDS.items() if words]
+    commands = [one.NAME for one in cli.load_commands() if one.HELP != argparse.SUPPRESS]
     lines = [NOTE, "# Command line\n", f"```text\n{ask_help()}```\n"]
     lines += [f"## llmplug {name}\n\n```text\n{ask_help(name)}```\n" for name in commands]
     return "\n".join(lines)
