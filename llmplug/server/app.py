@@ -53,6 +53,7 @@ def create_app(service: Service, settings: ServerConfig) -> Sanic[Any, Any]:
             "REQUEST_MAX_SIZE": settings.max_body_bytes,
             "REQUEST_TIMEOUT": 30,
             "RESPONSE_TIMEOUT": _RESPONSE_TIMEOUT_S,
+            "TOUCHUP": False,  # see serve
         }
     )
     app.ctx.service = service
@@ -74,14 +75,18 @@ def serve(app: Sanic[Any, Any], settings: ServerConfig) -> None:
         OSError: the address is in use or not ours.
         LlmplugError: no engine can start.
     """
+    # Sanic rewrites its own methods without the signals that nobody listens to: once a process.
+    app.config.TOUCHUP = True
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(_serve(app, settings))
 
 
 async def _serve(app: Sanic[Any, Any], settings: ServerConfig) -> None:
     service: Service = app.ctx.service
-    server = await start_server(app, _bind(settings.host, settings.port))
-    log.info("listening on http://%s:%d", settings.host, settings.port)
+    listener = _bind(settings.host, settings.port)
+    server = await start_server(app, listener)
+    host, port = listener.getsockname()[:2]
+    log.info("listening on http://%s:%d", host, port)
     first, second = asyncio.Event(), asyncio.Event()
     _on_signals(lambda: second.set() if first.is_set() else first.set())
     service.start()

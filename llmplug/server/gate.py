@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
+from sanic.exceptions import PayloadTooLarge
+
 from llmplug.server.errors import HttpError
 from llmplug.server.record import REQUEST_ID_HEADER, record_of
 
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 
 # A body of 16 MiB passes a line of 2.2 Mbit/s in this time.
 BODY_TIMEOUT_S = 60.0
+MAX_DROPPED_BYTES = 64 * 2**20
 
 
 def install(app: Sanic[Any, Any]) -> None:
@@ -47,6 +50,12 @@ async def _read_body(request: Request) -> None:
     try:
         async with asyncio.timeout(BODY_TIMEOUT_S):
             await request.receive_body()  # type: ignore[no-untyped-call]
+    except PayloadTooLarge:
+        # What is still under way is read and dropped after the answer: closing the socket on it
+        # would reset the connection, and the client would never see the 413.
+        stream = request.stream
+        stream.request_max_size = stream.protocol.request_max_size = MAX_DROPPED_BYTES
+        raise
     except TimeoutError:
         raise HttpError(408, "The body did not arrive in time.", code="request_timeout") from None
     # Sanic pauses reading when its buffer is full; paused, nobody would notice a disconnect.
