@@ -153,8 +153,8 @@ IMPORT_QUIETLY = """
 import importlib, pkgutil, sys
 for name in sys.argv[1:]:
     module = importlib.import_module(name)
-    for found in pkgutil.walk_packages(getattr(module, "__path__", ()), name + "."):
-        if name in ("llmplug.cli", "llmplug.server"):
+    if name in ("llmplug.cli", "llmplug.server"):
+        for found in pkgutil.walk_packages(module.__path__, name + "."):
             importlib.import_module(found.name)
     heavy = {"torch", "transformers", "triton"} & sys.modules.keys()
     if heavy:
