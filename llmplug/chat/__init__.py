@@ -1,7 +1,12 @@
 """Text on its way in and out: messages become token ids, token ids become text.
 
-`templates` finds a model's chat template, `jinja` compiles it, `render` turns a conversation into
-token ids, `guard` keeps control tokens out of the hands of users; `tokenizer` and `token_bytes`
-know the vocabulary; `detokenize` and `stop_strings` work on the answer as it grows;
-`generation_stops` says which token ids end it. Nothing here knows the engine or the server.
+In: `render` turns a conversation into ids; `jinja` compiles the template, `probe` finds out what
+it takes, `messages` brings messages into that shape, `guard` (with `marks`, `seams` and
+`template_reading`) keeps control tokens out of the hands of users. `tokenizer` knows the
+vocabulary, `plain_tokenizer` makes its twin for text that must stay text.
+
+Out: `detokenize` and `stop_strings` work on the answer as it grows, `token_bytes` says what each
+token stands for, `generation_stops` which ids end an answer.
+
+Nothing here knows the engine or the server.
 """

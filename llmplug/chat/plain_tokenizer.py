@@ -35,15 +35,15 @@ def make_plain_tokenizer(
         The twin, and the name of each control token by its id.
     """
     names = _draw_names(sorted(control))
+    kept = [token for token in description["added_tokens"] if token["id"] not in control]
+    texts = {token["id"]: token["content"] for token in kept} | names
     hidden = {token.content: names[id_] for id_, token in control.items()}
     twin = tokenizers.Tokenizer.from_str(
         json.dumps(
             {
                 **description,
-                "model": _rename(description["model"], hidden, names),
-                "added_tokens": [
-                    token for token in description["added_tokens"] if token["id"] not in control
-                ],
+                "model": _rename(description["model"], hidden, texts),
+                "added_tokens": kept,
                 "post_processor": None,
                 "truncation": None,
                 "padding": None,
@@ -64,13 +64,17 @@ def _draw_names(ids: list[int]) -> dict[int, str]:
 
 
 def _rename(
-    model: Mapping[str, Any], hidden: Mapping[str, str], names: Mapping[int, str]
+    model: Mapping[str, Any], hidden: Mapping[str, str], added: Mapping[int, str]
 ) -> dict[str, Any]:
-    """Copy a model with the hidden texts renamed and every merge that touches one left out."""
+    """Copy a model with the hidden texts renamed and every merge that touches one left out.
+
+    All of `added`, text by id, is made part of the vocabulary: the library gives an added token
+    the id that its text has there, and else one of its own choice.
+    """
     if isinstance(model["vocab"], list):  # Unigram: [text, score], the index is the id
-        return {**model, "vocab": _rename_pieces(model["vocab"], hidden, names)}
+        return {**model, "vocab": _rename_pieces(model["vocab"], hidden, added)}
     vocab = {text: id_ for text, id_ in model["vocab"].items() if text not in hidden}
-    renamed = {**model, "vocab": vocab | {name: id_ for id_, name in names.items()}}
+    renamed = {**model, "vocab": vocab | {text: id_ for id_, text in added.items()}}
     if "merges" in model:
         renamed["merges"] = [merge for merge in model["merges"] if not _touches(merge, hidden)]
     if model.get("unk_token") in hidden:
@@ -79,12 +83,12 @@ def _rename(
 
 
 def _rename_pieces(
-    pieces: list[list[Any]], hidden: Mapping[str, str], names: Mapping[int, str]
+    pieces: list[list[Any]], hidden: Mapping[str, str], added: Mapping[int, str]
 ) -> list[list[Any]]:
     renamed = [[hidden.get(text, text), score] for text, score in pieces]
     unused = secrets.token_hex(16)
-    for id_ in range(len(pieces), max(names, default=-1) + 1):
-        renamed.append([names.get(id_, f"{unused}{id_}"), 0.0])
+    for id_ in range(len(pieces), max(added, default=-1) + 1):
+        renamed.append([added.get(id_, f"{unused}{id_}"), 0.0])
     return renamed
 
 

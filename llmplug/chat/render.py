@@ -24,18 +24,16 @@ class ChatRenderer:
     """One model's chat template; immutable, and safe to share between threads.
 
     Attributes:
-        origin: where the template comes from, in words for the report.
         shape: what the template makes of messages.
         variables: names of `template_kwargs` that the template reads.
     """
 
-    def __init__(self, tokenizer: Tokenizer, template_source: str, *, origin: str = "") -> None:
+    def __init__(self, tokenizer: Tokenizer, template_source: str) -> None:
         """Compile the template and find out what it takes.
 
         Raises:
             CheckpointError: the template has a syntax error.
         """
-        self.origin = origin
         self._template = Template(template_source)
         self._special_tokens = dict(tokenizer.special_tokens)
         self._guard = Guard(tokenizer, self._template.tree)

@@ -181,7 +181,8 @@ class TextStart:
 def is_control(token: Any) -> bool:
     """Whether a text that spells this added token must stay text.
 
-    All added tokens but the ones that are plain white space, such as runs of line breaks: those
-    are vocabulary for ordinary text that the library happens to keep in the same list.
+    All added tokens but white space, such as runs of line breaks, and single letters that are not
+    special: those are vocabulary for ordinary text that is kept in the same list.
     """
-    return token.special or not token.content.isspace()
+    is_ordinary = token.content.isspace() or len(token.content) == 1
+    return token.special or not is_ordinary
