@@ -1,11 +1,11 @@
 """Config + registry -> plans, engines and clients: every choice is made here, once.
 
-    load_registry    find, load and check the plugins
-    plan_model       files, loader, architecture, device, kernels, memory, template: nothing loaded
-    build_engine     a plan -> an Engine that holds its weights (engine process, or `LLM`)
-    build_renderer   a plan -> its chat renderer
-    connect_engine   a plan -> the client of a supervised engine process
-    run_engine_process   the other end of that
+load_registry    find, load and check the plugins
+plan_model       files, loader, architecture, device, kernels, memory, template: nothing loaded
+build_engine     a plan -> an Engine that holds its weights (engine process, or `LLM`)
+build_renderer   a plan -> its chat renderer
+connect_engine   a plan -> the client of a supervised engine process
+run_engine_process   the other end of that
 """
 
 from __future__ import annotations
@@ -74,10 +74,8 @@ def plan_model(config: ModelConfig, registry: Registry, progress: Progress) -> M
     choices += [device, dtype, context]
     tokenizer = Tokenizer(checkpoint.tokenizer)
     template = generation_defaults.choose_template(config, checkpoint, tokenizer, registry, choices)
-    defaults = generation_defaults.read_generation_config(config, checkpoint, choices)
-    eos_token_ids = generation_defaults.choose_eos_ids(
-        checkpoint, tokenizer, defaults, template, choices
-    )
+    defaults = generation_defaults.choose_sampling_defaults(config, checkpoint, choices)
+    end_ids = generation_defaults.choose_end_ids(config, checkpoint, tokenizer, template, choices)
     num_pages, memory = resources.plan_memory(
         config,
         shape,
@@ -95,8 +93,8 @@ def plan_model(config: ModelConfig, registry: Registry, progress: Progress) -> M
         num_pages=num_pages,
         context_length=int(context.chosen),
         vocab_size=shape.vocab_size,
-        eos_token_ids=eos_token_ids,
-        sampling_defaults=defaults.sampling,
+        eos_token_ids=end_ids,
+        sampling_defaults=defaults,
         cache_dtype=dtype.chosen,
     )
     kernels = _allowed_kernels(config, registry)
@@ -207,6 +205,13 @@ def build_renderer(plan: ModelPlan) -> ChatRenderer | None:
     from llmplug.chat.render import ChatRenderer
 
     return None if plan.template is None else ChatRenderer(plan.tokenizer, plan.template)
+
+
+def sampler_fields(registry: Registry) -> frozenset[str]:
+    """Return the request fields that the installed samplers take."""
+    return frozenset(
+        name for entry in registry.samplers for name in entry.spec.params.model_fields
+    )
 
 
 # --- the engine process -------------------------------------------------------------------------

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llmplug.chat.generation_stops import stop_token_ids
 from llmplug.errors import CheckpointError, ConfigError
 from llmplug.plan import Choice
 
@@ -22,14 +23,6 @@ SAMPLING_FIELDS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty
 
 
 @dataclass(frozen=True, slots=True)
-class GenerationDefaults:
-    """The part of a generation_config.json that llmplug applies."""
-
-    sampling: Mapping[str, Any] = field(default_factory=dict)
-    eos_token_ids: frozenset[int] = frozenset()
-
-
-@dataclass(frozen=True, slots=True)
 class TemplateChoice:
     """The chat template of a model; `source` is None where there is none."""
 
@@ -37,19 +30,17 @@ class TemplateChoice:
     stop_tokens: tuple[str, ...] = ()  # texts that end an answer under this template
 
 
-def read_generation_config(
+def choose_sampling_defaults(
     config: ModelConfig, checkpoint: Checkpoint, choices: list[Choice]
-) -> GenerationDefaults:
-    """Read the sampling defaults that the config allows.
+) -> dict[str, float]:
+    """Read the sampling defaults that the config allows, by request field.
 
     Raises:
         ConfigError: the file that the config names cannot be read.
         CheckpointError: the checkpoint's own file has a field of a wrong type.
     """
     values, origin = _find_generation_config(config, checkpoint)
-    sampling = {
-        name: values[name] for name in SAMPLING_FIELDS if values.get(name) is not None
-    }
+    sampling = {name: values[name] for name in SAMPLING_FIELDS if values.get(name) is not None}
     for name, value in sampling.items():
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise CheckpointError(f"{origin}: {name} is {value!r}, not a number")
@@ -58,17 +49,14 @@ def read_generation_config(
         sampling["temperature"] = 0.0
     shown = ", ".join(f"{name}={value}" for name, value in sampling.items()) or "neutral"
     choices.append(Choice(topic="sampling defaults", chosen=shown, why=origin))
-    eos = as_ids(values.get("eos_token_id"), origin)
-    return GenerationDefaults(sampling=sampling, eos_token_ids=eos)
+    return sampling
 
 
 def _find_generation_config(
     config: ModelConfig, checkpoint: Checkpoint
 ) -> tuple[Mapping[str, Any], str]:
     if config.generation_config == "none":
-        # End ids are no taste but part of the model: they are kept.
-        eos = (checkpoint.generation_config or {}).get("eos_token_id")
-        return {"eos_token_id": eos}, "generation_config: none"
+        return {}, "generation_config: none"
     if config.generation_config == "auto":
         if checkpoint.generation_config is None:
             return {}, "the checkpoint has no generation_config.json"
@@ -85,32 +73,18 @@ def _find_generation_config(
     return values, str(path)
 
 
-def as_ids(value: object, origin: str) -> frozenset[int]:
-    """Read an `eos_token_id` field: absent, one id or a list of them."""
-    if value is None:
-        return frozenset()
-    ids = value if isinstance(value, list | tuple) else [value]
-    if not all(isinstance(i, int) and not isinstance(i, bool) and i >= 0 for i in ids):
-        raise CheckpointError(f"{origin}: eos_token_id is {value!r}, not token ids")
-    return frozenset(ids)
-
-
-def choose_eos_ids(
+def choose_end_ids(
+    config: ModelConfig,
     checkpoint: Checkpoint,
     tokenizer: Tokenizer,
-    defaults: GenerationDefaults,
     template: TemplateChoice,
     choices: list[Choice],
 ) -> frozenset[int]:
-    """Gather every id that ends an answer: of the config files, the tokenizer, the template."""
-    origin = "config.json"
-    ids = defaults.eos_token_ids | as_ids(checkpoint.config.get("eos_token_id"), origin)
-    if tokenizer.eos_token_id is not None:
-        ids |= {tokenizer.eos_token_id}
-    for text in template.stop_tokens:
-        found = tokenizer.id_of(text)
-        if found is not None:
-            ids |= {found}
+    """Gather every id that ends an answer; end ids are no taste, so no setting turns them off."""
+    values, _ = _find_generation_config(config, checkpoint)
+    if config.generation_config == "none":
+        values = checkpoint.generation_config or {}
+    ids = stop_token_ids(tokenizer, checkpoint.config, values, template.stop_tokens)
     shown = ", ".join(f"{i} {tokenizer.token_text(i)!r}" for i in sorted(ids)) or "none"
     why = "generation_config.json, config.json, tokenizer and template together"
     choices.append(Choice(topic="end of answer", chosen=shown, why=why))
@@ -147,7 +121,11 @@ def _find_template(
         except OSError as error:
             raise ConfigError(f"chat_template: {path}: {error.strerror}") from error
     if wanted is not None and wanted in own.named_templates:
-        return TemplateChoice(own.named_templates[wanted]), wanted, "named template of the checkpoint"
+        return (
+            TemplateChoice(own.named_templates[wanted]),
+            wanted,
+            "named template of the checkpoint",
+        )
     if wanted is not None:
         spec, owner = registry.chat_templates.get(wanted)
         return TemplateChoice(spec.source, spec.stop_tokens), wanted, f"plugin {owner}"

@@ -5,6 +5,7 @@ the hooks it needs with `@llmplug.hookimpl`. Hooks run once, at start, in every 
 called while requests run.
 """
 
+# ruff: noqa: TC001 - plugins.py reads these types at run time, from the hooks' signatures
 from __future__ import annotations
 
 import pluggy

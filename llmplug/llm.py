@@ -1,10 +1,10 @@
 """Offline use from Python, on the same engine that the server runs.
 
-    from llmplug import LLM, SamplingParams
+from llmplug import LLM, SamplingParams
 
-    with LLM("config/llama.yaml") as llm:
-        for answer in llm.generate(["Once upon a time"], SamplingParams(max_tokens=32)):
-            print(answer.text)
+with LLM("config/llama.yaml") as llm:
+    for answer in llm.generate(["Once upon a time"], SamplingParams(max_tokens=32)):
+        print(answer.text)
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Self
 from llmplug import assemble
 from llmplug.chat.detokenize import Detokenizer
 from llmplug.chat.stop_strings import StopStrings
-from llmplug.config import Config, load_config
+from llmplug.config import Config, load
 from llmplug.errors import ConfigError, InvalidRequest, from_wire
 from llmplug.types import FinishReason, GenerateRequest, SamplingParams
 
@@ -70,7 +70,7 @@ class LLM:
     ) -> None:
         from llmplug.cli.terminal import TerminalProgress
 
-        self._config = config if isinstance(config, Config) else load_config(config)
+        self._config = config if isinstance(config, Config) else load(config)
         self._progress = TerminalProgress() if progress is None else progress
         registry = assemble.load_registry(self._config)
         chosen = _choose_model(self._config, model)
@@ -177,9 +177,7 @@ class LLM:
 class _Answer:
     """Puts one answer together from the deltas of the engine."""
 
-    def __init__(
-        self, llm: LLM, prompt_ids: list[int], index: int, params: SamplingParams
-    ) -> None:
+    def __init__(self, llm: LLM, prompt_ids: list[int], index: int, params: SamplingParams) -> None:
         self.completion = Completion(prompt_ids=prompt_ids, index=index)
         self._detokenizer = Detokenizer(
             llm.tokenizer, skip_special_tokens=params.skip_special_tokens
@@ -221,9 +219,8 @@ def _choose_model(config: Config, name: str | None) -> Any:
 
 
 def _as_list(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
+    """Turn one prompt into a list of one: a text, or a sequence that starts with a token id."""
     if isinstance(prompts, str):
         return [prompts]
-    prompts = list(prompts)  # type: ignore[arg-type]
-    if prompts and isinstance(prompts[0], int):
-        return [prompts]  # type: ignore[list-item]
-    return prompts  # type: ignore[return-value]
+    items: list[Any] = list(prompts)
+    return [items] if items and isinstance(items[0], int) else items

@@ -14,7 +14,7 @@ import msgspec
 from llmplug.errors import WireError
 
 
-class FinishReason(str, enum.Enum):
+class FinishReason(enum.StrEnum):
     """Why a sequence ended."""
 
     STOP = "stop"  # end-of-sequence id, stop token id or stop string
@@ -143,7 +143,7 @@ class AddRequest(msgspec.Struct, frozen=True, kw_only=True, tag="add"):
 
 
 class AbortRequest(msgspec.Struct, frozen=True, kw_only=True, tag="abort"):
-    """Forget a request, or one of its sequences. Unknown ids are no error: it may just have ended."""
+    """Forget a request, or one of its sequences; an unknown id may just have ended."""
 
     request_id: str
     index: int | None = None  # None: all its sequences

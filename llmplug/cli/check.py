@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 
 NAME = "check"
 HELP = "print every choice that a start would make, and why, before any weight loads"
@@ -21,17 +20,18 @@ def run(args: argparse.Namespace) -> int:
     """Plan each model and print the plan."""
     from llmplug import assemble
     from llmplug.cli.arguments import read_config
-    from llmplug.cli.terminal import TerminalProgress
+    from llmplug.cli.terminal import TerminalProgress, format_table, write, write_json
 
     config = read_config(args)
     registry = assemble.load_registry(config)
-    progress = TerminalProgress()
-    plans = [assemble.plan_model(model, registry, progress) for model in config.models]
+    with TerminalProgress() as progress:
+        plans = [assemble.plan_model(model, registry, progress) for model in config.models]
     if args.json:
-        print(json.dumps([plan.as_json() for plan in plans], indent=2))  # noqa: T201
+        write_json([plan.as_json() for plan in plans])
         return 0
     for plan in plans:
-        print_report(plan)
+        rows = [(line.topic, line.chosen, line.why) for line in plan.report()]
+        write("\n".join([plan.name, *format_table([("choice", "is", "because"), *rows])]))
     for plugin in registry.report.problems:
-        print(f"warning: {plugin}")  # noqa: T201
+        write(f"warning: {plugin}")
     return 0

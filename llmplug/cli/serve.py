@@ -1,0 +1,76 @@
+"""`llmplug serve`: answer requests over HTTP until a signal says stop."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from llmplug.config import Config, ModelConfig
+    from llmplug.registry import Registry
+    from llmplug.server.service import ModelService
+    from llmplug.specs import Progress
+
+NAME = "serve"
+HELP = "serve a config, or one model by its source, over the OpenAI API"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Take a config, or a source and where to listen."""
+    from llmplug.cli.arguments import add_config_or_source
+
+    add_config_or_source(parser)
+    parser.add_argument("--host", help="with SOURCE: address to listen on (127.0.0.1)")
+    parser.add_argument("--port", type=int, help="with SOURCE: TCP port (8000)")
+    parser.add_argument("--api-key", help="with SOURCE: the key that requests must carry")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Plan, start the engines and serve."""
+    from llmplug import assemble
+    from llmplug.cli.arguments import read_config_or_source
+    from llmplug.cli.terminal import TerminalProgress
+    from llmplug.config import dump_yaml
+    from llmplug.server.app import create_app, serve
+    from llmplug.server.service import Service
+
+    config = read_config_or_source(args, host=args.host, port=args.port, api_key=args.api_key)
+    _set_up_logging(config)
+    if args.source is not None:
+        sys.stderr.write(f"# the same as --config with this file:\n{dump_yaml(config)}\n")
+    registry = assemble.load_registry(config)
+    for plugin in registry.report.problems:
+        logging.getLogger("llmplug").warning("%s", plugin)
+    with TerminalProgress() as progress:
+        models = [_make_model(model, config, registry, progress) for model in config.models]
+        serve(create_app(Service(models), config.server), config.server)
+    return 0
+
+
+def _make_model(
+    model: ModelConfig, config: Config, registry: Registry, progress: Progress
+) -> ModelService:
+    from llmplug import assemble
+    from llmplug.server.service import ModelService
+
+    plan = assemble.plan_model(model, registry, progress)
+    for line in plan.report():
+        logging.getLogger("llmplug").info("%s: %s: %s", plan.name, line.topic, line.chosen)
+    return ModelService(
+        plan.name,
+        plan.tokenizer,
+        assemble.build_renderer(plan),
+        assemble.connect_engine(plan, config, registry, progress),
+        aliases=model.aliases,
+        sampler_fields=assemble.sampler_fields(registry),
+    )
+
+
+def _set_up_logging(config: Config) -> None:
+    logging.basicConfig(
+        level=config.log.level.upper(),
+        stream=sys.stderr,
+        format="%(asctime)s %(levelname)s %(name)s %(message)s",
+    )
