@@ -124,8 +124,8 @@ class _Reader:
         self._open: list[yaml.Node] = []
 
     def read_text(self, text: str, path: Path) -> Any:
-        loader = yaml.SafeLoader(text)
         try:
+            loader = yaml.SafeLoader(text)
             node = loader.get_single_node()
             return None if node is None else self._read(loader, node, path)
         except yaml.MarkedYAMLError as error:
@@ -135,9 +135,8 @@ class _Reader:
         except ConfigError:
             raise
         except (yaml.YAMLError, ValueError) as error:  # ValueError: a date such as 2024-13-01
-            raise ConfigError(f"{self._name}: no valid YAML: {error}") from None
-        finally:
-            loader.dispose()
+            reason = " ".join(str(error).split())
+            raise ConfigError(f"{self._name}: no valid YAML: {reason}") from None
 
     def _read(self, loader: yaml.SafeLoader, node: yaml.Node, path: Path) -> Any:
         if any(node is one for one in self._open):

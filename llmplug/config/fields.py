@@ -263,14 +263,15 @@ class Config(Section):
             raise FieldProblem("expected at least one model", "models")
         taken: dict[str, int] = {}
         for index, model in enumerate(self.models):
-            for name in (model.name, *model.aliases):
-                if name in taken:
-                    raise FieldProblem(
-                        f"the name {name!r} is already that of models.{taken[name]}; "
-                        "names and aliases must differ",
-                        *("models", index, "name" if name == model.name else "aliases"),
-                    )
-                taken[name] = index
+            for key, names in (("name", (model.name,)), ("aliases", model.aliases)):
+                for name in names:
+                    if name in taken:
+                        raise FieldProblem(
+                            f"the name {name!r} is already that of models.{taken[name]}; "
+                            "names and aliases must differ",
+                            *("models", index, key),
+                        )
+                    taken[name] = index
         return self
 
 
