@@ -24,7 +24,9 @@ class DirectAttention(PagedAttention):
     """The same cache, and the formula: softmax(scale * q @ k over the window) @ v, in float64."""
 
     def attend(self, q_TNH, cache, batch, *, scale, window=None):
-        key, value = cache.key.flatten(0, 1).double(), cache.value.flatten(0, 1).double()
+        key, value = (
+            tensor.transpose(1, 2).flatten(0, 1).double() for tensor in (cache.key, cache.value)
+        )
         group = q_TNH.shape[1] // key.shape[1]
         out_TNH = torch.empty_like(q_TNH)
         t = 0
