@@ -1,0 +1,130 @@
+"""Launcher of the op `attention`; the kernel and the layout of the cache are in csrc/attention.cpp.
+
+Legend: T packed tokens, S sequences, N query heads, K key/value heads, H head width, P page size,
+G groups of eight tokens in a page, h the head width rounded up to 8.
+"""
+
+from __future__ import annotations
+
+import ctypes
+
+import torch
+
+from llmplug import KernelInputError
+from llmplug.ops import AttentionBatch, KVCache
+from llmplug_cpu.arena import Arena
+from llmplug_cpu.library import load_library
+from llmplug_cpu.rope import as_heads
+
+GROUP = 8  # tokens; kGroup in csrc/attention.cpp
+_CACHE_KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+
+
+class _AttentionCall(ctypes.Structure):
+    """`AttentionCall` of csrc/attention.cpp."""
+
+    _fields_ = (
+        *((name, ctypes.c_void_p if name in {"q", "out", "keys", "values", "query_starts",
+                                             "cached_lens", "block_table"} else ctypes.c_int64)
+          for name in ("q", "q_stride", "out", "keys", "values", "query_starts", "cached_lens",
+                       "block_table", "table_stride", "num_sequences", "num_tokens", "num_heads",
+                       "num_kv_heads", "head_width", "page_size", "window", "cache_kind")),
+        ("scale", ctypes.c_float),
+    )  # fmt: skip
+
+
+class GroupAttention:
+    """Twin of `llmplug.ops.PagedAttention`: keys [pages, K, G, H, 8], values [pages, K, G, 8, h].
+
+    The cache may be float32, bfloat16 or float16; all arithmetic is float32.
+    """
+
+    def __init__(self) -> None:
+        library = load_library()
+        self._attend = library.llmplug_attend
+        self._store = library.llmplug_store
+        self._arena = Arena()
+
+    def allocate(
+        self,
+        num_pages: int,
+        page_size: int,
+        num_kv_heads: int,
+        head_width: int,
+        *,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> KVCache:
+        """Make one layer's cache, zeroed; the engine owns it and drops it."""
+        if dtype not in _CACHE_KINDS or torch.device(device).type != "cpu":
+            raise KernelInputError(f"no cache of {dtype} on {device}: float32, bfloat16 or float16")
+        groups = -(-page_size // GROUP)
+        padded = -(-head_width // 8) * 8
+        lead = (num_pages, num_kv_heads, groups)
+        return KVCache(
+            key=self._zeros((*lead, head_width, GROUP), dtype),
+            value=self._zeros((*lead, GROUP, padded), dtype),
+            page_size=page_size,
+        )
+
+    def _zeros(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+        num_bytes = torch.Size(shape).numel() * dtype.itemsize
+        return self._arena.allocate(num_bytes).view(dtype).view(shape)
+
+    def store(
+        self, cache: KVCache, k_TKH: torch.Tensor, v_TKH: torch.Tensor, slots_T: torch.Tensor
+    ) -> None:
+        """Write new keys (already rotated) and values into their slots."""
+        k_TKH, v_TKH = _as_heads(k_TKH), _as_heads(v_TKH)
+        num_tokens, num_kv_heads, width = k_TKH.shape
+        if k_TKH.shape != v_TKH.shape or cache.key.shape[1::2] != (num_kv_heads, width):
+            raise KernelInputError(
+                f"keys of {tuple(k_TKH.shape)} and values of {tuple(v_TKH.shape)} "
+                f"for a cache of {cache.key.shape[1]} heads of {cache.key.shape[3]}"
+            )
+        if slots_T.dtype is not torch.int64 or slots_T.numel() != num_tokens:
+            raise KernelInputError(f"{num_tokens} tokens need as many int64 slots")
+        slots_T = slots_T.contiguous()
+        self._store(
+            k_TKH.data_ptr(), k_TKH.stride(0), v_TKH.data_ptr(), v_TKH.stride(0),
+            slots_T.data_ptr(), num_tokens, num_kv_heads, width, cache.page_size,
+            _CACHE_KINDS[cache.key.dtype], cache.key.data_ptr(), cache.value.data_ptr(),
+        )  # fmt: skip
+
+    def attend(
+        self,
+        q_TNH: torch.Tensor,
+        cache: KVCache,
+        batch: AttentionBatch,
+        *,
+        scale: float,
+        window: int | None = None,
+    ) -> torch.Tensor:
+        """Attend each new token to the cached tokens of its own sequence, causally."""
+        q_TNH = as_heads(q_TNH, "q_TNH")
+        num_tokens, num_heads, width = q_TNH.shape
+        num_kv_heads = cache.key.shape[1]
+        if width != cache.key.shape[3] or num_heads % num_kv_heads:
+            raise KernelInputError(
+                f"{num_heads} query heads of {width} for a cache of "
+                f"{num_kv_heads} heads of {cache.key.shape[3]}"
+            )
+        starts_S1, lens_S, table_SM = (
+            batch.query_starts_S1, batch.cached_lens_S, batch.block_table_SM
+        )  # fmt: skip
+        if not starts_S1.dtype == lens_S.dtype == table_SM.dtype == torch.int32:
+            raise KernelInputError("the batch's starts, lengths and block table must be int32")
+        out_TNH = torch.empty((num_tokens, num_heads, width))
+        call = _AttentionCall(
+            q_TNH.data_ptr(), q_TNH.stride(0), out_TNH.data_ptr(),
+            cache.key.data_ptr(), cache.value.data_ptr(),
+            starts_S1.data_ptr(), lens_S.data_ptr(), table_SM.data_ptr(),
+            table_SM.stride(0), lens_S.shape[0], num_tokens, num_heads, num_kv_heads, width,
+            cache.page_size, window or 0, _CACHE_KINDS[cache.key.dtype], scale,
+        )  # fmt: skip
+        self._attend(ctypes.byref(call))
+        return out_TNH
+
+
+def _as_heads(x_TKH: torch.Tensor) -> torch.Tensor:
+    return as_heads(x_TKH.float(), "keys or values")

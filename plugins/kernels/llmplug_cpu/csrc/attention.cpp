@@ -1,0 +1,418 @@
+// Attention straight over the pages of the cache, for any mix of decode and prefill.
+//
+// Eight tokens of a page make a group. Of each page, key head and group the cache keeps
+//   keys    [head width][8 tokens]: a score of eight tokens is one multiply-add per number, and
+//   values  [8 tokens][head width, rounded up to 8]: so is their weighted sum.
+// Groups are visited in the order of their tokens, kStep at a time, and kSplit steps at a time
+// make a range whose result is merged with the ranges before: a query's result depends on its own
+// position alone, not on the tile, chunk or batch it is computed in.
+// Sources: https://arxiv.org/abs/2309.06180 (pages), https://arxiv.org/abs/1805.02867 (one-pass
+// softmax).
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <limits>
+#include <type_traits>
+
+#include "pool.h"
+#include "simd.h"
+
+namespace llmplug {
+namespace {
+
+constexpr int kGroup = 8;
+constexpr int kStep = 8;       // groups whose scores are held at once: 64 tokens
+constexpr int kRange = 64;     // groups in a range: 512 tokens
+constexpr int kMaxRows = 24;   // queries x heads of one tile: scores and sums stay in L1
+constexpr float kNever = -std::numeric_limits<float>::infinity();
+
+}  // namespace
+
+// As ctypes passes it; see attention.py.
+struct AttentionCall {
+  const float* q;
+  int64_t q_stride;  // between tokens
+  float* out;        // contiguous
+  const void* keys;
+  const void* values;
+  const int32_t* query_starts;
+  const int32_t* cached_lens;
+  const int32_t* block_table;
+  int64_t table_stride;
+  int64_t num_sequences;
+  int64_t num_tokens;
+  int64_t num_heads;
+  int64_t num_kv_heads;
+  int64_t head_width;
+  int64_t page_size;
+  int64_t window;  // 0: none
+  int64_t cache_kind;  // 0 float32, 1 bfloat16, 2 float16
+  float scale;
+};
+
+namespace {
+
+struct Tile {
+  int64_t first_query;   // packed token of the first query
+  int64_t first_position;  // its place in its sequence
+  int64_t num_queries;
+  int64_t kv_head;
+  int64_t first_head;  // query heads, all of them served by kv_head
+  int64_t num_heads;
+  const int32_t* pages;
+};
+
+struct Group {
+  int64_t slot;      // its first token, counted over all pages and key heads
+  int64_t position;  // of its first token
+  int count;         // tokens in it that any query of the tile may see
+};
+
+// Softmax state of the rows of a tile: highest score, sum of weights, weighted sum of values.
+struct State {
+  float most[kMaxRows];
+  float total[kMaxRows];
+  float* sums;  // [rows][head width, rounded up to 8]
+};
+
+template <class Number>
+class TileKernel {
+ public:
+  TileKernel(const AttentionCall& call, const Tile& tile, float* memory)
+      : call_(call), tile_(tile), heads_(tile.num_heads),
+        rows_(int(tile.num_queries * heads_)), width_(call.head_width),
+        padded_((width_ + 7) / 8 * 8), page_groups_((call.page_size + 7) / 8),
+        keys_(static_cast<const Number*>(call.keys)),
+        values_(static_cast<const Number*>(call.values)) {
+    queries_ = memory;
+    scores_ = queries_ + kMaxRows * padded_;
+    all_.sums = scores_ + kMaxRows * kStep * kGroup;
+    range_.sums = all_.sums + kMaxRows * padded_;
+  }
+
+  static int64_t memory_floats(int64_t width) {
+    return kMaxRows * (3 * ((width + 7) / 8 * 8) + kStep * kGroup);
+  }
+
+  void run() {
+    load_queries();
+    reset(all_);
+    const int64_t last = tile_.first_position + tile_.num_queries - 1;
+    const int64_t end = group_of(last) + 1;
+    int64_t begin = 0;
+    if (call_.window > 0) {
+      begin = group_of(std::max<int64_t>(0, tile_.first_position - call_.window + 1));
+    }
+    for (int64_t range = begin / kRange; range * kRange < end; ++range) {
+      reset(range_);
+      const int64_t range_end = std::min(end, (range + 1) * kRange);
+      // Steps start at multiples of kStep, so that every query meets the same ones.
+      for (int64_t g = std::max(range * kRange, begin / kStep * kStep); g < range_end; g += kStep) {
+        const int64_t first = std::max(g, begin);
+        add_step(first, int(std::min(range_end, g + kStep) - first), last);
+      }
+      merge();
+    }
+    write();
+  }
+
+ private:
+  int64_t group_of(int64_t position) const {
+    return position / call_.page_size * page_groups_ + position % call_.page_size / kGroup;
+  }
+
+  Group group_at(int64_t index, int64_t last) const {
+    const int64_t page = index / page_groups_;
+    const int64_t in_page = index % page_groups_ * kGroup;
+    Group group;
+    group.position = page * call_.page_size + in_page;
+    const int64_t head = int64_t(tile_.pages[page]) * call_.num_kv_heads + tile_.kv_head;
+    group.slot = head * page_groups_ * kGroup + in_page;
+    group.count = int(std::clamp<int64_t>(
+        std::min(call_.page_size - in_page, last - group.position + 1), 0, kGroup));
+    return group;
+  }
+
+  void load_queries() {
+    for (int r = 0; r < rows_; ++r) {
+      const int64_t token = tile_.first_query + r / heads_;
+      const int64_t head = tile_.first_head + r % heads_;
+      const float* q = call_.q + token * call_.q_stride + head * width_;
+      for (int64_t h = 0; h < width_; ++h) queries_[r * padded_ + h] = q[h] * call_.scale;
+    }
+  }
+
+  void reset(State& state) {
+    std::fill(state.most, state.most + rows_, kNever);
+    std::fill(state.total, state.total + rows_, 0.0f);
+    std::fill(state.sums, state.sums + rows_ * padded_, 0.0f);
+  }
+
+  void add_step(int64_t first_group, int num_groups, int64_t last) {
+    Group groups[kStep];
+    for (int g = 0; g < num_groups; ++g) groups[g] = group_at(first_group + g, last);
+    for_tiles([&](int r, auto rows) { score<rows>(r, groups, num_groups); });
+    for (int r = 0; r < rows_; ++r) weigh_row(r, groups, num_groups);
+    for_tiles([&](int r, auto rows) { sum<rows>(r, groups, num_groups); });
+  }
+
+  // Calls function(first row, number of rows as a type) over all rows, six, three, two or one at a
+  // time: each number is a kernel of its own, and more of them compile no faster.
+  template <class Function>
+  void for_tiles(Function&& function) {
+    int r = 0;
+    for (; rows_ - r >= 6; r += 6) function(r, std::integral_constant<int, 6>());
+    if (rows_ - r >= 3) function(r, std::integral_constant<int, 3>()), r += 3;
+    if (rows_ - r == 2) function(r, std::integral_constant<int, 2>());
+    if (rows_ - r == 1) function(r, std::integral_constant<int, 1>());
+  }
+
+  // Scores of two groups at a time; an odd last group is computed twice, with the same result.
+  template <int kRows>
+  void score(int first, const Group* groups, int num_groups) {
+    for (int g = 0; g < num_groups; g += 2) {
+      const int other = std::min(g + 1, num_groups - 1);
+      const Number* k0 = keys_ + groups[g].slot * width_;
+      const Number* k1 = keys_ + groups[other].slot * width_;
+      const float* q = queries_ + first * padded_;
+      __m256 sums[kRows][2];
+      for (int r = 0; r < kRows; ++r) sums[r][0] = sums[r][1] = _mm256_setzero_ps();
+      for (int64_t h = 0; h < width_; ++h) {
+        const __m256 a = load8(k0 + h * kGroup);
+        const __m256 b = load8(k1 + h * kGroup);
+        for (int r = 0; r < kRows; ++r) {
+          const __m256 x = _mm256_broadcast_ss(q + r * padded_ + h);
+          sums[r][0] = _mm256_fmadd_ps(x, a, sums[r][0]);
+          sums[r][1] = _mm256_fmadd_ps(x, b, sums[r][1]);
+        }
+      }
+      for (int r = 0; r < kRows; ++r) {
+        float* row = scores_ + (first + r) * kStep * kGroup;
+        _mm256_storeu_ps(row + g * kGroup, sums[r][0]);
+        _mm256_storeu_ps(row + other * kGroup, sums[r][other > g]);
+      }
+    }
+  }
+
+  // Turns the scores of a row into weights, exp(score - most), and rescales what it has so far.
+  void weigh_row(int r, const Group* groups, int num_groups) {
+    const int64_t position = tile_.first_position + r / heads_;
+    const int64_t oldest = call_.window > 0 ? position - call_.window + 1 : 0;
+    float* scores = scores_ + r * kStep * kGroup;
+    const __m256i lanes = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    __m256 step_most = _mm256_set1_ps(kNever);
+    for (int g = 0; g < num_groups; ++g) {
+      const Group& group = groups[g];
+      __m256 s = load8(scores + g * kGroup);
+      const int end = int(std::clamp<int64_t>(position - group.position + 1, 0, group.count));
+      const int begin = int(std::clamp<int64_t>(oldest - group.position, 0, kGroup));
+      if (end < kGroup || begin > 0) {
+        const __m256i seen =
+            _mm256_andnot_si256(_mm256_cmpgt_epi32(_mm256_set1_epi32(begin), lanes),
+                                _mm256_cmpgt_epi32(_mm256_set1_epi32(end), lanes));
+        s = _mm256_blendv_ps(_mm256_set1_ps(kNever), s, _mm256_castsi256_ps(seen));
+        _mm256_storeu_ps(scores + g * kGroup, s);
+      }
+      step_most = _mm256_max_ps(step_most, s);
+    }
+    const float most = std::max(range_.most[r], max_lanes(step_most));
+    if (most == kNever) {
+      std::fill(scores, scores + num_groups * kGroup, 0.0f);
+      return;
+    }
+    __m256 total = _mm256_setzero_ps();
+    for (int g = 0; g < num_groups; ++g) {
+      const __m256 w = exp8(_mm256_sub_ps(load8(scores + g * kGroup), _mm256_set1_ps(most)));
+      _mm256_storeu_ps(scores + g * kGroup, w);
+      total = _mm256_add_ps(total, w);
+    }
+    if (most > range_.most[r]) {
+      const float factor = exp_of(range_.most[r] - most);
+      range_.total[r] *= factor;
+      scale_row(range_.sums + r * padded_, factor);
+      range_.most[r] = most;
+    }
+    range_.total[r] += sum_lanes(total);
+  }
+
+  template <int kRows>
+  void sum(int first, const Group* groups, int num_groups) {
+    for (int64_t h = 0; h < width_; h += 2 * kGroup) {
+      if (h + 2 * kGroup <= width_) {
+        sum_columns<kRows, 2>(first, h, groups, num_groups);
+      } else {
+        sum_columns<kRows, 1>(first, h, groups, num_groups);
+        if (h + kGroup < width_) sum_columns<kRows, 1>(first, h + kGroup, groups, num_groups);
+      }
+    }
+  }
+
+  template <int kRows, int kVectors>
+  void sum_columns(int first, int64_t h, const Group* groups, int num_groups) {
+    __m256 sums[kRows][kVectors];
+    for (int r = 0; r < kRows; ++r) {
+      for (int v = 0; v < kVectors; ++v) {
+        sums[r][v] = load8(range_.sums + (first + r) * padded_ + h + v * kGroup);
+      }
+    }
+    for (int g = 0; g < num_groups; ++g) {
+      const Number* value = values_ + groups[g].slot * padded_ + h;
+      const float* weights = scores_ + first * kStep * kGroup + g * kGroup;
+      for (int t = 0; t < groups[g].count; ++t, value += padded_) {
+        __m256 v[kVectors];
+        for (int i = 0; i < kVectors; ++i) v[i] = load8(value + i * kGroup);
+        for (int r = 0; r < kRows; ++r) {
+          const __m256 w = _mm256_broadcast_ss(weights + r * kStep * kGroup + t);
+          for (int i = 0; i < kVectors; ++i) sums[r][i] = _mm256_fmadd_ps(w, v[i], sums[r][i]);
+        }
+      }
+    }
+    for (int r = 0; r < kRows; ++r) {
+      for (int v = 0; v < kVectors; ++v) {
+        _mm256_storeu_ps(range_.sums + (first + r) * padded_ + h + v * kGroup, sums[r][v]);
+      }
+    }
+  }
+
+  // Adds the range to what came before it.
+  void merge() {
+    for (int r = 0; r < rows_; ++r) {
+      if (range_.most[r] == kNever) continue;
+      const float most = std::max(all_.most[r], range_.most[r]);
+      const float before = exp_of(all_.most[r] - most);
+      const float now = exp_of(range_.most[r] - most);
+      all_.total[r] = all_.total[r] * before + range_.total[r] * now;
+      float* sums = all_.sums + r * padded_;
+      const float* added = range_.sums + r * padded_;
+      for (int64_t h = 0; h < padded_; ++h) sums[h] = sums[h] * before + added[h] * now;
+      all_.most[r] = most;
+    }
+  }
+
+  void write() {
+    for (int r = 0; r < rows_; ++r) {
+      const int64_t token = tile_.first_query + r / heads_;
+      const int64_t head = tile_.first_head + r % heads_;
+      float* out = call_.out + (token * call_.num_heads + head) * width_;
+      const float inverse = 1.0f / all_.total[r];
+      for (int64_t h = 0; h < width_; ++h) out[h] = all_.sums[r * padded_ + h] * inverse;
+    }
+  }
+
+  static float exp_of(float x) { return _mm256_cvtss_f32(exp8(_mm256_set1_ps(x))); }
+
+  void scale_row(float* row, float factor) {
+    const __m256 f = _mm256_set1_ps(factor);
+    for (int64_t h = 0; h < padded_; h += 8) {
+      _mm256_storeu_ps(row + h, _mm256_mul_ps(load8(row + h), f));
+    }
+  }
+
+  const AttentionCall& call_;
+  const Tile& tile_;
+  const int64_t heads_;
+  const int rows_;
+  const int64_t width_;
+  const int64_t padded_;
+  const int64_t page_groups_;
+  const Number* keys_;
+  const Number* values_;
+  float* queries_;
+  float* scores_;
+  State all_;
+  State range_;
+};
+
+template <class Number>
+void attend(const AttentionCall& call) {
+  const int64_t heads = call.num_heads / call.num_kv_heads;
+  const int64_t tile_heads = std::min<int64_t>(heads, kMaxRows);
+  const int64_t head_tiles = (heads + tile_heads - 1) / tile_heads;
+  const int64_t parts = call.num_kv_heads * head_tiles;
+  const int64_t tile_queries = kMaxRows / tile_heads;
+  auto* tile_starts = static_cast<int64_t*>(scratch(2, (call.num_sequences + 1) * 8));
+  tile_starts[0] = 0;
+  for (int64_t s = 0; s < call.num_sequences; ++s) {
+    const int64_t queries = call.query_starts[s + 1] - call.query_starts[s];
+    tile_starts[s + 1] = tile_starts[s] + (queries + tile_queries - 1) / tile_queries;
+  }
+  const int64_t num_tasks = tile_starts[call.num_sequences] * parts;
+  parallel_for(int(num_tasks), [&](int index) {
+    const int64_t tile_index = index / parts;
+    const int64_t s =
+        std::upper_bound(tile_starts, tile_starts + call.num_sequences, tile_index) - tile_starts - 1;
+    const int64_t skipped = (tile_index - tile_starts[s]) * tile_queries;
+    const int64_t queries = call.query_starts[s + 1] - call.query_starts[s];
+    Tile tile;
+    tile.first_query = call.query_starts[s] + skipped;
+    tile.first_position = call.cached_lens[s] - queries + skipped;
+    tile.num_queries = std::min(tile_queries, queries - skipped);
+    tile.kv_head = index % parts / head_tiles;
+    const int64_t skipped_heads = index % head_tiles * tile_heads;
+    tile.first_head = tile.kv_head * heads + skipped_heads;
+    tile.num_heads = std::min(tile_heads, heads - skipped_heads);
+    tile.pages = call.block_table + s * call.table_stride;
+    auto* memory =
+        static_cast<float*>(scratch(3, TileKernel<Number>::memory_floats(call.head_width) * 4));
+    TileKernel<Number>(call, tile, memory).run();
+  });
+}
+
+template <class Number>
+void store(const float* k, int64_t k_stride, const float* v, int64_t v_stride, const int64_t* slots,
+           int64_t tokens, int64_t kv_heads, int64_t width, int64_t page_size, Number* keys,
+           Number* values) {
+  const int64_t page_slots = (page_size + 7) / 8 * 8;
+  const int64_t padded = (width + 7) / 8 * 8;
+  auto store_token = [&](int64_t t) {
+    const int64_t page = slots[t] / page_size;
+    const int64_t place = slots[t] % page_size;
+    for (int64_t head = 0; head < kv_heads; ++head) {
+      const int64_t slot = (page * kv_heads + head) * page_slots + place;
+      Number* key = keys + slot / 8 * 8 * width + slot % 8;
+      Number* value = values + slot * padded;
+      for (int64_t h = 0; h < width; ++h) {
+        narrow(k[t * k_stride + head * width + h], key + 8 * h);
+        narrow(v[t * v_stride + head * width + h], value + h);
+      }
+    }
+  };
+  const int64_t chunk = 32;
+  parallel_for(int((tokens + chunk - 1) / chunk), [&](int index) {
+    const int64_t end = std::min(tokens, (index + 1) * chunk);
+    for (int64_t t = index * chunk; t < end; ++t) store_token(t);
+  });
+}
+
+}  // namespace
+}  // namespace llmplug
+
+using namespace llmplug;
+
+extern "C" {
+
+void llmplug_attend(const AttentionCall* call) {
+  switch (call->cache_kind) {
+    case 0: return attend<float>(*call);
+    case 1: return attend<BF16>(*call);
+    default: return attend<F16>(*call);
+  }
+}
+
+// Writes keys and values of `tokens` tokens, rows k_stride and v_stride apart, into their slots.
+void llmplug_store(const float* k, int64_t k_stride, const float* v, int64_t v_stride,
+                   const int64_t* slots, int64_t tokens, int64_t kv_heads, int64_t width,
+                   int64_t page_size, int64_t cache_kind, void* keys, void* values) {
+  auto run = [&](auto* typed_keys) {
+    using Number = std::remove_pointer_t<decltype(typed_keys)>;
+    store(k, k_stride, v, v_stride, slots, tokens, kv_heads, width, page_size, typed_keys,
+          static_cast<Number*>(values));
+  };
+  switch (cache_kind) {
+    case 0: return run(static_cast<float*>(keys));
+    case 1: return run(static_cast<BF16*>(keys));
+    default: return run(static_cast<F16*>(keys));
+  }
+}
+
+}  // extern "C"

@@ -1,0 +1,91 @@
+// Packed linear weights and the kernels that multiply with them.
+//
+// A weight of `rows` outputs is cut into panels of 8 or 16 outputs, and a panel holds the numbers
+// of all its outputs for one input (or pair, or block of inputs) side by side: one vector lane is
+// one output. Every output of every token is therefore one chain of sums over the inputs, in the
+// same order whatever the number of tokens: a token's result does not depend on its neighbours.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+namespace llmplug {
+
+enum class Format : int { kFloat32 = 0, kBFloat16 = 1, kInt8 = 2, kQ4_0 = 3, kQ4_1 = 4, kQ8_0 = 5 };
+
+// Inputs of a block format, in one block.
+constexpr int kBlock = 32;
+// Bytes before a tensor ends that the fastest loads may read past.
+constexpr int64_t kAlign = 64;
+
+inline int64_t round_up(int64_t number, int64_t multiple) {
+  return (number + multiple - 1) / multiple * multiple;
+}
+
+// How the kernels of a format read activations.
+enum class Activations { kFloat, kRowInt16, kBlockInt8 };
+
+struct FormatShape {
+  int panel;            // outputs
+  int64_t panel_bytes;  // for all inputs
+  Activations activations;
+};
+
+FormatShape shape_of(Format format, int64_t inputs);
+
+// Tokens as the kernels read them. Rows are `stride` numbers apart.
+struct Rows {
+  const float* x;          // kFloat
+  const int16_t* q16;      // kRowInt16: x = scale * q, |q| <= the limit given to quantise
+  const float* row_scale;  // kRowInt16
+  const int8_t* q8;        // kBlockInt8: x = scale * q, |q| <= 127
+  const float* block_scale;  // kBlockInt8: (scale, scale * sum of q) for each block
+  int64_t stride;
+};
+
+// Multiplies `count` tokens with one panel: y[token * y_stride + output], `valid` outputs written.
+struct PanelCall {
+  const uint8_t* panel;
+  const float* output_scale;  // kInt8: of each output of the panel
+  const float* bias;          // of each output of the panel, or null
+  Rows rows;
+  int64_t inputs;
+  float* y;
+  int64_t y_stride;
+  int valid;
+};
+
+void multiply_dense_f32(const PanelCall& call, int64_t first, int64_t count);
+void multiply_dense_bf16(const PanelCall& call, int64_t first, int64_t count);
+void multiply_int8(const PanelCall& call, int64_t first, int64_t count);
+void multiply_q4_0(const PanelCall& call, int64_t first, int64_t count);
+void multiply_q4_1(const PanelCall& call, int64_t first, int64_t count);
+void multiply_q8_0(const PanelCall& call, int64_t first, int64_t count);
+
+// Largest |q| of an activation such that no sum over `inputs` products with |weight| <= 127
+// leaves int32. Q8_0 sums only within a block: there it is the whole of int16.
+int row_int16_limit(Format format, int64_t inputs);
+
+void quantise_row_int16(const float* x, int64_t inputs, int64_t padded, int limit, int16_t* q,
+                        float* scale);
+void quantise_row_blocks(const float* x, int64_t inputs, int8_t* q, float* scales);
+
+// Outputs [first, first + rows) of a linear, in one format.
+struct Segment {
+  Format format;
+  int64_t first;
+  int64_t rows;
+  const uint8_t* data;
+};
+
+struct Linear {
+  int64_t inputs;
+  int64_t outputs;
+  const float* bias;  // padded to whole panels behind the last output; or null
+  std::vector<Segment> segments;
+};
+
+// y[T, outputs] = x[T, inputs] @ weight.T + bias; rows of x are x_stride numbers apart.
+void multiply(const Linear& linear, const float* x, int64_t num_tokens, int64_t x_stride, float* y);
+
+}  // namespace llmplug

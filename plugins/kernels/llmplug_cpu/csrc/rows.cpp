@@ -1,0 +1,112 @@
+// Ops on single tokens: norms, the gate of a feed-forward layer, rotary position embedding.
+// Tokens are shared out over the threads once there are enough of them.
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+
+#include "pool.h"
+#include "simd.h"
+
+namespace llmplug {
+namespace {
+
+// Numbers that one thread handles in about the time that waking another costs.
+constexpr int64_t kAlone = 16384;
+
+template <class Function>
+void for_rows(int64_t rows, int64_t width, Function&& function) {
+  if (rows * width <= kAlone) {
+    for (int64_t r = 0; r < rows; ++r) function(r);
+    return;
+  }
+  const int64_t chunk = std::max<int64_t>(1, rows / (4 * num_threads()));
+  parallel_for(int((rows + chunk - 1) / chunk), [&](int index) {
+    const int64_t end = std::min(rows, (index + 1) * chunk);
+    for (int64_t r = index * chunk; r < end; ++r) function(r);
+  });
+}
+
+void norm_row(const float* x, const float* weight, int64_t width, float eps, float* y) {
+  __m256 squares[2] = {_mm256_setzero_ps(), _mm256_setzero_ps()};
+  for (int64_t i = 0; i < width; i += 8) {
+    const __m256 v = load_some(x + i, width - i);
+    __m256& sum = squares[(i >> 3) & 1];
+    sum = _mm256_fmadd_ps(v, v, sum);
+  }
+  const float mean = sum_lanes(_mm256_add_ps(squares[0], squares[1])) / float(width);
+  const __m256 factor = _mm256_set1_ps(1.0f / std::sqrt(mean + eps));
+  for (int64_t i = 0; i < width; i += 8) {
+    const __m256 v = _mm256_mul_ps(load_some(x + i, width - i), factor);
+    store_some(y + i, _mm256_mul_ps(v, load_some(weight + i, width - i)), width - i);
+  }
+}
+
+void rotate_head(const float* x, const float* cosines, const float* sines, int64_t half,
+                 int64_t width, float* y) {
+  for (int64_t i = 0; i < half; i += 8) {
+    const int64_t left = half - i;
+    const __m256 a = load_some(x + i, left);
+    const __m256 b = load_some(x + half + i, left);
+    const __m256 c = load_some(cosines + i, left);
+    const __m256 s = load_some(sines + i, left);
+    store_some(y + i, _mm256_fmsub_ps(a, c, _mm256_mul_ps(b, s)), left);
+    store_some(y + half + i, _mm256_fmadd_ps(b, c, _mm256_mul_ps(a, s)), left);
+  }
+  for (int64_t i = 2 * half; i < width; ++i) y[i] = x[i];
+}
+
+}  // namespace
+}  // namespace llmplug
+
+using namespace llmplug;
+
+extern "C" {
+
+// y[r] = x[r] / sqrt(mean(x[r]^2) + eps) * weight. With `residual`, x + residual replaces x and is
+// written to `sum`. Rows of x are x_stride apart, all others `width`.
+void llmplug_rms_norm(const float* x, int64_t x_stride, const float* residual, const float* weight,
+                      int64_t rows, int64_t width, float eps, float* y, float* sum) {
+  for_rows(rows, width, [&](int64_t r) {
+    const float* row = x + r * x_stride;
+    if (residual != nullptr) {
+      float* target = sum + r * width;
+      for (int64_t i = 0; i < width; i += 8) {
+        const __m256 total = _mm256_add_ps(load_some(row + i, width - i),
+                                           load_some(residual + r * width + i, width - i));
+        store_some(target + i, total, width - i);
+      }
+      row = target;
+    }
+    norm_row(row, weight, width, eps, y + r * width);
+  });
+}
+
+// y[r, :width] = silu(x[r, :width]) * x[r, width:]; rows of x are x_stride apart.
+void llmplug_silu_mul(const float* x, int64_t x_stride, int64_t rows, int64_t width, float* y) {
+  for_rows(rows, 4 * width, [&](int64_t r) {
+    const float* gate = x + r * x_stride;
+    const float* up = gate + width;
+    const __m256 one = _mm256_set1_ps(1.0f);
+    for (int64_t i = 0; i < width; i += 8) {
+      const __m256 g = load_some(gate + i, width - i);
+      const __m256 e = exp8(_mm256_sub_ps(_mm256_setzero_ps(), g));
+      const __m256 silu = _mm256_div_ps(g, _mm256_add_ps(one, e));
+      store_some(y + r * width + i, _mm256_mul_ps(silu, load_some(up + i, width - i)), width - i);
+    }
+  });
+}
+
+// Rotates `heads` heads of `width` numbers of each token. Tokens of x are x_stride apart, heads
+// `width`; y is contiguous. A row of the table holds `half` cosines, then `half` sines.
+void llmplug_rope(const float* x, int64_t x_stride, const int64_t* positions, const float* table,
+                  int64_t tokens, int64_t heads, int64_t width, int64_t half, float* y) {
+  for_rows(tokens, heads * width, [&](int64_t t) {
+    const float* cosines = table + positions[t] * 2 * half;
+    for (int64_t h = 0; h < heads; ++h) {
+      rotate_head(x + t * x_stride + h * width, cosines, cosines + half, half, width,
+                  y + (t * heads + h) * width);
+    }
+  });
+}
+
+}  // extern "C"

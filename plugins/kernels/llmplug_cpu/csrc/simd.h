@@ -1,0 +1,123 @@
+// Eight floats at a time: AVX2, FMA and F16C. Every function here is exact or a few ulps.
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstdint>
+#include <cstring>
+
+namespace llmplug {
+
+inline float bits_to_float(uint32_t bits) {
+  float value;
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
+}
+
+inline uint32_t float_to_bits(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, sizeof bits);
+  return bits;
+}
+
+// Broadcasts four bytes (or two 16-bit numbers) that are multiplied with eight outputs at once.
+inline __m256i broadcast_word(const void* source) {
+  int32_t word;
+  std::memcpy(&word, source, sizeof word);
+  return _mm256_set1_epi32(word);
+}
+
+// Numbers as they are kept in memory. BF16 and F16 only name 16 bits.
+struct BF16 {
+  uint16_t bits;
+};
+struct F16 {
+  uint16_t bits;
+};
+
+inline __m256 load8(const float* source) { return _mm256_loadu_ps(source); }
+
+inline __m256 load8(const BF16* source) {
+  const __m128i half = _mm_loadu_si128(reinterpret_cast<const __m128i*>(source));
+  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(half), 16));
+}
+
+inline __m256 load8(const F16* source) {
+  return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(source)));
+}
+
+inline void narrow(float value, float* target) { *target = value; }
+
+inline void narrow(float value, BF16* target) {
+  const uint32_t bits = float_to_bits(value);
+  // Round to nearest even; a NaN stays one (its payload could round up into infinity).
+  const bool is_nan = (bits & 0x7fffffffu) > 0x7f800000u;
+  target->bits = is_nan ? 0x7fc0 : uint16_t((bits + 0x7fffu + ((bits >> 16) & 1)) >> 16);
+}
+
+inline void narrow(float value, F16* target) {
+  // A finite number beyond half precision is kept as the largest one, not as infinity.
+  if (value > 65504.0f && value < bits_to_float(0x7f800000u)) value = 65504.0f;
+  if (value < -65504.0f && value > -bits_to_float(0x7f800000u)) value = -65504.0f;
+  target->bits = uint16_t(_cvtss_sh(value, _MM_FROUND_TO_NEAREST_INT));
+}
+
+// Sums and maxima over lanes, always in the same order.
+inline float sum_lanes(__m256 x) {
+  __m128 s = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+  s = _mm_add_ps(s, _mm_movehl_ps(s, s));
+  return _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)));
+}
+
+inline float max_lanes(__m256 x) {
+  __m128 m = _mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+  m = _mm_max_ps(m, _mm_movehl_ps(m, m));
+  return _mm_cvtss_f32(_mm_max_ss(m, _mm_movehdup_ps(m)));
+}
+
+inline __m256 abs8(__m256 x) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), x); }
+
+// exp(x) to 2 ulps; exactly 1 at 0; exactly 0 below -87 (so exp(-inf) is 0); at most exp(88).
+// A NaN stays one. exp(r) on [-ln2/2, ln2/2] is its Taylor series to the sixth power, whose
+// remainder, r^7/5040, is under 1.2e-7 relative.
+inline __m256 exp8(__m256 x) {
+  const __m256 low = _mm256_set1_ps(-87.0f);
+  const __m256 keep = _mm256_cmp_ps(x, low, _CMP_NLT_UQ);
+  x = _mm256_min_ps(_mm256_set1_ps(88.0f), _mm256_max_ps(low, x));
+  const __m256 n = _mm256_round_ps(_mm256_mul_ps(x, _mm256_set1_ps(1.44269504f)),
+                                   _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  // ln 2 in two parts, the first short enough that n * part is exact.
+  __m256 r = _mm256_fnmadd_ps(n, _mm256_set1_ps(0.693359375f), x);
+  r = _mm256_fnmadd_ps(n, _mm256_set1_ps(-2.12194440e-4f), r);
+  __m256 p = _mm256_set1_ps(1.0f / 720);
+  p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(1.0f / 120));
+  p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(1.0f / 24));
+  p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(1.0f / 6));
+  p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(0.5f));
+  p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(1.0f));
+  p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(1.0f));
+  const __m256i exponent =
+      _mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23);
+  return _mm256_and_ps(_mm256_mul_ps(p, _mm256_castsi256_ps(exponent)), keep);
+}
+
+// Lanes below `count` are all ones.
+inline __m256i first_lanes(int64_t count) {
+  const __m256i lanes = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+  return _mm256_cmpgt_epi32(_mm256_set1_epi32(int(count > 8 ? 8 : count)), lanes);
+}
+
+// Loads and stores the first `count` of eight floats; the others read as 0 and stay unwritten.
+inline __m256 load_some(const float* source, int64_t count) {
+  return count >= 8 ? _mm256_loadu_ps(source) : _mm256_maskload_ps(source, first_lanes(count));
+}
+
+inline void store_some(float* target, __m256 x, int64_t count) {
+  if (count >= 8) {
+    _mm256_storeu_ps(target, x);
+  } else if (count > 0) {
+    _mm256_maskstore_ps(target, first_lanes(count), x);
+  }
+}
+
+}  // namespace llmplug
