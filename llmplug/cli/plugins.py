@@ -43,8 +43,11 @@ def run(args: argparse.Namespace) -> int:
 
 def _load_report(args: argparse.Namespace) -> PluginReport:
     from llmplug.cli.arguments import read_config
+    from llmplug.errors import ConfigError
     from llmplug.plugins import load_all
 
+    if args.sets and not args.config:
+        raise ConfigError("--set needs --config FILE, whose values it overrides")
     return load_all(block=read_config(args).plugins.block if args.config else ())
 
 

@@ -1,0 +1,81 @@
+"""`llmplug plugins` shows the installed plugins as they are."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from llmplug.cli import main
+from llmplug.plugins import HOOKS, find
+from tests.fake_plugins import Site
+
+GOOD = "@hookimpl\ndef llmplug_samplers(): return [sampler('mine')]\n"
+
+
+def test_table_has_a_line_for_every_plugin(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
+    site.install("mine", GOOD)
+    path = site.install("odd", "1 / 0", version="3.1")
+    assert main(["plugins"]) == 0
+    heading, *lines = capsys.readouterr().out.splitlines()
+    assert heading.split() == ["NAME", "DISTRIBUTION", "VERSION", "STATE", "MS", "HOOKS", "OFFERS"]
+    rows = {line.split()[0]: line.split() for line in lines if not line.startswith(" ")}
+    assert set(rows) == {one.name for one in find()}
+    name, distribution, version, state, _ms, *rest = rows["mine"]
+    assert (name, distribution, version, state) == ("mine", "dist-mine", "1.0", "ok")
+    assert rest == ["samplers", "mine"]
+    below = lines[next(i for i, line in enumerate(lines) if line.startswith("odd ")) + 1]
+    number = len(path.read_text().splitlines())
+    assert below == f"  ! ZeroDivisionError: division by zero ({path}:{number})"
+
+
+def test_json_has_everything(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
+    site.install("odd", "1 / 0")
+    assert main(["plugins", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert len(report["fingerprint"]) == 64
+    rows = {row["name"]: row for row in report["plugins"]}
+    assert rows["odd"]["state"] == "broken"
+    assert "ZeroDivisionError" in rows["odd"]["traceback"]
+
+
+def test_bundled_plugins_pass_the_check(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plugins", "--check"]) == 0, capsys.readouterr().out
+
+
+def test_check_fails_for_a_problem_that_is_not_blocked(
+    site: Site, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    site.install("odd", "1 / 0")
+    assert main(["plugins", "--check"]) == 1
+    config = tmp_path / "x.yaml"
+    config.write_text("models: [{source: a}]\n")
+    block = ["--config", str(config), "--set", "plugins.block=[odd]"]
+    capsys.readouterr()
+    assert main(["plugins", *block]) == 0
+    (line,) = [one for one in capsys.readouterr().out.splitlines() if one.startswith("odd ")]
+    assert line.split()[3] == "blocked"
+
+
+@pytest.mark.parametrize("name", ["samplers", "llmplug_samplers"])
+def test_hook_narrows_the_list(site: Site, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    site.install("mine", GOOD)
+    assert main(["plugins", "--hook", name, "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["plugins"]
+    assert "mine" in {row["name"] for row in rows}
+    assert all("llmplug_samplers" in row["hooks"] for row in rows)
+
+
+def test_unknown_hook_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plugins", "--hook", "sampler"]) == 2
+    assert capsys.readouterr().err == (
+        "llmplug: error: there is no hook 'sampler'; did you mean 'samplers'?\n"
+    )
+    assert main(["plugins", "--hook", "zzz"]) == 2
+    assert all(hook.removeprefix("llmplug_") in capsys.readouterr().err for hook in list(HOOKS)[:1])
+
+
+def test_set_without_a_config_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plugins", "--set", "plugins.block=[x]"]) == 2
+    assert "--set needs --config" in capsys.readouterr().err
