@@ -79,55 +79,127 @@ def __dir__() -> list[str]:
 if TYPE_CHECKING:
     from llmplug.errors import (
         CheckpointError as CheckpointError,
+    )
+    from llmplug.errors import (
         ConfigError as ConfigError,
+    )
+    from llmplug.errors import (
         ContextLengthExceeded as ContextLengthExceeded,
+    )
+    from llmplug.errors import (
         EngineError as EngineError,
+    )
+    from llmplug.errors import (
         EngineUnavailable as EngineUnavailable,
+    )
+    from llmplug.errors import (
         InvalidRequest as InvalidRequest,
+    )
+    from llmplug.errors import (
         KernelInputError as KernelInputError,
+    )
+    from llmplug.errors import (
         LlmplugError as LlmplugError,
+    )
+    from llmplug.errors import (
         ModelNotFound as ModelNotFound,
+    )
+    from llmplug.errors import (
         Overloaded as Overloaded,
+    )
+    from llmplug.errors import (
         PluginError as PluginError,
+    )
+    from llmplug.errors import (
         SourceError as SourceError,
+    )
+    from llmplug.errors import (
         TemplateError as TemplateError,
+    )
+    from llmplug.errors import (
         UnsupportedParameter as UnsupportedParameter,
     )
     from llmplug.hookspecs import (
         hookimpl as hookimpl,
     )
     from llmplug.llm import (
-        Completion as Completion,
         LLM as LLM,
+    )
+    from llmplug.llm import (
+        Completion as Completion,
     )
     from llmplug.model_config import (
         ConfigReader as ConfigReader,
+    )
+    from llmplug.model_config import (
         RopeSettings as RopeSettings,
     )
     from llmplug.specs import (
         BuildContext as BuildContext,
+    )
+    from llmplug.specs import (
         ChatTemplateSpec as ChatTemplateSpec,
+    )
+    from llmplug.specs import (
         Checkpoint as Checkpoint,
+    )
+    from llmplug.specs import (
         ChoosingSampler as ChoosingSampler,
+    )
+    from llmplug.specs import (
         KernelSpec as KernelSpec,
+    )
+    from llmplug.specs import (
         LayerCache as LayerCache,
+    )
+    from llmplug.specs import (
         LazyTensor as LazyTensor,
+    )
+    from llmplug.specs import (
         LoaderSpec as LoaderSpec,
+    )
+    from llmplug.specs import (
         LogitsSampler as LogitsSampler,
+    )
+    from llmplug.specs import (
         Model as Model,
+    )
+    from llmplug.specs import (
         ModelShape as ModelShape,
+    )
+    from llmplug.specs import (
         ModelSpec as ModelSpec,
+    )
+    from llmplug.specs import (
         Progress as Progress,
+    )
+    from llmplug.specs import (
         SamplerRow as SamplerRow,
+    )
+    from llmplug.specs import (
         SamplerSpec as SamplerSpec,
+    )
+    from llmplug.specs import (
         SourceSpec as SourceSpec,
+    )
+    from llmplug.specs import (
         TokenizerFiles as TokenizerFiles,
+    )
+    from llmplug.specs import (
         Weight as Weight,
     )
     from llmplug.types import (
         FinishReason as FinishReason,
+    )
+    from llmplug.types import (
         GenerateRequest as GenerateRequest,
+    )
+    from llmplug.types import (
         SamplingParams as SamplingParams,
+    )
+    from llmplug.types import (
         SequenceDelta as SequenceDelta,
+    )
+    from llmplug.types import (
         TokenLogprob as TokenLogprob,
     )

@@ -48,9 +48,7 @@ class InvalidRequest(LlmplugError, ValueError):
 
     code: str | None = "invalid_value"
 
-    def __init__(
-        self, message: str, *, param: str | None = None, code: str | None = None
-    ) -> None:
+    def __init__(self, message: str, *, param: str | None = None, code: str | None = None) -> None:
         super().__init__(message)
         self.message = message
         self.param = param
