@@ -93,14 +93,14 @@ async def _serve(app: Sanic[Any, Any], settings: ServerConfig) -> None:
     failed = asyncio.create_task(service.wait_all_failed())
     try:
         await _first_of(asyncio.create_task(first.wait()), failed)
-        if failed.done():
+        if not failed.cancelled():
             raise failed.result()
         drain = asyncio.create_task(app.ctx.lifecycle.drain(settings.drain_s))
         await _first_of(drain, asyncio.create_task(second.wait()))
-        if not drain.done():
+        if second.is_set():
             log.warning("second signal: not waiting for %d requests", app.ctx.lifecycle.num_running)
     finally:
-        failed.cancel()
+        await app.ctx.lifecycle.end()
         await service.stop()
         await stop_server(server)
 
@@ -156,9 +156,12 @@ def _on_signals(react: Callable[[], object]) -> None:
         loop.add_signal_handler(number, react)
 
 
-async def _first_of(*tasks: asyncio.Task[object]) -> None:
-    """Wait for any of `tasks`."""
-    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+async def _first_of(*tasks: asyncio.Task[Any]) -> None:
+    """Wait for any of `tasks`, and cancel the others."""
+    _, others = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

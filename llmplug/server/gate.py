@@ -53,7 +53,7 @@ async def _read_body(request: Request) -> None:
     except PayloadTooLarge:
         # What is still under way is read and dropped after the answer: closing the socket on it
         # would reset the connection, and the client would never see the 413.
-        stream = request.stream
+        stream: Any = request.stream
         stream.request_max_size = stream.protocol.request_max_size = MAX_DROPPED_BYTES
         raise
     except TimeoutError:

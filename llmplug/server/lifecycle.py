@@ -75,13 +75,16 @@ class Lifecycle:
         return _shutting_down()
 
     async def drain(self, timeout_s: float) -> None:
-        """Take no more requests, wait for those that run, then end what is left."""
+        """Take no more requests, and wait for those that run."""
         self.is_draining = True
         if self._tasks:
             log.info("draining %d requests for up to %g s", len(self._tasks), timeout_s)
-        if await self._wait_idle(timeout_s):
-            return
-        log.warning("ending %d requests that did not finish in time", len(self._tasks))
+        if not await self._wait_idle(timeout_s):
+            log.warning("%d requests did not finish in time", len(self._tasks))
+
+    async def end(self) -> None:
+        """End what still runs: each reply gets its error, each stream its terminal event."""
+        self.is_draining = True
         self._is_stopping = True
         for task in self._tasks:
             task.cancel()

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from contextlib import suppress
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
+
+from sanic.exceptions import RequestCancelled
 
 from llmplug.errors import EngineError
 from llmplug.server.errors import describe, is_unforeseen
@@ -35,16 +36,13 @@ class EventStream:
     `finish` too. After either nothing more can be sent.
     """
 
-    def __init__(
-        self, request: Request, headers: Mapping[str, str], heartbeat_s: float = HEARTBEAT_S
-    ) -> None:
+    def __init__(self, request: Request, headers: Mapping[str, str]) -> None:
         self._request = request
         self._headers = {
             "Cache-Control": "no-cache",
             "X-Accel-Buffering": "no",  # asks nginx not to hold events back
             **headers,
         }
-        self._heartbeat_s = heartbeat_s
         self._response: BaseHTTPResponse | None = None
         self._heart: asyncio.Task[None] | None = None
         self._is_over = False
@@ -77,22 +75,28 @@ class EventStream:
             return False
         if is_unforeseen(error):
             log.error("stream failed", exc_info=error)
-        with suppress(TimeoutError):
+        try:
             async with asyncio.timeout(LAST_WORDS_TIMEOUT_S):
                 await self.fail(error)
+        except TimeoutError:
+            self._hang_up()
         return True
 
     async def send(self, frames: bytes) -> None:
-        """Write whole events.
+        """Write whole events; waits while the reader does not keep up.
 
         Raises:
-            TimeoutError: the reader has taken nothing for WRITE_TIMEOUT_S.
+            RequestCancelled: the reader has taken nothing for WRITE_TIMEOUT_S, or is gone.
         """
         if self._is_over or self._response is None:
             raise RuntimeError("nothing can be sent after the terminal event")
         self._has_sent = True
-        async with asyncio.timeout(WRITE_TIMEOUT_S):
-            await self._response.send(frames)
+        try:
+            async with asyncio.timeout(WRITE_TIMEOUT_S):
+                await self._response.send(frames)
+        except TimeoutError:
+            self._hang_up()
+            raise RequestCancelled from None
 
     async def finish(self, frames: bytes = b"") -> None:
         """Write the last events and end the stream."""
@@ -115,9 +119,15 @@ class EventStream:
         """Keep a silent connection open."""
         while True:
             self._has_sent = False
-            await asyncio.sleep(self._heartbeat_s)
+            await asyncio.sleep(HEARTBEAT_S)
             if not self._has_sent and not self._is_over and self._response is not None:
                 await self._response.send(HEARTBEAT)
+
+    def _hang_up(self) -> None:
+        """Close the connection without waiting for what is still to be written."""
+        transport: Any = self._request.transport
+        if transport is not None:
+            transport.abort()
 
     def _stop_heart(self) -> None:
         if self._heart is not None:

@@ -114,5 +114,5 @@ async def start() -> AsyncIterator[StartServer]:
 async def until(condition: Callable[[], bool]) -> None:
     """Wait for a condition, with a deadline."""
     async with asyncio.timeout(DEADLINE_S):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 - the conditions belong to others
             await asyncio.sleep(0.002)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import pytest
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from llmplug.errors import EngineError, EngineUnavailable, Overloaded
-from llmplug.types import FinishReason
+from llmplug.types import FinishReason, GenerateRequest, SequenceDelta
 
 from .conftest import StartServer
-from .fake_engine import fail_after, ids_of, speak
+from .fake_engine import TOKENIZER, Script, fail_after, ids_of, speak
 from .sse_reader import joined_text, read_events
 
 
@@ -182,29 +183,19 @@ async def test_characters_are_never_cut(start: StartServer) -> None:
         assert not any("\ufffd" in str(event) for event in events)
 
 
-def speak_bytes(pieces: list[bytes]) -> Any:
-    table = {TOKEN: ids_of_byte for TOKEN, ids_of_byte in BYTE_IDS.items()}
+BYTE_IDS = {TOKENIZER.token_bytes(i)[0]: i for i in range(256)}
 
-    async def script(request: Any) -> Any:
-        from llmplug.types import SequenceDelta
 
+def speak_bytes(pieces: list[bytes]) -> Script:
+    async def script(request: GenerateRequest) -> AsyncGenerator[SequenceDelta, None]:
         for number, piece in enumerate(pieces):
             yield SequenceDelta(
                 request_id=request.request_id,
-                token_ids=[table[byte] for byte in piece],
+                token_ids=[BYTE_IDS[byte] for byte in piece],
                 finish_reason=FinishReason.LENGTH if number == len(pieces) - 1 else None,
             )
 
     return script
-
-
-def _byte_ids() -> dict[int, int]:
-    from .fake_engine import TOKENIZER
-
-    return {TOKENIZER.token_bytes(i)[0]: i for i in range(256)}
-
-
-BYTE_IDS = _byte_ids()
 
 
 async def test_fields_reach_the_engine(start: StartServer) -> None:
@@ -342,9 +333,7 @@ async def test_error_after_the_first_token_ends_the_stream_once(start: StartServ
 
 
 async def test_end_without_a_finish_reason_is_an_error(start: StartServer) -> None:
-    async def script(request: Any) -> Any:
-        from llmplug.types import SequenceDelta
-
+    async def script(request: GenerateRequest) -> AsyncGenerator[SequenceDelta, None]:
         yield SequenceDelta(request_id=request.request_id, token_ids=ids_of("a"))
 
     server = await start(script)

@@ -116,7 +116,7 @@ async def test_echoed_logprobs_begin_with_null(start: StartServer) -> None:
                 for choice in event["choices"]
                 if choice["logprobs"]
             ]
-            logprobs = {key: sum((part[key] for part in parts), []) for key in parts[0]}
+            logprobs = {key: [x for part in parts for x in part[key]] for key in parts[0]}
         else:
             choice = response.json()["choices"][0]
             assert choice["text"] == "xyzab"

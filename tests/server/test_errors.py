@@ -12,6 +12,7 @@ import pytest
 from .conftest import Running, StartServer, chat_fields
 
 JSON = {"Content-Type": "application/json"}
+POST_HEAD = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
 
 
 def check_shape(response: httpx.Response) -> dict[str, Any]:
@@ -292,13 +293,11 @@ async def raw_exchange(server: Running, data: bytes) -> bytes:
         (b"GET /live HTTP/9.9\r\nHost: x\r\n\r\n", b"400"),
         (b"GET / HTTP/1.1\r\nX: " + b"a" * 20_000 + b"\r\n\r\n", b"413"),
         (
-            b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
-            b"Content-Length: abc\r\n\r\n",
+            POST_HEAD + b"Content-Length: abc\r\n\r\n",
             b"400",
         ),
         (
-            b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
-            b"Transfer-Encoding: chunked\r\nConnection: close\r\n\r\nzz\r\n",
+            POST_HEAD + b"Transfer-Encoding: chunked\r\nConnection: close\r\n\r\nzz\r\n",
             b"400",
         ),
     ],
