@@ -5,6 +5,8 @@ Legend: T packed tokens, V vocabulary.
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ import pytest
 import torch
 from tiny import VARIANTS, load_reference, make_checkpoint, open_checkpoint, reference_logits
 
-from llmplug import BuildContext, Model, ModelShape, ModelSpec
+from llmplug import BuildContext, CheckpointError, Model, ModelShape, ModelSpec
 from llmplug.engine.loading import load_weights
 from llmplug.ops import REFERENCES, AttentionBatch, KVCache, choose_kernels, load_kernels
 
@@ -87,12 +89,16 @@ class Runner:
 
 
 def build(
-    folder: Path, dtype: torch.dtype = torch.float32, ops: Any = None
+    folder: Path,
+    dtype: torch.dtype = torch.float32,
+    ops: Any = None,
+    context_length: int | None = None,
 ) -> tuple[Model, ModelShape, Any]:
     checkpoint = open_checkpoint(folder)
     spec = find_spec(checkpoint.config["architectures"][0])
     ops = ops or reference_ops()
     shape = spec.describe(checkpoint.config)
+    shape = replace(shape, context_length=context_length or shape.context_length)
     weights = load_weights(
         checkpoint,
         spec.weights(checkpoint.config),
@@ -153,3 +159,105 @@ def test_mixed_batches_equal_transformers(variant: Path) -> None:
         torch.testing.assert_close(
             torch.cat(got[s]), reference_logits(reference, sequence), rtol=0, atol=TOLERANCE
         )
+
+
+def test_a_row_does_not_depend_on_its_neighbours(variant: Path) -> None:
+    """Greedy decoding alone and in a batch: the same tokens, logits equal to rounding."""
+    built = build(variant)
+    alone, together = Runner(*built, num_sequences=1), Runner(*built, num_sequences=3)
+    prompts = [random_ids(length, seed=50 + length) for length in (11, 4, 23)]
+    chunks = {0: prompts[0]}
+    batch = dict(enumerate(prompts))
+    for _ in range(12):
+        single, several = alone.step(chunks), together.step(batch)
+        torch.testing.assert_close(single[0][-1], several[0][-1], rtol=0, atol=TOLERANCE)
+        batch = {s: [int(logits_TV[-1].argmax())] for s, logits_TV in several.items()}
+        chunks = {0: [int(single[0][-1].argmax())]}
+        assert chunks[0] == batch[0]
+
+
+def test_bfloat16_stays_near_float32(variant: Path) -> None:
+    """Rounding each activation to 8 bits moves logits by a percent or so of their spread."""
+    model, shape, ops = build(variant, torch.bfloat16)
+    ids = random_ids(40, seed=3)
+    got = Runner(model, shape, ops, num_sequences=1).step({0: ids})[0]
+    expected = reference_logits(load_reference(variant), ids)
+    assert got.dtype == torch.float32
+    error = (got - expected).square().mean().sqrt() / expected.std()
+    assert error < 0.05
+
+
+def test_installed_kernels_serve_the_models(variant: Path) -> None:
+    """What the CPU would really run, against transformers."""
+    specs = [
+        (spec, point.name)
+        for point in sorted(entry_points(group="llmplug"))
+        if hasattr(plugin := point.load(), "llmplug_kernels")
+        for spec in plugin.llmplug_kernels()
+    ]
+    choices = choose_kernels(REFERENCES, specs, "cpu", "float32")
+    ops = load_kernels(REFERENCES, specs, choices)
+    runner = Runner(*build(variant, ops=ops), num_sequences=1)
+    ids = random_ids(29, seed=4)
+    got = [runner.step({0: chunk})[0] for chunk in (ids[:20], ids[20:28], ids[28:])]
+    expected = reference_logits(load_reference(variant), ids)
+    torch.testing.assert_close(torch.cat(got), expected, rtol=0, atol=TOLERANCE)
+
+
+REFUSED: list[tuple[str, dict[str, Any], str]] = [
+    ("llama", {"hidden_act": "gelu"}, "hidden_act"),
+    ("llama", {"pretraining_tp": 2}, "pretraining_tp"),
+    ("llama", {"quantization_config": {"quant_method": "awq"}}, "quantization_config"),
+    ("llama", {"num_key_value_heads": 4}, "key/value heads"),
+    ("llama", {"num_hidden_layers": None}, "num_hidden_layers is missing"),
+    ("llama", {"vocab_size": "many"}, "vocab_size"),
+    ("llama", {"hidden_size": True}, "hidden_size"),
+    ("llama", {"rms_norm_eps": float("nan")}, "rms_norm_eps"),
+    ("llama", {"tie_word_embeddings": 1}, "tie_word_embeddings"),
+    ("llama", {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0}}, "dynamic"),
+    ("llama", {"rope_parameters": {"rope_type": "longrope"}}, "longrope"),
+    ("llama", {"rope_parameters": {"full_attention": {"rope_type": "default"}}}, "all layers"),
+    ("mistral", {"layer_types": ["full_attention"]}, "layer_types"),
+    ("mistral", {"sliding_window": 0}, "sliding_window"),
+    ("qwen2", {"use_sliding_window": True, "layer_types": ["full_attention"]}, "layer_types"),
+    ("qwen2", {"use_sliding_window": True, "layer_types": ["chunked"] * 2}, "layer_types"),
+    ("qwen3", {"layer_types": ["sliding_attention"] * 2}, "layer_types"),
+    ("qwen3", {"hidden_act": "relu"}, "hidden_act"),
+]
+
+
+@pytest.mark.parametrize(("name", "changes", "message"), REFUSED)
+def test_settings_that_change_the_result_are_refused(
+    name: str, changes: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    config = open_checkpoint(make_checkpoint(name, tmp_path)).config
+    spec = find_spec(config["architectures"][0])
+    spec.describe(config)
+    with pytest.raises(CheckpointError, match=message):
+        spec.describe({**config, **changes})
+
+
+def test_older_rope_fields_are_read(tmp_path: Path) -> None:
+    """Configs written before `rope_parameters` give the same logits as those after."""
+    folder = make_checkpoint("llama-rope-llama3", tmp_path)
+    ids = random_ids(60, seed=6)
+    new = Runner(*build(folder), num_sequences=1).step({0: ids})[0]
+    config = json.loads((folder / "config.json").read_text())
+    rope = config.pop("rope_parameters")
+    config["rope_theta"] = rope.pop("rope_theta")
+    rope["type"] = rope.pop("rope_type")
+    (folder / "config.json").write_text(json.dumps({**config, "rope_scaling": rope}))
+    assert torch.equal(Runner(*build(folder), num_sequences=1).step({0: ids})[0], new)
+
+
+def test_a_shorter_context_gives_the_same_logits(variant: Path) -> None:
+    """The table of angles is made for the context that is served, the angles do not change."""
+    checkpoint = open_checkpoint(variant)
+    spec = find_spec(checkpoint.config["architectures"][0])
+    shape = spec.describe(checkpoint.config)
+    short = Runner(*build(variant, context_length=64), num_sequences=1)
+    ids = random_ids(30, seed=8)
+    assert shape.context_length == 256
+    assert torch.equal(
+        short.step({0: ids})[0], Runner(*build(variant), num_sequences=1).step({0: ids})[0]
+    )
