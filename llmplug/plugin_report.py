@@ -83,7 +83,8 @@ class Plugin:
     def __str__(self) -> str:
         found = self.found
         where = f" ({self.file})" if self.file else ""
-        what = f"{self.state}: {self.reason}{where}" if self.reason else str(self.state)
+        state = "in conflict" if self.state is State.CONFLICT else str(self.state)
+        what = f"{state}: {self.reason}{where}" if self.reason else state
         return f"plugin {found.name!r} of {found.distribution} {found.version} is {what}"
 
     def as_json(self) -> dict[str, Any]:

@@ -167,7 +167,7 @@ def test_required_plugin_that_is_ok_is_no_error(site: Site) -> None:
     [
         ("1 / 0", "is broken: ZeroDivisionError"),
         ("from llmplug import Nothing", "is incompatible: llmplug"),
-        ("@hookimpl\ndef llmplug_samplers(): return [sampler('taken')]", "is conflict: sampler"),
+        ("@hookimpl\ndef llmplug_samplers(): return [sampler('taken')]", "is in conflict: sampler"),
     ],
 )
 def test_required_plugin_that_is_not_ok_is_an_error(site: Site, code: str, reason: str) -> None:
