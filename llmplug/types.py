@@ -75,7 +75,12 @@ class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
 
 
 class SequenceDelta(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What one step added to one sequence."""
+    """What one step added to one sequence; the last one has a finish reason.
+
+    `token_ids` are all the tokens that the model generated, so that their number is what usage
+    counts. An end-of-sequence id or stop token id is among them, as the last, and is repeated in
+    `stop_token_id`: whoever makes text of the ids leaves it out.
+    """
 
     request_id: str
     index: int = 0  # which of num_sequences

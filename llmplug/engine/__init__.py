@@ -1,1 +1,16 @@
-"""Placeholder."""
+"""The engine: continuous batching of token sequences over one model, in a process of its own.
+
+settings.py     the numbers an engine is built with
+limits.py       what a request may ask for; checked once, behind every frontend
+sequence.py     one sequence: its tokens, its pages, when it ends
+block_pool.py   pages of the KV cache: who uses them, which prefix they hold
+scheduler.py    which sequences get how many tokens in the next step
+batch.py        a schedule as tensors
+runner.py       the caches and the model's forward pass
+sample.py       the sampler chain: logits -> token ids
+logprobs.py     log-probabilities for those who ask
+engine.py       the loop: schedule -> run -> sample -> record
+loading.py      a checkpoint's tensors -> a model's weights
+worker.py       the engine's process
+client.py       the other end of its socket, in the server's process
+"""

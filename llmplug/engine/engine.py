@@ -1,0 +1,324 @@
+"""The engine's loop: schedule -> run -> sample -> record."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from llmplug.engine.block_pool import BlockPool
+from llmplug.engine.limits import normalise
+from llmplug.engine.logprobs import compute_logprobs
+from llmplug.engine.runner import Runner
+from llmplug.engine.sample import SamplerChain
+from llmplug.engine.scheduler import Schedule, Scheduler
+from llmplug.engine.sequence import Sequence, derive_seed
+from llmplug.errors import EngineError, InvalidRequest, to_wire
+from llmplug.types import (
+    EngineReady,
+    EngineStats,
+    FinishReason,
+    GenerateRequest,
+    SequenceDelta,
+    StepOutput,
+    TokenLogprob,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from llmplug.engine.settings import EngineSettings
+    from llmplug.ops import KernelTable
+    from llmplug.specs import Model, ModelShape, SamplerSpec
+
+# Steps that fail one after another before the engine gives itself up: one may be a request's
+# fault, several are the device's or ours.
+MAX_FAILED_STEPS = 3
+# Rows of prompt logits at a time: 64 x 152k float32 are 39 MB.
+LOGPROB_ROWS = 64
+_log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Forward:
+    """What a forward pass gave, and for whom tokens can be chosen now; `error` if it raised."""
+
+    hidden_TD: torch.Tensor | None = None
+    logits_SV: torch.Tensor | None = None
+    sequences: list[Sequence] = field(default_factory=list)  # S of them
+    places: list[int] = field(default_factory=list)  # of these S in the schedule
+    rows: list[int] = field(default_factory=list)  # of these S in hidden_TD
+    error: Exception | None = None
+
+
+@dataclass(slots=True)
+class _Sample:
+    """What a step found for one sequence; no token while its prompt is not done."""
+
+    token_id: int | None = None
+    logprob: TokenLogprob | None = None
+    error: Exception | None = None
+
+
+class Engine:
+    """Runs many sequences through one model, a batch of tokens a step. Not thread-safe.
+
+    Every sequence ends with exactly one delta that has a finish reason, an aborted one too.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        shape: ModelShape,
+        ops: KernelTable,
+        samplers: Iterable[SamplerSpec],
+        settings: EngineSettings,
+        device: torch.device,
+    ) -> None:
+        self.settings = settings
+        self.report: dict[str, Any] = {}  # whoever builds an engine may tell how
+        self._pool = BlockPool(settings.num_pages, settings.page_size)
+        self._scheduler = Scheduler(settings, self._pool)
+        self._runner = Runner(model, shape, ops, settings, device)
+        self._chain = SamplerChain(samplers, settings.vocab_size, device)
+        params = tuple(spec.params for spec in self._chain.specs)
+        self.limits = replace(settings.limits, sampler_params=params)
+        self._requests: dict[str, list[Sequence]] = {}  # those with an unfinished sequence
+        self._aborted: list[SequenceDelta] = []  # told with the next step
+        self._num_arrivals = 0
+        self._num_steps = 0
+        self._num_failed_steps = 0  # in succession
+        self._num_prompt_tokens = 0
+        self._num_generated_tokens = 0
+        self._num_cached_tokens = 0
+
+    @property
+    def has_work(self) -> bool:
+        """Whether `step` has something to do or to tell."""
+        return bool(self._requests or self._aborted)
+
+    @property
+    def stats(self) -> EngineStats:
+        """Gauges and counters as of now."""
+        return EngineStats(
+            num_running=len(self._scheduler.running),
+            num_waiting=len(self._scheduler.waiting),
+            num_pages_used=self._pool.num_used,
+            num_pages=self._pool.num_pages,
+            num_steps=self._num_steps,
+            num_preemptions=self._scheduler.num_preemptions,
+            num_prompt_tokens=self._num_prompt_tokens,
+            num_generated_tokens=self._num_generated_tokens,
+            num_cached_tokens=self._num_cached_tokens,
+        )
+
+    def ready_message(self) -> EngineReady:
+        """Say what this engine can do, and what it holds."""
+        return EngineReady(
+            vocab_size=self.settings.vocab_size,
+            context_length=self.limits.max_tokens,
+            num_pages=self.settings.num_pages,
+            page_size=self.settings.page_size,
+            report={**self.report, "cache_bytes": self._runner.cache_bytes},
+        )
+
+    def add(self, request: GenerateRequest) -> None:
+        """Take a request; its sequences run from the next step on.
+
+        Raises:
+            InvalidRequest: it is refused, and nothing of it is kept.
+        """
+        request = normalise(request, self.limits)
+        if request.request_id in self._requests:
+            raise InvalidRequest(f"The request id {request.request_id!r} is in use.")
+        samplers = self._chain.select(request.sampling)
+        seed = request.sampling.seed
+        if seed is None:
+            seed = secrets.randbits(63)
+        sequences: list[Sequence] = []
+        for index in range(request.num_sequences):
+            sequence = Sequence(
+                request,
+                index,
+                seed=derive_seed(seed, index),
+                eos_token_ids=self.settings.eos_token_ids,
+                arrival=self._num_arrivals,
+                samplers=samplers,
+                leader=sequences[0] if sequences else None,
+            )
+            self._num_arrivals += 1
+            sequences.append(sequence)
+        self._requests[request.request_id] = sequences
+        for sequence in sequences:
+            self._scheduler.add(sequence)
+
+    def abort(self, request_id: str, index: int | None = None) -> None:
+        """End a request, or one of its sequences; unknown ones have ended already."""
+        for sequence in list(self._requests.get(request_id, ())):
+            if index is None or sequence.index == index:
+                self._aborted.append(self._finish(sequence, FinishReason.ABORT))
+
+    def step(self) -> StepOutput:
+        """Compute one batch of tokens; return what is new in each sequence.
+
+        Raises:
+            EngineError: several forward passes in succession failed; the engine is of no more use.
+        """
+        with torch.inference_mode():
+            schedule = self._scheduler.schedule()
+            forward = self._run(schedule)
+            samples = self._sample(schedule, forward)
+            deltas = self._record(schedule, samples)
+        self._num_steps += 1
+        return StepOutput(deltas=deltas, stats=self.stats)
+
+    def _run(self, schedule: Schedule) -> _Forward:
+        """Compute the scheduled tokens, and logits where a token is to be chosen."""
+        forward = _Forward()
+        end = 0
+        for place, (sequence, count) in enumerate(schedule):
+            end += count
+            if count == sequence.num_missing:
+                forward.places.append(place)
+                forward.rows.append(end - 1)
+                forward.sequences.append(sequence)
+        if not end:
+            return forward
+        try:
+            forward.hidden_TD = self._runner.run(schedule)
+            self._rate_prompts(schedule, forward.hidden_TD)
+            if forward.rows:
+                forward.logits_SV = self._runner.compute_logits(forward.hidden_TD, forward.rows)
+        except torch.AcceleratorError:
+            raise  # the device is lost with all that it holds
+        except Exception as error:
+            self._num_failed_steps += 1
+            if self._num_failed_steps >= MAX_FAILED_STEPS:
+                raise EngineError(f"{MAX_FAILED_STEPS} steps in succession failed") from error
+            _log.exception("a forward pass failed; the %d sequences in it end", len(schedule))
+            return _Forward(error=error)
+        self._num_failed_steps = 0
+        return forward
+
+    def _sample(self, schedule: Schedule, forward: _Forward) -> list[_Sample]:
+        """Choose a token for each sequence whose tokens are all computed now."""
+        samples = [_Sample(error=forward.error) for _ in range(len(schedule))]
+        hidden_TD, rows = forward.hidden_TD, forward.rows
+        if hidden_TD is None or forward.logits_SV is None:
+            return samples
+        asking = [
+            row
+            for row, sequence in enumerate(forward.sequences)
+            if sequence.request.sampling.logprobs is not None
+        ]
+        raw_RV = forward.logits_SV[asking] if asking else None  # a copy: samplers edit logits
+        choices = self._chain.sample(
+            forward.logits_SV,
+            forward.sequences,
+            lambda: self._runner.compute_logits(hidden_TD, rows),
+        )
+        for place, choice in zip(forward.places, choices, strict=True):
+            samples[place].token_id = choice.token_id
+            samples[place].error = choice.error
+        if raw_RV is not None:
+            self._rate_choices(raw_RV, asking, forward, samples)
+        return samples
+
+    def _record(self, schedule: Schedule, samples: list[_Sample]) -> list[SequenceDelta]:
+        """Note what the step computed and chose; end the sequences that are done."""
+        deltas, self._aborted = self._aborted, []
+        for (sequence, count), sample in zip(list(schedule), samples, strict=True):
+            if sample.error is not None:
+                deltas.append(self._finish(sequence, FinishReason.ERROR, error=sample.error))
+                continue
+            self._scheduler.advance(sequence, count)
+            if sample.token_id is not None:
+                deltas.append(self._append(sequence, sample.token_id, sample.logprob))
+        return deltas
+
+    def _append(
+        self, sequence: Sequence, token_id: int, logprob: TokenLogprob | None
+    ) -> SequenceDelta:
+        finish_reason = sequence.append(token_id)
+        self._num_generated_tokens += 1
+        news: dict[str, Any] = {"token_ids": [token_id]}
+        if logprob is not None:
+            news["logprobs"] = [logprob]
+        if len(sequence.output_ids) == 1:
+            news["num_cached_tokens"] = sequence.num_cached_tokens or 0
+            news["prompt_logprobs"] = sequence.prompt_logprobs
+            if sequence.leader is None:
+                self._num_prompt_tokens += sequence.num_prompt
+                self._num_cached_tokens += sequence.num_cached_tokens or 0
+        if finish_reason is None:
+            return SequenceDelta(
+                request_id=sequence.request.request_id, index=sequence.index, **news
+            )
+        if finish_reason is FinishReason.STOP:
+            news["stop_token_id"] = token_id
+        return self._finish(sequence, finish_reason, **news)
+
+    def _finish(
+        self,
+        sequence: Sequence,
+        reason: FinishReason,
+        error: Exception | None = None,
+        **news: Any,
+    ) -> SequenceDelta:
+        """Forget a sequence, give its pages back, and make its last delta."""
+        self._scheduler.remove(sequence)
+        request_id = sequence.request.request_id
+        siblings = self._requests[request_id]
+        siblings.remove(sequence)
+        if not siblings:
+            del self._requests[request_id]
+        return SequenceDelta(
+            request_id=request_id,
+            index=sequence.index,
+            finish_reason=reason,
+            error=None if error is None else to_wire(error),
+            **news,
+        )
+
+    def _rate_choices(
+        self,
+        raw_RV: torch.Tensor,
+        asking: list[int],
+        forward: _Forward,
+        samples: list[_Sample],
+    ) -> None:
+        """Add log-probabilities to the samples of the rows that ask, if they have a token."""
+        found = [samples[forward.places[row]] for row in asking]
+        good = [r for r, sample in enumerate(found) if sample.error is None]
+        if not good:
+            return
+        logprobs = compute_logprobs(
+            raw_RV[good],
+            [found[r].token_id or 0 for r in good],
+            [forward.sequences[asking[r]].request.sampling.logprobs or 0 for r in good],
+        )
+        for r, logprob in zip(good, logprobs, strict=True):
+            found[r].logprob = logprob
+
+    def _rate_prompts(self, schedule: Schedule, hidden_TD: torch.Tensor) -> None:
+        """Add log-probabilities of the prompt tokens that follow those of this step."""
+        end = 0
+        for sequence, count in schedule:
+            start, end = end, end + count
+            known = sequence.prompt_logprobs
+            if known is None:
+                continue
+            # After a preemption tokens are computed again that are rated already.
+            first = max(sequence.num_computed, len(known) - 1)
+            last = min(sequence.num_computed + count, sequence.num_prompt - 1)
+            offset = start - sequence.num_computed
+            num_top = sequence.request.sampling.prompt_logprobs or 0
+            for low in range(first, last, LOGPROB_ROWS):
+                high = min(low + LOGPROB_ROWS, last)
+                rows = list(range(low + offset, high + offset))
+                logits_RV = self._runner.compute_logits(hidden_TD, rows)
+                token_ids = sequence.token_ids[low + 1 : high + 1]
+                known.extend(compute_logprobs(logits_RV, token_ids, [num_top] * len(rows)))

@@ -1,0 +1,110 @@
+"""One sequence: its tokens, its place in the cache, and when it ends."""
+
+from __future__ import annotations
+
+from array import array
+from typing import Any
+
+from llmplug.types import FinishReason, GenerateRequest, TokenLogprob
+
+_UINT64 = 2**64 - 1
+
+
+class Sequence:
+    """One of a request's `num_sequences`; the scheduler and the engine move it along.
+
+    Of its tokens, prompt and output together, the first `num_computed` have their keys and values
+    in `pages`. A step computes some more; when it reaches the last, a new token is chosen.
+    """
+
+    __slots__ = (
+        "digests",
+        "index",
+        "is_running",
+        "leader",
+        "num_cached_tokens",
+        "num_computed",
+        "num_published",
+        "output_ids",
+        "pages",
+        "prompt_logprobs",
+        "rank",
+        "request",
+        "samplers",
+        "seed",
+        "stop_ids",
+        "token_ids",
+    )
+
+    def __init__(
+        self,
+        request: GenerateRequest,
+        index: int,
+        *,
+        seed: int,
+        eos_token_ids: frozenset[int],
+        arrival: int,
+        samplers: tuple[tuple[int, Any], ...] = (),
+        leader: Sequence | None = None,
+    ) -> None:
+        sampling = request.sampling
+        self.request = request
+        self.index = index
+        self.seed = seed
+        self.leader = leader  # the request's first sequence, which computes the prompt for all
+        self.samplers = samplers  # (place in the chain, parameters) of those active here
+        self.stop_ids = frozenset(sampling.stop_token_ids)
+        if not sampling.ignore_eos:
+            self.stop_ids |= eos_token_ids
+        self.rank = (request.priority, arrival)  # unique; lower runs earlier
+        self.token_ids = list(request.prompt_ids)  # prompt, then output
+        self.output_ids: list[int] = []
+        self.pages = array("i")  # in token order
+        self.digests: list[bytes] = []  # chain of the full pages, as far as computed
+        self.num_computed = 0
+        self.num_published = 0  # pages that the prefix cache knows by their digest
+        self.num_cached_tokens: int | None = None  # prompt tokens found cached at first admission
+        self.prompt_logprobs: list[TokenLogprob | None] | None = (
+            None if sampling.prompt_logprobs is None else [None]
+        )
+        self.is_running = False
+
+    @property
+    def num_prompt(self) -> int:
+        """Tokens of the prompt."""
+        return len(self.request.prompt_ids)
+
+    @property
+    def num_missing(self) -> int:
+        """Tokens to compute before the next can be chosen; 1 while decoding."""
+        return len(self.token_ids) - self.num_computed
+
+    @property
+    def is_stop_held_back(self) -> bool:
+        """Whether `min_tokens` still forbids to end."""
+        return len(self.output_ids) < self.request.sampling.min_tokens
+
+    def append(self, token_id: int) -> FinishReason | None:
+        """Take a chosen token; return why the sequence ends with it, if it does."""
+        self.token_ids.append(token_id)
+        self.output_ids.append(token_id)
+        sampling = self.request.sampling
+        if token_id in self.stop_ids and len(self.output_ids) > sampling.min_tokens:
+            return FinishReason.STOP
+        if sampling.max_tokens is not None and len(self.output_ids) >= sampling.max_tokens:
+            return FinishReason.LENGTH
+        return None
+
+
+def derive_seed(seed: int, index: int) -> int:
+    """Return the seed of a request's sequence `index`: an int64, the request's own for index 0.
+
+    Source: SplitMix64, https://prng.di.unimi.it/splitmix64.c
+    """
+    if index == 0:
+        return seed
+    z = (seed + index * 0x9E3779B97F4A7C15) & _UINT64
+    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & _UINT64
+    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & _UINT64
+    z ^= z >> 31
+    return z - 2**64 if z >= 2**63 else z
