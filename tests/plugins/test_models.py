@@ -15,7 +15,7 @@ import pytest
 import torch
 from tiny import VARIANTS, load_reference, make_checkpoint, open_checkpoint, reference_logits
 
-from llmplug import BuildContext, CheckpointError, Model, ModelShape, ModelSpec
+from llmplug import BuildContext, Checkpoint, CheckpointError, Model, ModelShape, ModelSpec
 from llmplug.engine.loading import load_weights
 from llmplug.ops import REFERENCES, AttentionBatch, KVCache, choose_kernels, load_kernels
 
@@ -89,12 +89,12 @@ class Runner:
 
 
 def build(
-    folder: Path,
+    source: Path | Checkpoint,
     dtype: torch.dtype = torch.float32,
     ops: Any = None,
     context_length: int | None = None,
 ) -> tuple[Model, ModelShape, Any]:
-    checkpoint = open_checkpoint(folder)
+    checkpoint = open_checkpoint(source) if isinstance(source, Path) else source
     spec = find_spec(checkpoint.config["architectures"][0])
     ops = ops or reference_ops()
     shape = spec.describe(checkpoint.config)
@@ -261,3 +261,37 @@ def test_a_shorter_context_gives_the_same_logits(variant: Path) -> None:
     assert torch.equal(
         short.step({0: ids})[0], Runner(*build(variant), num_sequences=1).step({0: ids})[0]
     )
+
+
+def test_published_model_equals_transformers(smollm2_gguf: Path) -> None:
+    """SmolLM2 from its GGUF, dequantised: logits, and what greedy decoding says."""
+    from tokenizers import Tokenizer
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from llmplug_gguf import llmplug_model_loaders
+
+    (loader,) = llmplug_model_loaders()
+    checkpoint = loader.open(smollm2_gguf)
+    reference = LlamaForCausalLM(LlamaConfig(**checkpoint.config)).eval()
+    state = {name: tensor.load().float() for name, tensor in checkpoint.tensors.items()}
+    missing, unexpected = reference.load_state_dict(state, strict=False)
+    assert (missing, unexpected) == (["lm_head.weight"], [])
+    reference.tie_weights()
+
+    tokenizer = Tokenizer.from_str(checkpoint.tokenizer.json)
+    ids = tokenizer.encode("The capital of France is", add_special_tokens=False).ids
+    runner = Runner(*build(checkpoint, context_length=128), num_sequences=1)
+    logits_TV = runner.step({0: ids})[0]
+    # 30 layers deep and logits near 20: a float32 sum in another order is worth about 1e-4.
+    torch.testing.assert_close(logits_TV, reference_logits(reference, ids), rtol=0, atol=1e-3)
+
+    generated: list[int] = []
+    for _ in range(16):
+        generated.append(int(logits_TV[-1].argmax()))
+        logits_TV = runner.step({0: generated[-1:]})[0]
+    with torch.inference_mode():
+        expected = reference.generate(
+            torch.tensor([ids]), max_new_tokens=16, do_sample=False, eos_token_id=None
+        )
+    assert generated == expected[0, len(ids) :].tolist()
+    assert "Paris" in tokenizer.decode(generated)
