@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
-
-from sanic.exceptions import RequestCancelled
 
 from llmplug.errors import EngineError
 from llmplug.server.errors import describe, is_unforeseen
@@ -47,6 +46,7 @@ class EventStream:
         self._heart: asyncio.Task[None] | None = None
         self._is_over = False
         self._has_sent = False  # since the last heartbeat
+        self._writing_since: float | None = None  # time.monotonic()
 
     async def __aenter__(self) -> Self:
         self._response = await self._request.respond(
@@ -83,20 +83,13 @@ class EventStream:
         return True
 
     async def send(self, frames: bytes) -> None:
-        """Write whole events; waits while the reader does not keep up.
-
-        Raises:
-            RequestCancelled: the reader has taken nothing for WRITE_TIMEOUT_S, or is gone.
-        """
+        """Write whole events; waits while the reader does not keep up."""
         if self._is_over or self._response is None:
             raise RuntimeError("nothing can be sent after the terminal event")
         self._has_sent = True
-        try:
-            async with asyncio.timeout(WRITE_TIMEOUT_S):
-                await self._response.send(frames)
-        except TimeoutError:
-            self._hang_up()
-            raise RequestCancelled from None
+        self._writing_since = time.monotonic()
+        await self._response.send(frames)
+        self._writing_since = None
 
     async def finish(self, frames: bytes = b"") -> None:
         """Write the last events and end the stream."""
@@ -116,12 +109,19 @@ class EventStream:
         await self._response.send(frames, end_stream=True)
 
     async def _beat(self) -> None:
-        """Keep a silent connection open."""
-        while True:
+        """Keep a silent connection open, and hang up on a reader that takes nothing.
+
+        The deadline of a write is kept here because a timer per event would cost more than the
+        event. Hanging up cancels the request's task.
+        """
+        while not self._is_over:
             self._has_sent = False
             await asyncio.sleep(HEARTBEAT_S)
-            if not self._has_sent and not self._is_over and self._response is not None:
-                await self._response.send(HEARTBEAT)
+            if self._writing_since is not None:
+                if time.monotonic() - self._writing_since > WRITE_TIMEOUT_S:
+                    self._hang_up()
+            elif not self._has_sent:
+                await self.send(HEARTBEAT)
 
     def _hang_up(self) -> None:
         """Close the connection without waiting for what is still to be written."""

@@ -118,6 +118,7 @@ async def test_stalled_reader_is_hung_up_on(
     start: StartServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sse, "WRITE_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(sse, "HEARTBEAT_S", 0.01)
     server = await start(endless())
     server.engine.script = speak(*(["x" * 100_000] * 200))
     reader, writer = await connect(server, *("/v1/completions", dict(BATCH[1], stream=True)))
