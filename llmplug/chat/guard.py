@@ -13,7 +13,8 @@ from the middle of a text could mend one.
 `open` and `close` embrace texts that the template itself searches for, as in
 `content.split('</think>')`: a cut would hide them. A control token is text if it stands, with
 white space at most, between the two. They stand outside the white space around the text, so that
-a template's `strip` after its `split` works as ever.
+a template's `strip` after its `split` works as ever. A template that takes such a text away and
+puts the same one back in its place leaves no trace of having done so: then, too, it counts as text.
 
 For text that spells no control token, the ids equal those of transformers' `apply_chat_template`:
 marks are taken out before the text is encoded, and it is encoded as one text.

@@ -66,7 +66,7 @@ def find_message_shape(
 
 
 def find_answer_end(renderer: ChatRenderer) -> int | None:
-    """The control token that follows an answer: the first one after its text."""
+    """The first token after an answer's text, whatever it is."""
     conversation = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": _WORD}]
     try:
         whole = renderer.render(conversation, add_generation_prompt=False)

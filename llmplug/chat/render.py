@@ -36,6 +36,7 @@ class ChatRenderer:
         """
         self._template = Template(template_source)
         self._special_tokens = dict(tokenizer.special_tokens)
+        self._control_ids = tokenizer.control_ids
         self._guard = Guard(tokenizer, self._template.tree)
         self._reserved = self._template.reserved | _OWN_VARIABLES | set(self._special_tokens)
         self.variables = self._template.variables - self._reserved
@@ -89,7 +90,8 @@ class ChatRenderer:
 
     def find_answer_end(self) -> int | None:
         """The control token that the template puts after an answer, if it puts one."""
-        return find_answer_end(self)
+        token_id = find_answer_end(self)
+        return token_id if token_id in self._control_ids else None
 
     def _render(
         self,
