@@ -36,6 +36,8 @@ log = logging.getLogger("llmplug.server")
 
 # Below this, tokenising is quicker than handing it to a thread.
 INLINE_CHARS = 2048
+# Work exists and no step has ended: no step that makes sense takes so long, on any device.
+STALL_S = 60.0
 
 Result = TypeVar("Result")
 
@@ -58,6 +60,10 @@ class EngineConnection(Protocol):
     @property
     def failure(self) -> Exception | None:
         """Why it failed or died."""
+
+    @property
+    def stalled_s(self) -> float:
+        """Seconds since its last step, while there is work for it; else 0."""
 
     async def start(self) -> None:
         """Start the engine's process."""
@@ -283,12 +289,12 @@ class Service:
 
     @property
     def is_ready(self) -> bool:
-        """Whether every model takes requests."""
-        return all(model.client.state == "ready" for model in self.models)
+        """Whether every model takes requests, and works on those that it took."""
+        return all(_is_working(model) for model in self.models)
 
     def _read_stats(self) -> Iterator[tuple[str, bool, EngineStats | None]]:
         for model in self.models:
-            yield model.name, model.client.state == "ready", model.client.stats
+            yield model.name, _is_working(model), model.client.stats
 
 
 async def _start(model: ModelService) -> None:
@@ -301,6 +307,10 @@ async def _start(model: ModelService) -> None:
     log.info("%s is ready", model.name)
 
 
+def _is_working(model: ModelService) -> bool:
+    return model.client.state == "ready" and model.client.stalled_s < STALL_S
+
+
 def _describe_state(model: ModelService) -> dict[str, Any]:
     state: dict[str, Any] = {"model": model.name, "state": model.client.state}
     loading = model.client.loading
@@ -308,6 +318,9 @@ def _describe_state(model: ModelService) -> dict[str, Any]:
         state["stage"] = loading.stage
         state["done"] = loading.done
         state["total"] = loading.total
+    if model.client.stalled_s >= STALL_S:
+        state["state"] = "stalled"
+        state["stalled_s"] = round(model.client.stalled_s, 1)
     return state
 
 

@@ -145,6 +145,7 @@ class FakeEngine:
         self.may_be_ready = asyncio.Event()
         self.may_be_ready.set()
         self.is_stopped = False
+        self.stalled_s = 0.0
 
     async def start(self) -> None:
         self.loading = EngineLoading(stage="weights", done=1, total=4)

@@ -44,6 +44,16 @@ async def test_probes_tell_the_truth_while_loading(start: StartServer) -> None:
     assert (await server.http.get("/live")).json() == {"status": "live"}
 
 
+async def test_a_stalled_engine_is_not_ready(start: StartServer) -> None:
+    server = await start()
+    server.engine.stalled_s = 61.04
+    response = await server.http.get("/ready")
+    assert response.status_code == 503
+    assert response.json()["models"] == [{"model": "toy", "state": "stalled", "stalled_s": 61.0}]
+    server.engine.stalled_s = 0.0
+    assert (await server.http.get("/ready")).status_code == 200
+
+
 async def test_models(start: StartServer) -> None:
     server = await start()
     listed = (await server.http.get("/v1/models")).json()
