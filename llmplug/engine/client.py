@@ -1,0 +1,306 @@
+"""The server's end of an engine: starts its process, sends requests, hands out what comes back.
+
+A process that dies is started again, a bounded number of times. Requests that had sent nothing
+are then asked once more, once; the others end with EngineUnavailable.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Literal
+
+from llmplug.engine.limits import normalise
+from llmplug.engine.process import EngineProcess
+from llmplug.errors import (
+    EngineError,
+    EngineUnavailable,
+    InvalidRequest,
+    LlmplugError,
+    from_wire,
+)
+from llmplug.types import (
+    AbortRequest,
+    AddRequest,
+    EngineFailed,
+    EngineLoading,
+    EngineReady,
+    EngineStats,
+    GenerateRequest,
+    SequenceDelta,
+    StepOutput,
+)
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+    from llmplug.engine.settings import EngineSettings
+    from llmplug.types import EngineMessage
+
+State = Literal["loading", "ready", "failed", "dead"]
+
+# Restarts after a crash: this many within the window, each after twice the wait of the last.
+MAX_RESTARTS = 5
+RESTART_WINDOW_S = 600.0
+FIRST_BACKOFF_S = 0.5
+# What a process sent before it died is still on its way for a moment: results, or why it failed.
+LAST_WORDS_S = {"loading": 0.5, "ready": 0.1}
+_log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _OpenRequest:
+    """A request that `generate` has not finished with."""
+
+    request: GenerateRequest
+    queue: asyncio.Queue[SequenceDelta | LlmplugError] = field(default_factory=asyncio.Queue)
+    has_sent: bool = False  # something was handed out: it cannot be asked again
+    num_replays: int = 0
+    is_over: bool = False  # its generator will raise as soon as it runs
+
+
+class EngineClient:
+    """One model's engine, whichever process runs it at the moment. Lives in one event loop.
+
+    Attributes:
+        state: `failed`: it never came up; `dead`: it did, but is gone.
+        loading: how far the start is.
+        stats: after the last step.
+        failure: why it failed or died, last.
+        limits: what a request may ask for.
+    """
+
+    def __init__(
+        self,
+        argv: Sequence[str],
+        payload: bytes,
+        settings: EngineSettings,
+        *,
+        sampler_params: tuple[type[BaseModel], ...] | None = None,
+    ) -> None:
+        """Start nothing yet.
+
+        Args:
+            argv: the engine's program; the socket's path is appended.
+            payload: written to its stdin, for `worker.read_payload`.
+            settings: as the engine will have them.
+            sampler_params: parameters of the engine's samplers, to refuse unknown ones early.
+        """
+        self.state: State = "loading"
+        self.loading: EngineLoading | None = None
+        self.stats: EngineStats | None = None
+        self.failure: LlmplugError | None = None
+        self.limits = replace(settings.limits, sampler_params=sampler_params)
+        self._argv = argv
+        self._payload = payload
+        self._ready: EngineReady | None = None
+        self._has_settled = asyncio.Event()  # ready, or failed for good
+        self._is_stopping = False
+        self._process: EngineProcess | None = None
+        self._supervisor: asyncio.Task[None] | None = None
+        self._open: dict[str, _OpenRequest] = {}
+        self._restarts: list[float] = []  # times
+        self._last_progress = time.monotonic()
+
+    @property
+    def pid(self) -> int | None:
+        """Of the engine's process, if there is one."""
+        return None if self._process is None else self._process.pid
+
+    @property
+    def stalled_s(self) -> float:
+        """Seconds since the engine last did something, while there is work for it; else 0."""
+        if not self._open or self.state != "ready":
+            return 0.0
+        return time.monotonic() - self._last_progress
+
+    async def start(self) -> None:
+        """Start the engine's process and watch it; `wait_ready` tells what becomes of it."""
+        self._supervisor = asyncio.create_task(self._supervise())
+
+    async def wait_ready(self) -> EngineReady:
+        """Wait until the engine takes requests.
+
+        Raises:
+            LlmplugError: why it cannot; it will not be tried again.
+        """
+        await self._has_settled.wait()
+        if self.state == "ready" and self._ready is not None:
+            return self._ready
+        raise self.failure or EngineUnavailable("the engine is stopped")
+
+    async def generate(self, request: GenerateRequest) -> AsyncGenerator[SequenceDelta, None]:
+        """Yield what each step adds, until all sequences of the request have ended.
+
+        Closing the generator, at any time, ends the request.
+
+        Raises:
+            InvalidRequest: the request is refused.
+            EngineUnavailable: the engine is not ready, or died meanwhile.
+            EngineError: a sequence failed; the others of the request end too.
+        """
+        if self.state != "ready":
+            raise EngineUnavailable(f"The engine is {self.state}; try again later.")
+        request = normalise(request, self.limits)
+        if request.request_id in self._open:
+            raise InvalidRequest(f"The request id {request.request_id!r} is in use.")
+        if not self._open:
+            self._last_progress = time.monotonic()
+        entry = self._open[request.request_id] = _OpenRequest(request)
+        num_running = request.num_sequences
+        try:
+            self._send(AddRequest(request=request))
+            while num_running:
+                item = await entry.queue.get()
+                if isinstance(item, LlmplugError):
+                    num_running = 0
+                    raise item
+                if item.error is not None:
+                    raise from_wire(item.error)
+                if item.finish_reason is not None:
+                    num_running -= 1
+                yield item
+        finally:
+            del self._open[request.request_id]
+            if num_running:
+                self._send(AbortRequest(request_id=request.request_id))
+
+    async def abort(self, request_id: str, index: int | None = None) -> None:
+        """End a request or one of its sequences; its generator sees that with the next step."""
+        if request_id in self._open:
+            self._send(AbortRequest(request_id=request_id, index=index))
+
+    async def stop(self) -> None:
+        """End the engine's process and whatever it was doing, within seconds."""
+        self._is_stopping = True
+        if self._process is not None:
+            await self._process.stop(is_serving=self.state == "ready")
+        if self._supervisor is not None:
+            self._supervisor.cancel()
+            await asyncio.gather(self._supervisor, return_exceptions=True)
+        if self.state != "failed":
+            self.state = "dead"
+        self._has_settled.set()
+        self._end_requests(EngineUnavailable("The engine was stopped."))
+
+    def _send(self, command: AddRequest | AbortRequest) -> None:
+        """Send, unless the process is just gone: the supervisor ends or replays its requests."""
+        if self._process is not None and self.state == "ready":
+            with suppress(EngineUnavailable):
+                self._process.send(command)
+
+    async def _supervise(self) -> None:
+        """Keep a process running until it cannot be, or is not wanted any more."""
+        while True:
+            has_been_ready = self._ready is not None
+            self.failure = await self._run_process()
+            if self._is_stopping:
+                return
+            has_failed = self.state == "loading" and not has_been_ready
+            self.state = "failed" if has_failed else "dead"
+            self._has_settled.clear()
+            wait_s = None if has_failed else self._plan_restart()
+            if wait_s is None:
+                _log.error("the engine is gone for good: %s", self.failure)
+                self._has_settled.set()
+                self._end_requests(EngineUnavailable(f"The engine is gone: {self.failure}"))
+                return
+            _log.error("%s; starting it again in %.1f s", self.failure, wait_s)
+            self._end_requests(
+                EngineUnavailable("The engine died; it is being started again."), is_replaying=True
+            )
+            await asyncio.sleep(wait_s)
+            self.state = "loading"
+
+    def _plan_restart(self) -> float | None:
+        """Return how long to wait before the next start; None: it died too often."""
+        now = time.monotonic()
+        self._restarts = [then for then in self._restarts if now - then < RESTART_WINDOW_S]
+        if len(self._restarts) >= MAX_RESTARTS:
+            return None
+        self._restarts.append(now)
+        return FIRST_BACKOFF_S * float(2 ** (len(self._restarts) - 1))
+
+    async def _run_process(self) -> LlmplugError:
+        """Run one process to its end; return why it ended."""
+        process = EngineProcess(self._argv, self._payload)
+        self._process = process
+        try:
+            await process.start()
+            reader = asyncio.create_task(self._read(process))
+            watcher = asyncio.create_task(process.wait())
+            try:
+                await asyncio.wait({reader, watcher}, return_when=asyncio.FIRST_COMPLETED)
+                if not reader.done():
+                    await asyncio.wait({reader}, timeout=LAST_WORDS_S[self.state])
+                return await self._explain(reader, watcher)
+            finally:
+                reader.cancel()
+                watcher.cancel()
+                await asyncio.gather(reader, watcher, return_exceptions=True)
+        except EngineError as error:
+            return error
+        finally:
+            self._process = None
+            await process.close()
+
+    async def _explain(
+        self, reader: asyncio.Task[LlmplugError], watcher: asyncio.Task[int]
+    ) -> LlmplugError:
+        if reader.done():
+            error = reader.exception()
+            return EngineError(f"unreadable message: {error}") if error else reader.result()
+        status = await watcher
+        how = f"was killed by signal {-status}" if status < 0 else f"exited with status {status}"
+        doing = "loading" if self.state == "loading" else "serving"
+        return EngineUnavailable(f"the engine's process {how} while {doing}")
+
+    async def _read(self, process: EngineProcess) -> LlmplugError:
+        """Take messages until the process says that it has failed."""
+        async for message in process.receive():
+            if isinstance(message, EngineFailed):
+                return from_wire(message.error)
+            self._take(process, message)
+        raise EngineError("the socket was closed")
+
+    def _take(self, process: EngineProcess, message: EngineMessage) -> None:
+        if isinstance(message, StepOutput):
+            self.stats = message.stats
+            self._last_progress = time.monotonic()
+            for delta in message.deltas:
+                entry = self._open.get(delta.request_id)
+                if entry is not None:  # else it was just given up
+                    entry.has_sent = True
+                    entry.queue.put_nowait(delta)
+        elif isinstance(message, EngineLoading):
+            self.loading = message
+        elif isinstance(message, EngineReady):
+            self._start_serving(process, message)
+
+    def _start_serving(self, process: EngineProcess, ready: EngineReady) -> None:
+        self._ready = ready
+        self.limits = replace(
+            self.limits,
+            vocab_size=ready.vocab_size,
+            context_length=ready.context_length,
+            num_cache_tokens=ready.num_pages * ready.page_size,
+        )
+        self.state = "ready"
+        self._last_progress = time.monotonic()
+        self._has_settled.set()
+        for entry in self._open.values():
+            if not entry.is_over:
+                process.send(AddRequest(request=entry.request))
+
+    def _end_requests(self, error: LlmplugError, *, is_replaying: bool = False) -> None:
+        """End the open requests, but for those that can be asked again."""
+        for entry in self._open.values():
+            if is_replaying and not entry.has_sent and entry.num_replays == 0:
+                entry.num_replays += 1
+            else:
+                entry.is_over = True
+                entry.queue.put_nowait(error)

@@ -1,0 +1,188 @@
+"""The engine's process: commands in, one message a step out, over a unix socket.
+
+It sleeps on the socket while there is nothing to do. It ends on StopEngine, on SIGTERM, and when
+its parent goes away, however that went; an orphan removes the socket and its folder.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import select
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+import zmq
+
+from llmplug.errors import LlmplugError, to_wire
+from llmplug.types import (
+    AbortRequest,
+    AddRequest,
+    EngineCommand,
+    EngineFailed,
+    EngineLoading,
+    EngineMessage,
+    FinishReason,
+    SequenceDelta,
+    StepOutput,
+    StopEngine,
+)
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+    from llmplug.engine.engine import Engine
+    from llmplug.specs import Progress
+
+STDIN = 0
+LENGTH_BYTES = 8  # big-endian, before the payload
+LINGER_MS = 1000  # for the last message of a process that ends
+PROGRESS_S = 0.05  # between two messages about one stage
+# The end of stdin tells at once; this finds a parent whose pipe lives on in another child.
+PARENT_POLL_S = 2.0
+EXIT_ORPHANED = 3
+_log = logging.getLogger(__name__)
+
+
+def read_payload(socket_path: str) -> bytes:
+    """Read what the parent writes to stdin before anything else.
+
+    Raises:
+        SystemExit: the parent is gone already.
+    """
+    length = int.from_bytes(_read_exactly(LENGTH_BYTES, socket_path), "big")
+    return _read_exactly(length, socket_path)
+
+
+def _read_exactly(count: int, socket_path: str) -> bytes:
+    # Not through sys.stdin: its buffer would take the end of file that the watcher waits for.
+    data = b""
+    while len(data) < count:
+        part = os.read(STDIN, count - len(data))
+        if not part:
+            _remove_socket(socket_path)
+            sys.exit(EXIT_ORPHANED)
+        data += part
+    return data
+
+
+def run_worker(socket_path: str, build: Callable[[Progress], Engine]) -> int:
+    """Build an engine and serve it until told to stop; return the process' exit status.
+
+    Call it in the main thread, after `read_payload`. An exception of a step ends the process: the
+    parent starts another.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    signal.signal(signal.SIGTERM, _exit_quietly)
+    threading.Thread(target=_watch_parent, args=(socket_path,), daemon=True).start()
+    with zmq.Context() as context, context.socket(zmq.PAIR) as socket:
+        socket.setsockopt(zmq.LINGER, LINGER_MS)
+        socket.setsockopt(zmq.SNDHWM, 0)
+        socket.setsockopt(zmq.RCVHWM, 0)
+        socket.connect(f"ipc://{socket_path}")
+        link = _Link(socket)
+        try:
+            engine = build(link.report)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the parent must hear of it
+            if not isinstance(error, LlmplugError):
+                _log.error("the engine cannot start", exc_info=True)
+            link.send(EngineFailed(error=to_wire(error)))
+            return 1
+        gc.collect()
+        gc.freeze()  # what lives now lives on: collections need not look at it again
+        link.send(engine.ready_message())
+        _serve(engine, link)
+    return 0
+
+
+def _serve(engine: Engine, link: _Link) -> None:
+    while True:
+        for command in link.receive(is_waiting=not engine.has_work):
+            if isinstance(command, StopEngine):
+                return
+            if isinstance(command, AbortRequest):
+                engine.abort(command.request_id, command.index)
+            else:
+                _add(engine, link, command)
+        if engine.has_work:
+            link.send(engine.step())
+
+
+def _add(engine: Engine, link: _Link, command: AddRequest) -> None:
+    """Give a request to the engine; a refusal ends each of its sequences."""
+    request = command.request
+    try:
+        engine.add(request)
+    except Exception as error:  # noqa: BLE001 - no request may end the process
+        refused = [
+            SequenceDelta(
+                request_id=request.request_id,
+                index=index,
+                finish_reason=FinishReason.ERROR,
+                error=to_wire(error),
+            )
+            for index in range(request.num_sequences)
+        ]
+        link.send(StepOutput(deltas=refused, stats=engine.stats))
+
+
+class _Link:
+    """The socket, in messages."""
+
+    def __init__(self, socket: zmq.Socket[bytes]) -> None:
+        self._socket = socket
+        self._encoder = msgspec.msgpack.Encoder()
+        self._decoder: msgspec.msgpack.Decoder[AddRequest | AbortRequest | StopEngine] = (
+            msgspec.msgpack.Decoder(EngineCommand)
+        )
+        self._last_report = ("", 0.0)  # (stage, time)
+
+    def send(self, message: EngineMessage) -> None:
+        self._socket.send(self._encoder.encode(message))
+
+    def receive(self, *, is_waiting: bool) -> Iterator[AddRequest | AbortRequest | StopEngine]:
+        """Yield what has come; wait for the first one if there is nothing else to do."""
+        if is_waiting:
+            self._socket.poll()
+        with suppress(zmq.Again):
+            while True:
+                yield self._decoder.decode(self._socket.recv(zmq.NOBLOCK))
+
+    def report(self, stage: str, done: int, total: int) -> None:
+        """Tell the parent how far the start is; too many messages are left out."""
+        now = time.monotonic()
+        last_stage, last_time = self._last_report
+        if stage == last_stage and done != total and now - last_time < PROGRESS_S:
+            return
+        self._last_report = (stage, now)
+        self.send(EngineLoading(stage=stage, done=done, total=total))
+
+
+def _watch_parent(socket_path: str) -> None:
+    """End the process when its parent is gone; in a thread, as a step or a start may take long."""
+    parent = os.getppid()
+    while True:
+        readable, _, _ = select.select([STDIN], [], [], PARENT_POLL_S)
+        if (readable and not os.read(STDIN, 1)) or os.getppid() != parent:
+            _remove_socket(socket_path)
+            os._exit(EXIT_ORPHANED)
+
+
+def _remove_socket(socket_path: str) -> None:
+    """Remove what the parent can no longer remove: the socket and its own, now empty, folder."""
+    path = Path(socket_path)
+    with suppress(OSError):  # the parent may be just about it
+        path.unlink(missing_ok=True)
+        path.parent.rmdir()
+
+
+def _exit_quietly(signum: int, frame: FrameType | None) -> None:
+    sys.exit(0)
