@@ -7,7 +7,8 @@ Importing this room imports torch.
 
 from __future__ import annotations
 
-from llmplug.ops.attention import ATTENTION, AttentionBatch, KVCache, PagedAttention
+from llmplug.ops.attention import AttentionBatch, KVCache, PagedAttention
+from llmplug.ops.attention_examples import ATTENTION
 from llmplug.ops.embed import EMBED, embed
 from llmplug.ops.linear import LINEAR, DenseLinear, DenseWeight, LoadedTensor, join_sources
 from llmplug.ops.rms_norm import ADD_RMS_NORM, RMS_NORM, add_rms_norm, rms_norm

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from llmplug.ops import PagedAttention
-from llmplug.ops.attention import (
+from llmplug.ops.attention_examples import (
     ATTENTION,
     apply_attention,
     make_attention_batch,

@@ -14,7 +14,7 @@ import torch
 
 from llmplug import KernelSpec
 from llmplug.ops import REFERENCES, Op
-from llmplug.ops.attention import apply_attention
+from llmplug.ops.attention_examples import apply_attention
 from llmplug.ops.linear import apply_linear
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

@@ -1,0 +1,85 @@
+"""The kernel table: the best kernel that runs here, and the reasons why the others do not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from llmplug import KernelSpec
+from llmplug.ops import REFERENCES, choose_kernels, load_kernels
+
+
+def spec(
+    name: str,
+    priority: int = 0,
+    reason: str | None = None,
+    op: str = "embed",
+    load: Callable[[], object] | None = None,
+) -> tuple[KernelSpec, str]:
+    return KernelSpec(
+        op=op,
+        name=name,
+        supports=lambda device, dtype: reason,
+        load=load or (lambda: name),
+        priority=priority,
+    ), f"plugin of {name}"
+
+
+def test_without_kernels_every_op_is_its_reference() -> None:
+    choices = choose_kernels(REFERENCES, [], "cpu", "float32")
+    assert [(choice.op, choice.kernel, choice.plugin) for choice in choices] == [
+        (name, "reference", None) for name in REFERENCES
+    ]
+    table = load_kernels(REFERENCES, [], choices)
+    assert all(getattr(table, name) is op.reference for name, op in REFERENCES.items())
+
+
+def test_highest_priority_that_is_supported_wins() -> None:
+    specs = [spec("low", 1), spec("best", 9, "it is raining"), spec("good", 5)]
+    choices = {c.op: c for c in choose_kernels(REFERENCES, specs, "cpu", "float32")}
+    assert (choices["embed"].kernel, choices["embed"].plugin) == ("good", "plugin of good")
+    assert choices["embed"].refused == (
+        ("best", "it is raining"),
+        ("low", "good has a higher priority"),
+    )
+    assert choices["linear"].kernel == "reference"
+
+
+def test_equal_priorities_are_decided_by_name_not_by_order() -> None:
+    specs = [spec("b"), spec("a")]
+    for order in (specs, specs[::-1]):
+        (choice,) = choose_kernels({"embed": REFERENCES["embed"]}, order, "cpu", "float32")
+        assert choice.kernel == "a"
+
+
+def test_supports_is_asked_for_the_device_and_dtype() -> None:
+    asked = []
+
+    def supports(device: str, dtype: str) -> str | None:
+        asked.append((device, dtype))
+        return "no"
+
+    kernel = KernelSpec(op="embed", name="x", supports=supports, load=lambda: None)
+    choose_kernels(REFERENCES, [(kernel, "p")], "cuda", "bfloat16")
+    assert asked == [("cuda", "bfloat16")]
+
+
+def test_only_the_chosen_kernel_is_loaded() -> None:
+    loaded: list[str] = []
+
+    def loading(name: str) -> Callable[[], object]:
+        return lambda: loaded.append(name) or name
+
+    specs = [spec("a", 1, load=loading("a")), spec("b", 2, load=loading("b"))]
+    choices = choose_kernels(REFERENCES, specs, "cpu", "float32")
+    table = load_kernels(REFERENCES, specs, choices)
+    assert loaded == ["b"]
+    assert table.embed == "b"
+    assert table.choices == choices
+
+
+def test_unknown_op_names_the_known_ones() -> None:
+    table = load_kernels(REFERENCES, [], choose_kernels(REFERENCES, [], "cpu", "float32"))
+    with pytest.raises(AttributeError, match=r"'conv'.*attention.*linear"):
+        table.conv  # noqa: B018 - the access is what raises
