@@ -81,9 +81,9 @@ def _read_factors(header: Header, theta: float, width: int) -> dict[str, Any]:
     if info.type != GGMLQuantizationType.F32 or info.shape != (width // 2,):
         raise CheckpointError(f"{FACTORS} is {info.type.name} {info.shape}, not F32 {width // 2}")
     stored = np.frombuffer(header.data, "<f4", width // 2, info.offset).astype(np.float64)
-    if not np.isfinite(stored).all() or stored.min() < 1.0:
-        raise CheckpointError(f"{FACTORS} holds numbers below 1 or none at all")
-    factor = float(stored.max())
+    if not np.isfinite(stored).all() or stored.min() < 1 - _FACTORS_MATCH:
+        raise CheckpointError(f"{FACTORS} holds numbers that are not 1 or more")
+    factor = _rounded(float(stored.max()))
     if factor == 1.0:
         return {"rope_type": "default"}
     turns = theta ** -(np.arange(0, width, 2) / width) / (2 * math.pi)  # per token
@@ -117,4 +117,4 @@ def _fit(
 
 def _rounded(value: float) -> float:
     """Take the whole number beside a value that float32 has blurred."""
-    return float(round(value)) if abs(value - round(value)) < 1e-3 * value else value
+    return float(round(value)) if abs(value - round(value)) < _FACTORS_MATCH * value else value
