@@ -76,7 +76,9 @@ class ConfigReader:
             value == word and isinstance(value, bool) == isinstance(word, bool)
             for word in supported
         ):
-            raise self._wrong(name, " or ".join(repr(word) for word in supported) or "absent")
+            raise self._wrong(
+                name, " or ".join(repr(word) for word in supported) or "only its absence"
+            )
 
     def rope(self, types: Mapping[str, str], *, default_theta: float) -> RopeSettings:
         """Read how positions are rotated, from `rope_parameters` or from the older fields.
