@@ -176,17 +176,17 @@ class TileKernel {
       const Number* k1 = keys_ + groups[other].slot * width_;
       const float* q = queries_ + first * padded_;
       __m256 sums[kRows][2];
-      for (int r = 0; r < kRows; ++r) sums[r][0] = sums[r][1] = _mm256_setzero_ps();
+      UNROLL for (int r = 0; r < kRows; ++r) sums[r][0] = sums[r][1] = _mm256_setzero_ps();
       for (int64_t h = 0; h < width_; ++h) {
         const __m256 a = load8(k0 + h * kGroup);
         const __m256 b = load8(k1 + h * kGroup);
-        for (int r = 0; r < kRows; ++r) {
+        UNROLL for (int r = 0; r < kRows; ++r) {
           const __m256 x = _mm256_broadcast_ss(q + r * padded_ + h);
           sums[r][0] = _mm256_fmadd_ps(x, a, sums[r][0]);
           sums[r][1] = _mm256_fmadd_ps(x, b, sums[r][1]);
         }
       }
-      for (int r = 0; r < kRows; ++r) {
+      UNROLL for (int r = 0; r < kRows; ++r) {
         float* row = scores_ + (first + r) * kStep * kGroup;
         _mm256_storeu_ps(row + g * kGroup, sums[r][0]);
         _mm256_storeu_ps(row + other * kGroup, sums[r][other > g]);
@@ -250,8 +250,8 @@ class TileKernel {
   template <int kRows, int kVectors>
   void sum_columns(int first, int64_t h, const Group* groups, int num_groups) {
     __m256 sums[kRows][kVectors];
-    for (int r = 0; r < kRows; ++r) {
-      for (int v = 0; v < kVectors; ++v) {
+    UNROLL for (int r = 0; r < kRows; ++r) {
+      UNROLL for (int v = 0; v < kVectors; ++v) {
         sums[r][v] = load8(range_.sums + (first + r) * padded_ + h + v * kGroup);
       }
     }
@@ -260,15 +260,15 @@ class TileKernel {
       const float* weights = scores_ + first * kStep * kGroup + g * kGroup;
       for (int t = 0; t < groups[g].count; ++t, value += padded_) {
         __m256 v[kVectors];
-        for (int i = 0; i < kVectors; ++i) v[i] = load8(value + i * kGroup);
-        for (int r = 0; r < kRows; ++r) {
+        UNROLL for (int i = 0; i < kVectors; ++i) v[i] = load8(value + i * kGroup);
+        UNROLL for (int r = 0; r < kRows; ++r) {
           const __m256 w = _mm256_broadcast_ss(weights + r * kStep * kGroup + t);
-          for (int i = 0; i < kVectors; ++i) sums[r][i] = _mm256_fmadd_ps(w, v[i], sums[r][i]);
+          UNROLL for (int i = 0; i < kVectors; ++i) sums[r][i] = _mm256_fmadd_ps(w, v[i], sums[r][i]);
         }
       }
     }
-    for (int r = 0; r < kRows; ++r) {
-      for (int v = 0; v < kVectors; ++v) {
+    UNROLL for (int r = 0; r < kRows; ++r) {
+      UNROLL for (int v = 0; v < kVectors; ++v) {
         _mm256_storeu_ps(range_.sums + (first + r) * padded_ + h + v * kGroup, sums[r][v]);
       }
     }

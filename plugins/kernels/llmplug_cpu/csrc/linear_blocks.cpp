@@ -35,11 +35,11 @@ void multiply_tile4(const PanelCall& call, int64_t first) {
   const __m256i low = _mm256_set1_epi8(15);
   const __m256i ones = _mm256_set1_epi16(1);
   __m256 sums[kRows];
-  for (int r = 0; r < kRows; ++r) sums[r] = _mm256_setzero_ps();
+  UNROLL for (int r = 0; r < kRows; ++r) sums[r] = _mm256_setzero_ps();
   for (int64_t b = 0; b < blocks; ++b) {
     const uint8_t* block = call.panel + b * kBytes;
     __m256i w[8];
-    for (int j = 0; j < 4; ++j) {
+    UNROLL for (int j = 0; j < 4; ++j) {
       const __m256i both = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(block) + j);
       w[j] = _mm256_and_si256(both, low);
       w[j + 4] = _mm256_and_si256(_mm256_srli_epi16(both, 4), low);
@@ -47,13 +47,13 @@ void multiply_tile4(const PanelCall& call, int64_t first) {
     const __m256 d = load_halves(block + 128);
     const __m256 m =
         kHasMinimum ? load_halves(block + 144) : _mm256_mul_ps(d, _mm256_set1_ps(-8.0f));
-    for (int r = 0; r < kRows; ++r) {
+    UNROLL for (int r = 0; r < kRows; ++r) {
       const int8_t* a = q + r * stride + b * kBlock;
       __m256i even = _mm256_maddubs_epi16(w[0], broadcast_word(a));
       __m256i odd = _mm256_maddubs_epi16(w[1], broadcast_word(a + 4));
-      for (int j = 2; j < 8; j += 2) {
-        even = _mm256_add_epi16(even, _mm256_maddubs_epi16(w[j], broadcast_word(a + 4 * j)));
-        odd = _mm256_add_epi16(odd, _mm256_maddubs_epi16(w[j + 1], broadcast_word(a + 4 * j + 4)));
+      UNROLL for (int j = 2; j < 8; j += 2) {
+        add_byte_products(even, w[j], a + 4 * j);
+        add_byte_products(odd, w[j + 1], a + 4 * j + 4);
       }
       const __m256i total = _mm256_madd_epi16(_mm256_add_epi16(even, odd), ones);
       const float* scale = scales + 2 * (r * blocks + b);
@@ -62,7 +62,7 @@ void multiply_tile4(const PanelCall& call, int64_t first) {
       sums[r] = _mm256_fmadd_ps(dd, _mm256_cvtepi32_ps(total), sums[r]);
     }
   }
-  for (int r = 0; r < kRows; ++r) finish(call, first + r, sums[r]);
+  UNROLL for (int r = 0; r < kRows; ++r) finish(call, first + r, sums[r]);
 }
 
 template <bool kHasMinimum>
@@ -92,25 +92,25 @@ void multiply_tile8(const PanelCall& call, int64_t first) {
   const int64_t stride = call.rows.stride;
   const int16_t* q = call.rows.q16 + first * stride;
   __m256 sums[kRows];
-  for (int r = 0; r < kRows; ++r) sums[r] = _mm256_setzero_ps();
+  UNROLL for (int r = 0; r < kRows; ++r) sums[r] = _mm256_setzero_ps();
   for (int64_t b = 0; b < blocks; ++b) {
     const uint8_t* block = call.panel + b * kBytes;
     __m256i totals[kRows];
-    for (int r = 0; r < kRows; ++r) totals[r] = _mm256_setzero_si256();
+    UNROLL for (int r = 0; r < kRows; ++r) totals[r] = _mm256_setzero_si256();
     for (int i = 0; i < kBlock / 2; ++i) {
       const __m256i w = _mm256_cvtepi8_epi16(
           _mm_loadu_si128(reinterpret_cast<const __m128i*>(block + 16 * i)));
-      for (int r = 0; r < kRows; ++r) {
+      UNROLL for (int r = 0; r < kRows; ++r) {
         const __m256i a = broadcast_word(q + r * stride + b * kBlock + 2 * i);
-        totals[r] = _mm256_add_epi32(totals[r], _mm256_madd_epi16(a, w));
+        add_products(totals[r], a, w);
       }
     }
     const __m256 d = load_halves(block + 256);
-    for (int r = 0; r < kRows; ++r) {
+    UNROLL for (int r = 0; r < kRows; ++r) {
       sums[r] = _mm256_fmadd_ps(d, _mm256_cvtepi32_ps(totals[r]), sums[r]);
     }
   }
-  for (int r = 0; r < kRows; ++r) {
+  UNROLL for (int r = 0; r < kRows; ++r) {
     const __m256 scale = _mm256_set1_ps(call.rows.row_scale[first + r]);
     finish(call, first + r, _mm256_mul_ps(sums[r], scale));
   }

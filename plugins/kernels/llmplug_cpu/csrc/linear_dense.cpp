@@ -16,19 +16,19 @@ void multiply_tile(const PanelCall& call, int64_t first) {
   const float* x = call.rows.x + first * call.rows.stride;
   const int64_t stride = call.rows.stride;
   __m256 sums[kRows][2];
-  for (int r = 0; r < kRows; ++r) sums[r][0] = sums[r][1] = _mm256_setzero_ps();
+  UNROLL for (int r = 0; r < kRows; ++r) sums[r][0] = sums[r][1] = _mm256_setzero_ps();
   for (int64_t i = 0; i < call.inputs; ++i) {
     const __m256 w0 = load8(w + 16 * i);
     const __m256 w1 = load8(w + 16 * i + 8);
-    for (int r = 0; r < kRows; ++r) {
+    UNROLL for (int r = 0; r < kRows; ++r) {
       const __m256 a = _mm256_broadcast_ss(x + r * stride + i);
       sums[r][0] = _mm256_fmadd_ps(a, w0, sums[r][0]);
       sums[r][1] = _mm256_fmadd_ps(a, w1, sums[r][1]);
     }
   }
-  for (int r = 0; r < kRows; ++r) {
+  UNROLL for (int r = 0; r < kRows; ++r) {
     float* y = call.y + (first + r) * call.y_stride;
-    for (int half = 0; half < 2; ++half) {
+    UNROLL for (int half = 0; half < 2; ++half) {
       __m256 sum = sums[r][half];
       if (call.bias != nullptr) sum = _mm256_add_ps(sum, load8(call.bias + 8 * half));
       store_some(y + 8 * half, sum, call.valid - 8 * half);

@@ -19,22 +19,22 @@ void multiply_tile(const PanelCall& call, int64_t first) {
   const int64_t stride = call.rows.stride;
   const int16_t* q = call.rows.q16 + first * stride;
   __m256i sums[kRows][2];
-  for (int r = 0; r < kRows; ++r) sums[r][0] = sums[r][1] = _mm256_setzero_si256();
+  UNROLL for (int r = 0; r < kRows; ++r) sums[r][0] = sums[r][1] = _mm256_setzero_si256();
   const int64_t pairs = (call.inputs + 1) / 2;
   for (int64_t i = 0; i < pairs; ++i) {
     const auto* pair = reinterpret_cast<const __m128i*>(w + 32 * i);
     const __m256i w0 = _mm256_cvtepi8_epi16(_mm_loadu_si128(pair));
     const __m256i w1 = _mm256_cvtepi8_epi16(_mm_loadu_si128(pair + 1));
-    for (int r = 0; r < kRows; ++r) {
+    UNROLL for (int r = 0; r < kRows; ++r) {
       const __m256i a = broadcast_word(q + r * stride + 2 * i);
-      sums[r][0] = _mm256_add_epi32(sums[r][0], _mm256_madd_epi16(a, w0));
-      sums[r][1] = _mm256_add_epi32(sums[r][1], _mm256_madd_epi16(a, w1));
+      add_products(sums[r][0], a, w0);
+      add_products(sums[r][1], a, w1);
     }
   }
-  for (int r = 0; r < kRows; ++r) {
+  UNROLL for (int r = 0; r < kRows; ++r) {
     float* y = call.y + (first + r) * call.y_stride;
     const __m256 row_scale = _mm256_set1_ps(call.rows.row_scale[first + r]);
-    for (int half = 0; half < 2; ++half) {
+    UNROLL for (int half = 0; half < 2; ++half) {
       const __m256 scale = _mm256_mul_ps(row_scale, load8(call.output_scale + 8 * half));
       __m256 sum = _mm256_mul_ps(_mm256_cvtepi32_ps(sums[r][half]), scale);
       if (call.bias != nullptr) sum = _mm256_add_ps(sum, load8(call.bias + 8 * half));
