@@ -181,19 +181,25 @@ def run_clients(job: Job, num_processes: int = 1) -> list[Timing]:
         (subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE), part)
         for part in split_job(job, num_processes)
     ]
-    for process, part in running:
-        assert process.stdin is not None
-        process.stdin.write(msgspec.json.encode(part))
-        process.stdin.close()
-    timings: list[Timing] = []
-    for process, _ in running:
-        assert process.stdout is not None
-        with process.stdout:
-            output = process.stdout.read()
-        if process.wait() != 0:
-            raise RuntimeError(f"a client process ended with {process.returncode}")
-        timings += msgspec.json.decode(output, type=list[Timing])
-    return timings
+    try:
+        for process, part in running:
+            assert process.stdin is not None
+            process.stdin.write(msgspec.json.encode(part))
+            process.stdin.close()
+        return [timing for process, _ in running for timing in _collect(process)]
+    finally:
+        for process, _ in running:
+            process.kill()  # of no effect on one that has ended
+            process.wait()
+
+
+def _collect(process: subprocess.Popen[bytes]) -> list[Timing]:
+    assert process.stdout is not None
+    with process.stdout:
+        output = process.stdout.read()
+    if process.wait() != 0:
+        raise RuntimeError(f"a client process ended with {process.returncode}")
+    return msgspec.json.decode(output, type=list[Timing])
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import contextlib
 import dataclasses
 import json
 import shlex
+import signal
 import sys
 import tempfile
 import time
@@ -150,6 +151,7 @@ def measure(args: argparse.Namespace, machine: Probe, cost: ModelCost | None, lo
 def main() -> int:
     """Probe, start, measure, print; 1 if a request failed."""
     args = parse_arguments()
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(143))  # so that the server stops
     cost = find_cost(args.cost or args.config)
     machine = probe(args.probe_device)
     with tempfile.TemporaryDirectory(prefix="llmplug-bench-") as folder:

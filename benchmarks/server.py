@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -111,13 +112,14 @@ class ServerProcess:
     def _stop(self) -> None:
         self._stopping.set()
         self._watcher.join()
-        if self._process.poll() is None:
-            self._process.terminate()
-            try:
-                self._process.wait(STOP_TIMEOUT_S)
-            except subprocess.TimeoutExpired:
-                os.killpg(self._process.pid, signal.SIGKILL)
-                self._process.wait()
+        self._process.terminate()
+        try:
+            self._process.wait(STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        with contextlib.suppress(ProcessLookupError):  # children that it left behind
+            os.killpg(self._process.pid, signal.SIGKILL)
 
 
 def wait_ready(url: str, timeout_s: float, check_alive: object = None) -> None:

@@ -95,3 +95,16 @@ def test_whole_measurement_prints_rows(stand_in: Path) -> None:
         assert row["output_tok_s"]["min"] > 0
         assert row["ttft_ms"]["p50"] > 0
         assert row["peak_rss_mib"] > 0
+
+
+def test_measurement_that_is_stopped_stops_its_server(stand_in: Path) -> None:
+    command = [sys.executable, "-m", "benchmarks.serve", "--requests=1000000"]
+    command += ["--command", f"{sys.executable} {stand_in} {{port}}"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert json.loads(process.stdout.readline())["kind"] == "setup"
+        pids = list_tree(process.pid)
+        process.terminate()
+        assert process.wait(60) == 143
+    assert len(pids) >= 3  # the harness, the server and the server's child
+    assert [pid for pid in pids if list_tree(pid)] == []
