@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Mapping
 from datetime import datetime
@@ -88,10 +89,11 @@ class _BoundedEnvironment(ImmutableSandboxedEnvironment):
         """Compute `left operator right` if the result is small."""
         if operator == "**":
             is_small = all(isinstance(x, int | float) and abs(x) <= 1024 for x in (left, right))
+        elif hasattr(left, "__len__") or hasattr(right, "__len__"):  # a text or list, repeated
+            sizes = (len(x) if hasattr(x, "__len__") else abs(x) for x in (left, right))
+            is_small = math.prod(sizes) <= MAX_CHARS
         else:
-            sizes = [len(x) if hasattr(x, "__len__") else 1 for x in (left, right)]
-            counts = [abs(x) if isinstance(x, int) else 1 for x in (left, right)]
-            is_small = sizes == [1, 1] or max(sizes) * max(counts) <= MAX_CHARS
+            is_small = all(abs(x) <= 2**64 for x in (left, right))
         if not is_small:
             raise jinja2.exceptions.SecurityError(f"{operator!r} would make too large a value")
         return super().call_binop(context, operator, left, right)
