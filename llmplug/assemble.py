@@ -209,9 +209,7 @@ def build_renderer(plan: ModelPlan) -> ChatRenderer | None:
 
 def sampler_fields(registry: Registry) -> frozenset[str]:
     """Return the request fields that the installed samplers take."""
-    return frozenset(
-        name for entry in registry.samplers for name in entry.spec.params.model_fields
-    )
+    return frozenset(name for entry in registry.samplers for name in entry.spec.params.model_fields)
 
 
 # --- the engine process -------------------------------------------------------------------------
@@ -226,16 +224,18 @@ def connect_engine(plan: ModelPlan, config: Config, registry: Registry) -> Engin
         "plugins": registry.report.fingerprint(),
     }
     argv = [sys.executable, "-m", "llmplug", "engine"]
-    return EngineClient(argv, json.dumps(payload).encode(), plan.settings)
+    params = tuple(entry.spec.params for entry in registry.samplers.unique())
+    return EngineClient(argv, json.dumps(payload).encode(), plan.settings, sampler_params=params)
 
 
-def run_engine_process(socket_path: str, payload: bytes) -> int:
+def run_engine_process(socket_path: str) -> int:
     """Run one model's engine: the other end of `connect_engine`. Returns the exit status."""
-    from llmplug.engine.worker import run_worker
+    from llmplug.engine.worker import read_payload, run_worker
+
+    wanted = json.loads(read_payload(socket_path))
+    config = Config.model_validate(wanted["config"])
 
     def build(progress: Progress) -> Engine:
-        wanted = json.loads(payload)
-        config = Config.model_validate(wanted["config"])
         registry = load_registry(config)
         if registry.report.fingerprint() != wanted["plugins"]:
             raise PluginError(

@@ -62,7 +62,7 @@ def _make_model(
         plan.name,
         plan.tokenizer,
         assemble.build_renderer(plan),
-        assemble.connect_engine(plan, config, registry, progress),
+        assemble.connect_engine(plan, config, registry),
         aliases=model.aliases,
         sampler_fields=assemble.sampler_fields(registry),
     )
