@@ -19,7 +19,7 @@ from llmplug.engine.worker import read_payload, run_worker  # noqa: E402
 
 
 class Unruly(FakeModel):
-    """Dies, hangs or is slow on demand: token 90 kills the process, once if told so."""
+    """Dies, hangs or is slow on demand: a prompt that starts with 90 kills the process."""
 
     def __init__(self, options) -> None:
         super().__init__()
@@ -27,12 +27,13 @@ class Unruly(FakeModel):
 
     def forward(self, token_ids_T, positions_T, caches, attention):
         time.sleep(self.options.get("step_s", 0))
+        first_ids = token_ids_T[positions_T == 0].tolist()
         marker = self.options.get("die_once")
-        if 90 in token_ids_T.tolist() and not (marker and Path(marker).exists()):
+        if 90 in first_ids and not (marker and Path(marker).exists()):
             if marker:
                 Path(marker).touch()
             os.kill(os.getpid(), signal.SIGKILL)
-        if 91 in token_ids_T.tolist():
+        if 91 in first_ids:
             signal.pause()  # hangs until somebody sends a signal
         return super().forward(token_ids_T, positions_T, caches, attention)
 
@@ -49,8 +50,6 @@ def main() -> int:
             signal.pause()
         if options.get("exits"):
             sys.exit(7)
-        if options.get("warm_file") and not Path(options["warm_file"]).exists():
-            progress("warm-up", 0, 0)
         return make_engine(Unruly(options))
 
     return run_worker(sys.argv[1], build)
