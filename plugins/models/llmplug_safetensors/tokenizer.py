@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+from tokenizers import Tokenizer
+
 from llmplug import CheckpointError, TokenizerFiles
 from llmplug_safetensors.json_files import read_object, read_text
 
@@ -110,8 +112,9 @@ def _complete(path: Path, text: str, config: dict[str, Any], special: set[str]) 
         return text
     added = [*description["added_tokens"], *lacking.values()]
     description["added_tokens"] = sorted(added, key=lambda entry: entry["id"])
-    _refuse_gaps(path, description["added_tokens"], ids)
-    return json.dumps(description, ensure_ascii=False)
+    text = json.dumps(description, ensure_ascii=False)
+    _refuse_other_ids(path, text, lacking.values())
+    return text
 
 
 def _listed_tokens(config: dict[str, Any]) -> list[dict[str, Any]]:
@@ -133,14 +136,16 @@ def _entry(id_: int, content: str) -> dict[str, Any]:
     return {"id": id_, "content": content, **flags, "special": True}
 
 
-def _refuse_gaps(path: Path, added: Iterable[dict[str, Any]], vocab: dict[str, int]) -> None:
+def _refuse_other_ids(path: Path, text: str, added: Iterable[dict[str, Any]]) -> None:
     """Refuse tokens that the library would give another id: it numbers new ones in order."""
-    following = max(vocab.values(), default=-1) + 1
+    try:
+        tokenizer = Tokenizer.from_str(text)
+    except Exception as error:
+        raise CheckpointError(f"{path}: damaged tokenizer: {error}") from error
     for entry in added:
-        wanted = vocab.get(entry["content"], following)
-        if entry["id"] != wanted:
+        actual = tokenizer.token_to_id(entry["content"])
+        if actual != entry["id"]:
             raise CheckpointError(
-                f"{path}: added token {entry['content']!r} has the id {entry['id']}, "
-                f"but {wanted} is the next free one"
+                f"{path}: added token {entry['content']!r} has the id {entry['id']} in "
+                f"{CONFIG_FILE}, but {actual} is the next free one"
             )
-        following += entry["content"] not in vocab
