@@ -97,6 +97,8 @@ def test_equals_transformers(family: str, dialect: str, messages: Messages) -> N
 def test_equals_transformers_where_nothing_is_spelled(
     family: str, dialect: str, texts: list[str]
 ) -> None:
+    # Thinking that the template takes out of an answer was spelled, though no id shows it.
+    assume(dialect != "thinking" or "think>" not in "".join(texts))
     expected = reference_ids(family, dialect, talk(*texts))
     harmless = reference_ids(family, dialect, talk(*[HARMLESS for _ in texts]))
     tokenizer = cached(family)
