@@ -14,8 +14,9 @@ from the middle of a text could mend one.
 `content.split('</think>')`: a cut would hide them. A control token is text if it stands, with
 white space at most, between the two. They stand outside the white space around the text, so that
 a template's `strip` after its `split` works as ever. A template that takes such a text away and
-puts the same one back in its place leaves no trace of having done so: then, too, it counts as text. What is left of a text that was
-nothing but the embraced one still holds a mark, so that a template does not find it empty.
+puts the same one back in its place leaves no trace of having done so: then, too, it counts as text.
+What is left of a text that was nothing but the embraced one still holds a mark, so that a template
+does not find it empty.
 
 For text that spells no control token, the ids equal those of transformers' `apply_chat_template`:
 marks are taken out before the text is encoded, and it is encoded as one text.
