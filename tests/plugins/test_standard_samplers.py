@@ -1,0 +1,280 @@
+"""The standard samplers: against transformers' processors, against chance, alone and in batches."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+
+import pytest
+import torch
+from transformers.generation import logits_process as reference
+
+import llmplug_standard
+from llmplug import SamplerRow
+from llmplug_standard.categorical import Categorical
+
+CPU = torch.device("cpu")
+VOCAB_SIZE = 1003  # odd, so that vectorised loops have a remainder
+SPECS = {spec.name: spec for spec in llmplug_standard.llmplug_samplers()}
+INF = math.inf
+
+
+def make_row(name: str, prompt=(), output=(), seed=0, position=None, **params) -> SamplerRow:
+    position = len(prompt) + len(output) if position is None else position
+    return SamplerRow(SPECS[name].params(**params), prompt, output, seed, position)
+
+
+def make_sampler(name: str, vocab_size: int = VOCAB_SIZE):
+    return SPECS[name].make(vocab_size, CPU)
+
+
+def make_logits(rows: int, scale: float = 3.0, vocab_size: int = VOCAB_SIZE) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(rows)
+    return torch.randn(rows, vocab_size, generator=generator) * scale
+
+
+def apply(name: str, logits_RV: torch.Tensor, rows) -> torch.Tensor:
+    edited = logits_RV.clone()
+    make_sampler(name).apply(edited, rows)
+    return edited
+
+
+def sample_ids(count: int, seed: int) -> list[int]:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 60, (count,), generator=generator).tolist()
+
+
+# (sampler, parameters of each row, the processor of transformers for one row)
+FILTERS = [
+    (
+        "temperature",
+        [{"temperature": t} for t in (0.1, 0.7, 1.3, 2.0)],
+        lambda p: reference.TemperatureLogitsWarper(p["temperature"]),
+    ),
+    (
+        "top_k",
+        [{"top_k": k} for k in (1, 2, 50, 500, 1002, 1003, 5000)],
+        lambda p: reference.TopKLogitsWarper(p["top_k"]),
+    ),
+    (
+        "top_p",
+        [{"top_p": p} for p in (1e-6, 0.1, 0.5, 0.9, 0.95, 0.999)],
+        lambda p: reference.TopPLogitsWarper(p["top_p"]),
+    ),
+    (
+        "min_p",
+        [{"min_p": p} for p in (1e-6, 0.05, 0.3, 0.99)],
+        lambda p: reference.MinPLogitsWarper(p["min_p"]),
+    ),
+]
+
+
+@pytest.mark.parametrize("scale", [0.01, 1.0, 8.0])
+@pytest.mark.parametrize(("name", "params", "make_reference"), FILTERS, ids=lambda x: str(x)[:12])
+def test_filters_agree_with_transformers(name, params, make_reference, scale) -> None:
+    logits = make_logits(len(params), scale)
+    found = apply(name, logits, [make_row(name, **p) for p in params])
+    for row, p in enumerate(params):
+        expected = make_reference(p)(None, logits[row : row + 1].clone())[0]
+        assert torch.equal(found[row], expected), p
+
+
+@pytest.mark.parametrize("name", ["top_k", "top_p", "min_p"])
+def test_filters_keep_what_others_forbade(name) -> None:
+    params = {"top_k": {"top_k": 400}, "top_p": {"top_p": 0.99}, "min_p": {"min_p": 1e-9}}[name]
+    logits = make_logits(2)
+    logits[:, 5:] = -INF
+    assert apply(name, logits, [make_row(name, **params)] * 2)[:, 5:].max() == -INF
+
+
+def test_ties_go_to_the_lowest_id() -> None:
+    logits = torch.zeros(3, VOCAB_SIZE)
+    logits[1, 100:110] = 1.0
+    logits[2, ::2] = 2.0
+    top_k = apply("top_k", logits, [make_row("top_k", top_k=k) for k in (4, 5, 3)])
+    kept = [(row > -INF).nonzero()[:, 0].tolist() for row in top_k]
+    assert kept == [[0, 1, 2, 3], [100, 101, 102, 103, 104], [0, 2, 4]]
+    share = 4.5 / VOCAB_SIZE
+    top_p = apply("top_p", logits[:1], [make_row("top_p", top_p=share)])
+    assert (top_p[0] > -INF).nonzero()[:, 0].tolist() == [0, 1, 2, 3, 4]
+    assert make_sampler("greedy").choose(logits, [make_row("greedy")] * 3).tolist() == [0, 100, 0]
+
+
+@pytest.mark.parametrize("penalty", [0.5, 1.2, 2.0])
+def test_repetition_penalty_agrees_with_transformers(penalty) -> None:
+    logits = make_logits(3)
+    texts = [(sample_ids(20, 1), sample_ids(30, 2)), ([7], []), (sample_ids(5, 3), [7, 7, 7])]
+    rows = [
+        make_row("repetition_penalty", prompt, output, repetition_penalty=penalty)
+        for prompt, output in texts
+    ]
+    found = apply("repetition_penalty", logits, rows)
+    processor = reference.RepetitionPenaltyLogitsProcessor(penalty)
+    for row, (prompt, output) in enumerate(texts):
+        ids = torch.tensor([[*prompt, *output]])
+        assert torch.equal(found[row : row + 1], processor(ids, logits[row : row + 1].clone()))
+
+
+def test_presence_and_frequency_count_the_output_alone() -> None:
+    logits = make_logits(3)
+    output = sample_ids(40, 4)
+    rows = [
+        make_row("presence_frequency", [900, 901], output, presence_penalty=0.7),
+        make_row("presence_frequency", [900], output, frequency_penalty=-0.3, presence_penalty=1),
+        make_row("presence_frequency", [900], [], frequency_penalty=2),
+    ]
+    expected = logits.double()
+    for token_id, count in Counter(output).items():
+        expected[0, token_id] -= 0.7
+        expected[1, token_id] -= 1 - 0.3 * count
+    torch.testing.assert_close(apply("presence_frequency", logits, rows).double(), expected)
+
+
+def test_logit_bias_is_added() -> None:
+    logits = make_logits(2)
+    rows = [
+        make_row("logit_bias", logit_bias={3: 100.0, 1002: -100.0}),
+        make_row("logit_bias", logit_bias={3: 0.5}),
+    ]
+    difference = apply("logit_bias", logits, rows) - logits
+    expected = torch.zeros(2, VOCAB_SIZE)
+    expected[0, 3], expected[0, 1002], expected[1, 3] = 100, -100, 0.5
+    torch.testing.assert_close(difference, expected, rtol=0, atol=1e-5)
+
+
+def chi_square(counts: Counter[int], probs: torch.Tensor) -> float:
+    """Pearson's statistic over tokens expected at least five times; the rest is one class."""
+    total = counts.total()
+    statistic, rest_expected, rest_found = 0.0, 0.0, 0
+    for token_id, prob in enumerate(probs.tolist()):
+        expected = prob * total
+        if expected < 5:
+            rest_expected += expected
+            rest_found += counts[token_id]
+        else:
+            statistic += (counts[token_id] - expected) ** 2 / expected
+    if rest_expected > 0:
+        statistic += (rest_found - rest_expected) ** 2 / rest_expected
+    return statistic
+
+
+@pytest.mark.parametrize("vary", ["seed", "position"])
+@pytest.mark.parametrize("forbidden", [0, 30])
+def test_draws_follow_the_distribution(vary, forbidden) -> None:
+    size, draws = 40, 5_000
+    logits = make_logits(1, 1.5, size)
+    logits[0, torch.randperm(size, generator=torch.Generator().manual_seed(1))[:forbidden]] = -INF
+    sampler = make_sampler("categorical", size)
+    rows = [make_row("categorical", **{"position": 9, "seed": 3, vary: i}) for i in range(draws)]
+    counts = Counter(sampler.choose(logits.expand(draws, size), rows).tolist())
+    probs = logits.softmax(-1)[0]
+    assert all(probs[token_id] > 0 for token_id in counts)
+    freedom = int((probs * draws >= 5).sum())
+    # The statistic has mean f and variance 2 f; the seeds are fixed, so this does not flicker.
+    assert chi_square(counts, probs) < freedom + 4 * math.sqrt(2 * freedom)
+
+
+def test_draws_of_neighbouring_keys_are_independent() -> None:
+    size, draws = 2, 5_000
+    logits = torch.zeros(1, size)
+    sampler = make_sampler("categorical", size)
+    for vary in ("seed", "position"):
+        rows = [make_row("categorical", **{"position": 0, vary: i}) for i in range(draws)]
+        bits = sampler.choose(logits.expand(draws, size), rows).double() - 0.5
+        for lag in (1, 2, 3, 64):
+            correlation = (bits[lag:] * bits[:-lag]).mean() * 4
+            assert abs(correlation) < 4 / math.sqrt(draws)
+
+
+def test_a_row_draws_the_same_alone_and_anywhere_in_a_batch() -> None:
+    logits = make_logits(9, 1.0)
+    rows = [make_row("categorical", seed=i * 977 - 4000, position=i) for i in range(9)]
+    sampler = make_sampler("categorical")
+    together = sampler.choose(logits, rows).tolist()
+    alone = [int(sampler.choose(logits[i : i + 1], [rows[i]])) for i in range(9)]
+    backwards = sampler.choose(logits.flip(0), rows[::-1]).tolist()[::-1]
+    assert together == alone == backwards
+    assert sampler.choose(logits, rows).tolist() == together
+    other = [make_row("categorical", seed=i * 977 - 3999, position=i) for i in range(9)]
+    assert sampler.choose(logits, other).tolist() != together
+
+
+@pytest.mark.parametrize("name", ["top_k", "top_p", "min_p", "temperature"])
+def test_filters_treat_a_row_the_same_alone_and_in_a_batch(name) -> None:
+    value = {"top_k": 7, "top_p": 0.8, "min_p": 0.1, "temperature": 0.7}[name]
+    logits = make_logits(5)
+    rows = [make_row(name, **{name: value})] * 5
+    together = apply(name, logits, rows)
+    for i in range(5):
+        assert torch.equal(apply(name, logits[i : i + 1], rows[:1])[0], together[i])
+
+
+def test_draws_prune_only_what_cannot_win() -> None:
+    """Tokens out of reach of the noise change no draw: their logits may as well be -inf."""
+    logits = make_logits(1, 12.0)
+    pruned = logits.clone()
+    pruned[pruned < pruned.max() - 26] = -INF
+    assert 0 < int((pruned > -INF).sum()) < VOCAB_SIZE // 2
+    sampler = make_sampler("categorical")
+    for seed in range(200):
+        rows = [make_row("categorical", seed=seed, position=1)]
+        assert sampler.choose(logits, rows).equal(sampler.choose(pruned, rows))
+
+
+def test_extreme_seeds_and_positions() -> None:
+    sampler = make_sampler("categorical")
+    for seed in (0, -1, 2**63 - 1, -(2**63)):
+        for position in (0, 2**31, 2**40):
+            row = make_row("categorical", seed=seed, position=position)
+            assert 0 <= int(sampler.choose(make_logits(1), [row])) < VOCAB_SIZE
+
+
+def test_a_row_without_a_good_token_shows_it() -> None:
+    sampler = make_sampler("categorical")
+    logits = make_logits(2)
+    logits[0, 77] = math.nan
+    logits[1] = -INF
+    chosen = sampler.choose(logits, [make_row("categorical")] * 2)
+    assert chosen[0] == 77
+    assert logits[1, chosen[1]] == -INF
+
+
+def test_only_what_a_request_asks_for_is_active() -> None:
+    def active(**fields) -> list[str]:
+        known = {
+            name: spec.params(**{f: v for f, v in fields.items() if f in spec.params.model_fields})
+            for name, spec in SPECS.items()
+        }
+        return [name for name, spec in SPECS.items() if spec.is_active(known[name])]
+
+    assert active() == ["categorical"]
+    assert active(temperature=0.0, top_k=5, top_p=0.5, min_p=0.5) == ["greedy"]
+    assert active(temperature=0.5, top_k=5, top_p=0.5, min_p=0.5) == [
+        "temperature",
+        "top_k",
+        "top_p",
+        "min_p",
+        "categorical",
+    ]
+    assert active(repetition_penalty=1.1, presence_penalty=1, logit_bias={1: 1}) == [
+        "logit_bias",
+        "repetition_penalty",
+        "presence_frequency",
+        "categorical",
+    ]
+
+
+def test_noise_stays_within_the_bounds_that_pruning_trusts() -> None:
+    from llmplug_standard.categorical import make_noise
+
+    extremes = torch.tensor([0, 1, -1, 2**31 - 1, -(2**31), 12345], dtype=torch.int32)
+    sampler = Categorical(100_000, CPU)
+    noise = torch.cat(
+        [make_noise(extremes, (k, -k)) for k in range(50)]
+        + [make_noise(sampler._counters_V, (k, 3 * k)) for k in range(20)]
+    )
+    assert noise.isfinite().all()
+    assert noise.min() > -2.82
+    assert noise.max() < 22.2
+    assert abs(noise.mean() - 0.5772) < 0.005  # Euler's constant: the mean of a Gumbel variable
+    assert abs(noise.var() - math.pi**2 / 6) < 0.01
