@@ -19,7 +19,8 @@ ALIGNMENT = 64  # a cache line, and the widest load
 def map_huge(num_bytes: int) -> torch.Tensor:
     """Map zeroed memory that starts on a huge page: uint8, freed with its last view."""
     size = -(-num_bytes // HUGE_PAGE) * HUGE_PAGE
-    memory = mmap.mmap(-1, size + HUGE_PAGE)
+    # Private: the system has no huge pages for shared memory, which is what mmap makes otherwise.
+    memory = mmap.mmap(-1, size + HUGE_PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     if hasattr(mmap, "MADV_HUGEPAGE"):
         memory.madvise(mmap.MADV_HUGEPAGE)
     whole = torch.frombuffer(memory, dtype=torch.uint8)
