@@ -27,7 +27,6 @@ from llmplug.plan import Choice, ModelPlan, format_bytes
 from llmplug.registry import Entry, Registry
 
 if TYPE_CHECKING:
-    from llmplug.chat.render import ChatRenderer
     from llmplug.engine.client import EngineClient
     from llmplug.engine.engine import Engine
     from llmplug.specs import Checkpoint, KernelSpec, Progress
@@ -56,6 +55,7 @@ def plan_model(config: ModelConfig, registry: Registry, progress: Progress) -> M
     Raises:
         SourceError, CheckpointError, ConfigError, PluginError: each says what to do.
     """
+    from llmplug.chat.render import ChatRenderer
     from llmplug.chat.tokenizer import Tokenizer
     from llmplug.ops import REFERENCES, choose_kernels
 
@@ -75,7 +75,10 @@ def plan_model(config: ModelConfig, registry: Registry, progress: Progress) -> M
     tokenizer = Tokenizer(checkpoint.tokenizer)
     template = generation_defaults.choose_template(config, checkpoint, tokenizer, registry, choices)
     defaults = generation_defaults.choose_sampling_defaults(config, checkpoint, choices)
-    end_ids = generation_defaults.choose_end_ids(config, checkpoint, tokenizer, template, choices)
+    renderer = None if template.source is None else ChatRenderer(tokenizer, template.source)
+    end_ids = generation_defaults.choose_end_ids(
+        config, checkpoint, tokenizer, template, renderer, choices
+    )
     num_pages, memory = resources.plan_memory(
         config,
         shape,
@@ -98,6 +101,15 @@ def plan_model(config: ModelConfig, registry: Registry, progress: Progress) -> M
         cache_dtype=dtype.chosen,
     )
     kernels = _allowed_kernels(config, registry)
+    choices += [
+        Choice(
+            topic=f"kernel {spec.op}",
+            chosen="ignored",
+            why=f"{owner}: llmplug has no op {spec.op!r}",
+        )
+        for spec, owner in kernels
+        if spec.op not in REFERENCES
+    ]
     return ModelPlan(
         config=config,
         name=config.name,
@@ -111,7 +123,7 @@ def plan_model(config: ModelConfig, registry: Registry, progress: Progress) -> M
         settings=settings,
         memory=memory,
         tokenizer=tokenizer,
-        template=template.source,
+        renderer=renderer,
         choices=tuple(choices),
     )
 
@@ -191,6 +203,7 @@ def build_engine(plan: ModelPlan, registry: Registry, progress: Progress) -> Eng
         device=device,
         dtype=dtype,
         progress=progress,
+        linear_format=plan.config.weights.format,
     )
     shape = dataclasses.replace(plan.shape, context_length=plan.settings.context_length)
     context = BuildContext(
@@ -200,20 +213,15 @@ def build_engine(plan: ModelPlan, registry: Registry, progress: Progress) -> Eng
     return Engine(plan.model.build(context), shape, ops, samplers, plan.settings, device)
 
 
-def build_renderer(plan: ModelPlan) -> ChatRenderer | None:
-    """Make the chat renderer; None where the model has no template."""
-    from llmplug.chat.render import ChatRenderer
-
-    return None if plan.template is None else ChatRenderer(plan.tokenizer, plan.template)
-
-
 def sampler_fields(registry: Registry) -> frozenset[str]:
     """Return the request fields that the installed samplers take."""
     return frozenset(name for entry in registry.samplers for name in entry.spec.params.model_fields)
 
 
 # --- the engine process -------------------------------------------------------------------------
-def connect_engine(plan: ModelPlan, config: Config, registry: Registry) -> EngineClient:
+def connect_engine(
+    plan: ModelPlan, config: Config, registry: Registry, progress: Progress
+) -> EngineClient:
     """Make the client that starts and watches the engine process of one model."""
     from llmplug.engine.client import EngineClient
 
@@ -225,7 +233,13 @@ def connect_engine(plan: ModelPlan, config: Config, registry: Registry) -> Engin
     }
     argv = [sys.executable, "-m", "llmplug", "engine"]
     params = tuple(entry.spec.params for entry in registry.samplers.unique())
-    return EngineClient(argv, json.dumps(payload).encode(), plan.settings, sampler_params=params)
+    return EngineClient(
+        argv,
+        json.dumps(payload).encode(),
+        plan.settings,
+        sampler_params=params,
+        on_loading=progress,
+    )
 
 
 def run_engine_process(socket_path: str) -> int:

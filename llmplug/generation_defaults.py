@@ -13,6 +13,7 @@ from llmplug.errors import CheckpointError, ConfigError
 from llmplug.plan import Choice
 
 if TYPE_CHECKING:
+    from llmplug.chat.render import ChatRenderer
     from llmplug.chat.tokenizer import Tokenizer
     from llmplug.config import ModelConfig
     from llmplug.registry import Registry
@@ -78,6 +79,7 @@ def choose_end_ids(
     checkpoint: Checkpoint,
     tokenizer: Tokenizer,
     template: TemplateChoice,
+    renderer: ChatRenderer | None,
     choices: list[Choice],
 ) -> frozenset[int]:
     """Gather every id that ends an answer; end ids are no taste, so no setting turns them off."""
@@ -85,6 +87,8 @@ def choose_end_ids(
     if config.generation_config == "none":
         values = checkpoint.generation_config or {}
     ids = stop_token_ids(tokenizer, checkpoint.config, values, template.stop_tokens)
+    end = None if renderer is None else renderer.find_answer_end()
+    ids |= frozenset() if end is None else {end}
     shown = ", ".join(f"{i} {tokenizer.token_text(i)!r}" for i in sorted(ids)) or "none"
     why = "generation_config.json, config.json, tokenizer and template together"
     choices.append(Choice(topic="end of answer", chosen=shown, why=why))

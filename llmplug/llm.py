@@ -2,7 +2,7 @@
 
 from llmplug import LLM, SamplingParams
 
-with LLM("config/llama.yaml") as llm:
+with LLM("config/mine.yaml") as llm:
     for answer in llm.generate(["Once upon a time"], SamplingParams(max_tokens=32)):
         print(answer.text)
 """
@@ -76,7 +76,6 @@ class LLM:
         chosen = _choose_model(self._config, model)
         self.plan = assemble.plan_model(chosen, registry, self._progress)
         self._engine = assemble.build_engine(self.plan, registry, self._progress)
-        self._renderer = assemble.build_renderer(self.plan)
         self.tokenizer = self.plan.tokenizer
 
     def generate(
@@ -117,9 +116,9 @@ class LLM:
         Raises:
             InvalidRequest: the model has no chat template, or it refuses the messages.
         """
-        if self._renderer is None:
+        if self.plan.renderer is None:
             raise InvalidRequest(f"{self.plan.name} has no chat template; use generate()")
-        ids = self._renderer.render([dict(message) for message in messages])
+        ids = self.plan.renderer.render([dict(message) for message in messages])
         return self._run([ids], params or SamplingParams(), n)
 
     def close(self) -> None:

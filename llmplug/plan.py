@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from llmplug.chat.render import ChatRenderer
     from llmplug.chat.tokenizer import Tokenizer
     from llmplug.config import ModelConfig
     from llmplug.engine.settings import EngineSettings
@@ -62,7 +63,7 @@ class ModelPlan:
     settings: EngineSettings
     memory: MemoryPlan
     tokenizer: Tokenizer
-    template: str | None  # Jinja source of the chat template
+    renderer: ChatRenderer | None  # None: no chat template
     choices: tuple[Choice, ...]
 
     def report(self) -> list[Choice]:

@@ -61,8 +61,8 @@ def _make_model(
     return ModelService(
         plan.name,
         plan.tokenizer,
-        assemble.build_renderer(plan),
-        assemble.connect_engine(plan, config, registry),
+        plan.renderer,
+        assemble.connect_engine(plan, config, registry, progress),
         aliases=model.aliases,
         sampler_fields=assemble.sampler_fields(registry),
     )

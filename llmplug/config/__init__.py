@@ -17,6 +17,7 @@ from llmplug.config.fields import (
     PluginsConfig,
     SchedulerConfig,
     ServerConfig,
+    WeightsConfig,
 )
 from llmplug.config.loading import from_source, load, parse
 
@@ -30,6 +31,7 @@ __all__ = [
     "PluginsConfig",
     "SchedulerConfig",
     "ServerConfig",
+    "WeightsConfig",
     "dump_yaml",
     "explain",
     "from_source",

@@ -197,6 +197,16 @@ class KernelsConfig(Section):
     block: tuple[Name, ...] = Field((), description="Kernels not to use, by name.")
 
 
+class WeightsConfig(Section):
+    """How weights are kept in memory."""
+
+    format: Literal["auto", "float32", "bfloat16", "int8", "int4"] = Field(
+        "auto",
+        description="Of linear layers: auto: what the kernel finds best for the file and the "
+        "device; int4 keeps a file's own 4 and 8 bit blocks.",
+    )
+
+
 class ModelConfig(Section):
     """One model to serve."""
 
@@ -219,6 +229,7 @@ class ModelConfig(Section):
         None, description="A plugin's template by name, or a path to a .jinja file; null: its own."
     )
     threads: int | None = Field(None, ge=1, description="Of the CPU; null: one a core.")
+    weights: WeightsConfig = Field(WeightsConfig(), description="How weights are kept in memory.")
     cache: CacheConfig = Field(CacheConfig(), description="The cache of keys and values.")
     scheduler: SchedulerConfig = Field(SchedulerConfig(), description="What one step may hold.")
     kernels: KernelsConfig = Field(KernelsConfig(), description="Which kernels may be chosen.")

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from llmplug.engine.settings import EngineSettings
+    from llmplug.specs import Progress
     from llmplug.types import EngineMessage
 
 State = Literal["loading", "ready", "failed", "dead"]
@@ -81,6 +82,7 @@ class EngineClient:
         settings: EngineSettings,
         *,
         sampler_params: tuple[type[BaseModel], ...] | None = None,
+        on_loading: Progress | None = None,
     ) -> None:
         """Start nothing yet.
 
@@ -89,12 +91,14 @@ class EngineClient:
             payload: written to its stdin, for `worker.read_payload`.
             settings: as the engine will have them.
             sampler_params: parameters of the engine's samplers, to refuse unknown ones early.
+            on_loading: told how far a start is, of this process or of one that follows it.
         """
         self.state: State = "loading"
         self.loading: EngineLoading | None = None
         self.stats: EngineStats | None = None
         self.failure: LlmplugError | None = None
         self.limits = replace(settings.limits, sampler_params=sampler_params)
+        self._on_loading = on_loading
         self._argv = argv
         self._payload = payload
         self._ready: EngineReady | None = None
@@ -278,6 +282,8 @@ class EngineClient:
                     entry.queue.put_nowait(delta)
         elif isinstance(message, EngineLoading):
             self.loading = message
+            if self._on_loading is not None:
+                self._on_loading(message.stage, message.done, message.total)
         elif isinstance(message, EngineReady):
             self._start_serving(process, message)
 

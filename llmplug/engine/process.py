@@ -14,6 +14,7 @@ import msgspec
 import zmq
 import zmq.asyncio
 
+from llmplug.engine.worker import LENGTH_BYTES
 from llmplug.errors import EngineError, EngineUnavailable
 from llmplug.types import (
     AbortRequest,
@@ -26,7 +27,6 @@ from llmplug.types import (
     StopEngine,
 )
 
-LENGTH_BYTES = 8  # big-endian, before the payload
 MAX_SOCKET_PATH = 100  # bytes; the kernel's sockaddr_un takes 108 on Linux, 104 elsewhere
 STOP_S = 5.0  # to end by itself, then again after SIGTERM
 

@@ -105,15 +105,19 @@ def run_worker(socket_path: str, build: Callable[[Progress], Engine]) -> int:
 
 def _serve(engine: Engine, link: _Link) -> None:
     while True:
+        has_aborted = False
         for command in link.receive(is_waiting=not engine.has_work):
             if isinstance(command, StopEngine):
                 return
             if isinstance(command, AbortRequest):
                 engine.abort(command.request_id, command.index)
+                has_aborted = True
             else:
                 _add(engine, link, command)
         if engine.has_work:
             link.send(engine.step())
+        elif has_aborted:  # no step follows that would tell how little is left
+            link.send(StepOutput(deltas=[], stats=engine.stats))
 
 
 def _add(engine: Engine, link: _Link, command: AddRequest) -> None:

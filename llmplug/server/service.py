@@ -36,6 +36,8 @@ log = logging.getLogger("llmplug.server")
 
 # Below this, tokenising is quicker than handing it to a thread.
 INLINE_CHARS = 2048
+# Answers are kept track of before the engine's limits see a request.
+MAX_CHOICES = 1024
 # Work exists and no step has ended: no step that makes sense takes so long, on any device.
 STALL_S = 60.0
 
@@ -231,7 +233,18 @@ class Service:
         echoes: Sequence[Echo] = (),
         is_scoring: bool = False,
     ) -> Generation:
-        """Make the generation that answers `prompts`; nothing runs before its deltas are read."""
+        """Make the generation that answers `prompts`; nothing runs before its deltas are read.
+
+        Raises:
+            InvalidRequest: more answers are asked for than one request may have.
+        """
+        num_choices = len(prompts) * num_sequences
+        if num_choices > MAX_CHOICES:
+            raise InvalidRequest(
+                f"'n' asks for {len(prompts)} x {num_sequences} answers; at most {MAX_CHOICES} "
+                "are given to one request.",
+                param="n",
+            )
         requests = [
             GenerateRequest(
                 request_id=uuid.uuid4().hex,
