@@ -12,5 +12,6 @@ logprobs.py     log-probabilities for those who ask
 engine.py       the loop: schedule -> run -> sample -> record
 loading.py      a checkpoint's tensors -> a model's weights
 worker.py       the engine's process
-client.py       the other end of its socket, in the server's process
+process.py      one run of that process, seen from its parent
+client.py       requests in, deltas out; starts the process again when it dies
 """
