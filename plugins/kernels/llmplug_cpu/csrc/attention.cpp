@@ -109,7 +109,7 @@ class TileKernel {
       // Steps start at multiples of kStep, so that every query meets the same ones.
       for (int64_t g = std::max(range * kRange, begin / kStep * kStep); g < range_end; g += kStep) {
         const int64_t first = std::max(g, begin);
-        add_step(first, int(std::min(range_end, g + kStep) - first), last);
+        add_step(first, int(std::min(range_end, g + kStep) - first), end, last);
       }
       merge();
     }
@@ -138,7 +138,7 @@ class TileKernel {
       const int64_t token = tile_.first_query + r / heads_;
       const int64_t head = tile_.first_head + r % heads_;
       const float* q = call_.q + token * call_.q_stride + head * width_;
-      for (int64_t h = 0; h < width_; ++h) queries_[r * padded_ + h] = q[h] * call_.scale;
+      for (int64_t h = 0; h < width_; ++h) queries_[h * kMaxRows + r] = q[h] * call_.scale;
     }
   }
 
@@ -148,9 +148,12 @@ class TileKernel {
     std::fill(state.sums, state.sums + rows_ * padded_, 0.0f);
   }
 
-  void add_step(int64_t first_group, int num_groups, int64_t last) {
-    Group groups[kStep];
-    for (int g = 0; g < num_groups; ++g) groups[g] = group_at(first_group + g, last);
+  // Adds `num_groups` groups; up to `end` there are more, and the next two are fetched ahead.
+  void add_step(int64_t first_group, int num_groups, int64_t end, int64_t last) {
+    Group groups[kStep + 2];
+    for (int g = 0; g < num_groups + 2; ++g) {
+      groups[g] = group_at(std::min(first_group + g, end - 1), last);
+    }
     for_tiles([&](int r, auto rows) { score<rows>(r, groups, num_groups); });
     for (int r = 0; r < rows_; ++r) weigh_row(r, groups, num_groups);
     for_tiles([&](int r, auto rows) { sum<rows>(r, groups, num_groups); });
@@ -174,14 +177,26 @@ class TileKernel {
       const int other = std::min(g + 1, num_groups - 1);
       const Number* k0 = keys_ + groups[g].slot * width_;
       const Number* k1 = keys_ + groups[other].slot * width_;
-      const float* q = queries_ + first * padded_;
+      const float* q = queries_ + first;
       __m256 sums[kRows][2];
       UNROLL for (int r = 0; r < kRows; ++r) sums[r][0] = sums[r][1] = _mm256_setzero_ps();
+      // Pages lie anywhere in memory, so the processor cannot see what comes next: the values of
+      // these groups, read once the step has its weights, and the keys of the next two.
+      const char* fetch[] = {address(values_, groups[g], padded_),
+                             address(values_, groups[other], padded_),
+                             address(keys_, groups[g + 2], width_),
+                             address(keys_, groups[other + 2], width_)};
+      constexpr int64_t kRow = kGroup * sizeof(Number);
       for (int64_t h = 0; h < width_; ++h) {
+        if (first == 0) {
+          UNROLL for (int i = 0; i < 4; ++i) {
+            if (kRow * h % 64 == 0) _mm_prefetch(fetch[i] + kRow * h, _MM_HINT_T0);
+          }
+        }
         const __m256 a = load8(k0 + h * kGroup);
         const __m256 b = load8(k1 + h * kGroup);
         UNROLL for (int r = 0; r < kRows; ++r) {
-          const __m256 x = _mm256_broadcast_ss(q + r * padded_ + h);
+          const __m256 x = _mm256_broadcast_ss(q + h * kMaxRows + r);
           sums[r][0] = _mm256_fmadd_ps(x, a, sums[r][0]);
           sums[r][1] = _mm256_fmadd_ps(x, b, sums[r][1]);
         }
@@ -189,9 +204,13 @@ class TileKernel {
       UNROLL for (int r = 0; r < kRows; ++r) {
         float* row = scores_ + (first + r) * kStep * kGroup;
         _mm256_storeu_ps(row + g * kGroup, sums[r][0]);
-        _mm256_storeu_ps(row + other * kGroup, sums[r][other > g]);
+        if (other > g) _mm256_storeu_ps(row + other * kGroup, sums[r][1]);
       }
     }
+  }
+
+  static const char* address(const Number* numbers, const Group& group, int64_t width) {
+    return reinterpret_cast<const char*>(numbers + group.slot * width);
   }
 
   // Turns the scores of a row into weights, exp(score - most), and rescales what it has so far.
@@ -317,7 +336,7 @@ class TileKernel {
   const int64_t page_groups_;
   const Number* keys_;
   const Number* values_;
-  float* queries_;
+  float* queries_;  // [head width][kMaxRows], scaled
   float* scores_;
   State all_;
   State range_;
