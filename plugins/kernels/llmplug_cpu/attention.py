@@ -27,7 +27,7 @@ class _AttentionCall(ctypes.Structure):
         *((name, ctypes.c_void_p if name in {"q", "out", "keys", "values", "query_starts",
                                              "cached_lens", "block_table"} else ctypes.c_int64)
           for name in ("q", "q_stride", "out", "keys", "values", "query_starts", "cached_lens",
-                       "block_table", "table_stride", "num_sequences", "num_tokens", "num_heads",
+                       "block_table", "table_stride", "num_sequences", "num_heads",
                        "num_kv_heads", "head_width", "page_size", "window", "cache_kind")),
         ("scale", ctypes.c_float),
     )  # fmt: skip
@@ -109,22 +109,33 @@ class GroupAttention:
                 f"{num_heads} query heads of {width} for a cache of "
                 f"{num_kv_heads} heads of {cache.key.shape[3]}"
             )
-        starts_S1, lens_S, table_SM = (
-            batch.query_starts_S1, batch.cached_lens_S, batch.block_table_SM
-        )  # fmt: skip
-        if not starts_S1.dtype == lens_S.dtype == table_SM.dtype == torch.int32:
-            raise KernelInputError("the batch's starts, lengths and block table must be int32")
+        call = batch.plans.get(self)
+        if call is None:
+            call = batch.plans[self] = _plan(batch)
         out_TNH = torch.empty((num_tokens, num_heads, width))
-        call = _AttentionCall(
-            q_TNH.data_ptr(), q_TNH.stride(0), out_TNH.data_ptr(),
-            cache.key.data_ptr(), cache.value.data_ptr(),
-            starts_S1.data_ptr(), lens_S.data_ptr(), table_SM.data_ptr(),
-            table_SM.stride(0), lens_S.shape[0], num_tokens, num_heads, num_kv_heads, width,
-            cache.page_size, window or 0, _CACHE_KINDS[cache.key.dtype], scale,
-        )  # fmt: skip
+        call.q, call.q_stride, call.out = q_TNH.data_ptr(), q_TNH.stride(0), out_TNH.data_ptr()
+        call.keys, call.values = cache.key.data_ptr(), cache.value.data_ptr()
+        call.num_heads, call.num_kv_heads, call.head_width = num_heads, num_kv_heads, width
+        call.page_size, call.window = cache.page_size, window or 0
+        call.cache_kind, call.scale = _CACHE_KINDS[cache.key.dtype], scale
         self._attend(ctypes.byref(call))
         return out_TNH
 
 
+def _plan(batch: AttentionBatch) -> _AttentionCall:
+    """Fill in what all layers of a step share; the batch keeps the tensors alive."""
+    starts_S1, lens_S, table_SM = batch.query_starts_S1, batch.cached_lens_S, batch.block_table_SM
+    for tensor in (starts_S1, lens_S, table_SM):
+        if tensor.dtype is not torch.int32 or not tensor.is_cpu or tensor.stride(-1) != 1:
+            raise KernelInputError(
+                "the batch's starts, lengths and block table must be dense int32 on the cpu"
+            )
+    return _AttentionCall(
+        query_starts=starts_S1.data_ptr(), cached_lens=lens_S.data_ptr(),
+        block_table=table_SM.data_ptr(), table_stride=table_SM.stride(0),
+        num_sequences=lens_S.shape[0],
+    )  # fmt: skip
+
+
 def _as_heads(x_TKH: torch.Tensor) -> torch.Tensor:
-    return as_heads(x_TKH.float(), "keys or values")
+    return as_heads(x_TKH if x_TKH.dtype is torch.float32 else x_TKH.float(), "keys or values")

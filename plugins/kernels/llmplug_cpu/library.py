@@ -21,7 +21,8 @@ _ARGUMENTS = {
     ),
     "llmplug_silu_mul": (_POINTER, _INT64, _INT64, _INT64, _POINTER),
     "llmplug_rope": (
-        _POINTER, _INT64, _POINTER, _POINTER, _INT64, _INT64, _INT64, _INT64, _POINTER
+        _POINTER, _INT64, _INT64, _POINTER, _POINTER, _INT64, _INT64, _POINTER, _POINTER,
+        _POINTER, _INT64, _INT64, _INT64,
     ),
     "llmplug_store": (
         _POINTER, _INT64, _POINTER, _INT64, _POINTER, _INT64, _INT64, _INT64, _INT64, _INT64,
@@ -68,6 +69,6 @@ def as_rows(x: torch.Tensor, name: str) -> torch.Tensor:
     Raises:
         KernelInputError: another dtype or device.
     """
-    if x.dtype is not torch.float32 or x.device.type != "cpu":
+    if x.dtype is not torch.float32 or not x.is_cpu:
         raise KernelInputError(f"{name} must be float32 on the cpu, not {x.dtype} on {x.device}")
     return x if x.stride(-1) == 1 else x.contiguous()

@@ -17,32 +17,28 @@ def make_rope() -> Callable[..., tuple[torch.Tensor, torch.Tensor]]:
     """Make the twin of `llmplug.ops.rope`."""
     kernel = load_library().llmplug_rope
 
-    def rotate(
-        x_TNH: torch.Tensor, positions_T: torch.Tensor, table_CR: torch.Tensor
-    ) -> torch.Tensor:
-        x_TNH = as_heads(x_TNH, "q or k")
-        num_tokens, num_heads, width = x_TNH.shape
-        rotary = table_CR.shape[1]
-        if rotary > width or positions_T.shape[0] != num_tokens:
-            raise KernelInputError(
-                f"cannot rotate {rotary} of {width} numbers of {num_tokens} tokens "
-                f"at {positions_T.shape[0]} positions"
-            )
-        y_TNH = torch.empty((num_tokens, num_heads, width))
-        kernel(
-            x_TNH.data_ptr(), x_TNH.stride(0), positions_T.data_ptr(), table_CR.data_ptr(),
-            num_tokens, num_heads, width, rotary // 2, y_TNH.data_ptr(),
-        )  # fmt: skip
-        return y_TNH
-
     def rope(
         q_TNH: torch.Tensor, k_TKH: torch.Tensor, positions_T: torch.Tensor, table_CR: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        if positions_T.dtype is not torch.int64:
-            raise KernelInputError(f"positions_T must be int64, not {positions_T.dtype}")
-        table_CR = as_rows(table_CR, "table_CR").contiguous()
-        positions_T = positions_T.contiguous()
-        return rotate(q_TNH, positions_T, table_CR), rotate(k_TKH, positions_T, table_CR)
+        q_TNH, k_TKH = as_heads(q_TNH, "q_TNH"), as_heads(k_TKH, "k_TKH")
+        num_tokens, num_heads, width = q_TNH.shape
+        num_kv_heads, rotary = k_TKH.shape[1], table_CR.shape[1]
+        if rotary > width or k_TKH.shape != (num_tokens, num_kv_heads, width):
+            raise KernelInputError(
+                f"cannot rotate {rotary} numbers of heads of {tuple(q_TNH.shape)} "
+                f"and {tuple(k_TKH.shape)}"
+            )
+        if positions_T.dtype is not torch.int64 or positions_T.shape != (num_tokens,):
+            raise KernelInputError(f"{num_tokens} tokens need as many int64 positions")
+        table_CR, positions_T = as_rows(table_CR, "table_CR").contiguous(), positions_T.contiguous()
+        new_q_TNH = torch.empty((num_tokens, num_heads, width))
+        new_k_TKH = torch.empty((num_tokens, num_kv_heads, width))
+        kernel(
+            q_TNH.data_ptr(), q_TNH.stride(0), num_heads, new_q_TNH.data_ptr(),
+            k_TKH.data_ptr(), k_TKH.stride(0), num_kv_heads, new_k_TKH.data_ptr(),
+            positions_T.data_ptr(), table_CR.data_ptr(), num_tokens, width, rotary // 2,
+        )  # fmt: skip
+        return new_q_TNH, new_k_TKH
 
     return rope
 

@@ -40,7 +40,6 @@ struct AttentionCall {
   const int32_t* block_table;
   int64_t table_stride;
   int64_t num_sequences;
-  int64_t num_tokens;
   int64_t num_heads;
   int64_t num_kv_heads;
   int64_t head_width;

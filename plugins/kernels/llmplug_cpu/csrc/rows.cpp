@@ -96,15 +96,21 @@ void llmplug_silu_mul(const float* x, int64_t x_stride, int64_t rows, int64_t wi
   });
 }
 
-// Rotates `heads` heads of `width` numbers of each token. Tokens of x are x_stride apart, heads
-// `width`; y is contiguous. A row of the table holds `half` cosines, then `half` sines.
-void llmplug_rope(const float* x, int64_t x_stride, const int64_t* positions, const float* table,
-                  int64_t tokens, int64_t heads, int64_t width, int64_t half, float* y) {
-  for_rows(tokens, heads * width, [&](int64_t t) {
+// Rotates all heads of `width` numbers of each token of q and of k. Tokens are q_stride or k_stride
+// apart, heads `width`; the results are contiguous. A row of the table holds `half` cosines, then
+// `half` sines.
+void llmplug_rope(const float* q, int64_t q_stride, int64_t q_heads, float* new_q, const float* k,
+                  int64_t k_stride, int64_t k_heads, float* new_k, const int64_t* positions,
+                  const float* table, int64_t tokens, int64_t width, int64_t half) {
+  for_rows(tokens, (q_heads + k_heads) * width, [&](int64_t t) {
     const float* cosines = table + positions[t] * 2 * half;
-    for (int64_t h = 0; h < heads; ++h) {
-      rotate_head(x + t * x_stride + h * width, cosines, cosines + half, half, width,
-                  y + (t * heads + h) * width);
+    for (int64_t h = 0; h < q_heads; ++h) {
+      rotate_head(q + t * q_stride + h * width, cosines, cosines + half, half, width,
+                  new_q + (t * q_heads + h) * width);
+    }
+    for (int64_t h = 0; h < k_heads; ++h) {
+      rotate_head(k + t * k_stride + h * width, cosines, cosines + half, half, width,
+                  new_k + (t * k_heads + h) * width);
     }
   });
 }
