@@ -44,6 +44,7 @@ _PUBLIC = {
         "Checkpoint",
         "ChoosingSampler",
         "KernelSpec",
+        "KeptWeight",
         "LayerCache",
         "LazyTensor",
         "LoaderSpec",
@@ -145,6 +146,9 @@ if TYPE_CHECKING:
     )
     from llmplug.specs import (
         ChoosingSampler as ChoosingSampler,
+    )
+    from llmplug.specs import (
+        KeptWeight as KeptWeight,
     )
     from llmplug.specs import (
         KernelSpec as KernelSpec,

@@ -27,9 +27,12 @@ from llmplug.plan import Choice, ModelPlan, format_bytes
 from llmplug.registry import Entry, Registry
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from llmplug.engine.client import EngineClient
     from llmplug.engine.engine import Engine
-    from llmplug.specs import Checkpoint, KernelSpec, Progress
+    from llmplug.ops import KernelChoice
+    from llmplug.specs import Checkpoint, KeptWeight, KernelSpec, LazyTensor, Progress
 
 
 def cache_dir() -> Path:
@@ -79,11 +82,22 @@ def plan_model(config: ModelConfig, registry: Registry, progress: Progress) -> M
     end_ids = generation_defaults.choose_end_ids(
         config, checkpoint, tokenizer, template, renderer, choices
     )
+    kernels = choose_kernels(
+        REFERENCES, _allowed_kernels(config, registry, choices), device.chosen, dtype.chosen
+    )
+    weight_bytes, kept = resources.plan_weights(
+        checkpoint,
+        model.weights(checkpoint.config),
+        shape.num_layers,
+        keep=_find_keep(kernels, registry),
+        wanted=config.weights.format,
+        dtype=dtype.chosen,
+    )
+    choices.append(kept)
     num_pages, memory = resources.plan_memory(
         config,
         shape,
-        checkpoint,
-        model.weights(checkpoint.config),
+        weights=weight_bytes,
         device=device.chosen,
         dtype=dtype.chosen,
         context_length=int(context.chosen),
@@ -100,16 +114,6 @@ def plan_model(config: ModelConfig, registry: Registry, progress: Progress) -> M
         sampling_defaults=defaults,
         cache_dtype=dtype.chosen,
     )
-    kernels = _allowed_kernels(config, registry)
-    choices += [
-        Choice(
-            topic=f"kernel {spec.op}",
-            chosen="ignored",
-            why=f"{owner}: llmplug has no op {spec.op!r}",
-        )
-        for spec, owner in kernels
-        if spec.op not in REFERENCES
-    ]
     return ModelPlan(
         config=config,
         name=config.name,
@@ -119,7 +123,7 @@ def plan_model(config: ModelConfig, registry: Registry, progress: Progress) -> M
         shape=shape,
         device=device.chosen,
         dtype=dtype.chosen,
-        kernels=choose_kernels(REFERENCES, kernels, device.chosen, dtype.chosen),
+        kernels=kernels,
         settings=settings,
         memory=memory,
         tokenizer=tokenizer,
@@ -164,19 +168,42 @@ def open_checkpoint(path: Path, registry: Registry, choices: list[Choice]) -> Ch
     return checkpoint
 
 
-def _allowed_kernels(config: ModelConfig, registry: Registry) -> list[Entry[KernelSpec]]:
-    """Return the kernels that the config does not block.
+def _allowed_kernels(
+    config: ModelConfig, registry: Registry, choices: list[Choice]
+) -> list[Entry[KernelSpec]]:
+    """Return the kernels that the config does not block, of ops that exist.
 
     Raises:
         ConfigError: it blocks one that does not exist.
     """
+    from llmplug.ops import REFERENCES
+
     entries = registry.kernels.unique()
     names = {entry.spec.name for entry in entries}
     for name in config.kernels.block:
         if name not in names:
             hint = did_you_mean(name, names)
             raise ConfigError(f"kernels.block: no installed kernel is named {name!r}{hint}")
-    return [entry for entry in entries if entry.spec.name not in config.kernels.block]
+    for spec, owner in entries:
+        if spec.op not in REFERENCES:
+            why = f"plugin {owner}: llmplug has no op {spec.op!r}"
+            choices.append(Choice(topic=f"kernel {spec.op}", chosen="ignored", why=why))
+    return [
+        entry
+        for entry in entries
+        if entry.spec.name not in config.kernels.block and entry.spec.op in REFERENCES
+    ]
+
+
+def _find_keep(
+    kernels: Sequence[KernelChoice], registry: Registry
+) -> Callable[[LazyTensor, str], KeptWeight] | None:
+    """Return how the chosen `linear` keeps weights."""
+    (chosen,) = [choice.kernel for choice in kernels if choice.op == "linear"]
+    for spec, _ in registry.kernels:
+        if spec.op == "linear" and spec.name == chosen:
+            return spec.keep
+    return None
 
 
 # --- building -----------------------------------------------------------------------------------
@@ -192,7 +219,7 @@ def build_engine(plan: ModelPlan, registry: Registry, progress: Progress) -> Eng
     if plan.config.threads is not None:
         torch.set_num_threads(plan.config.threads)
     device, dtype = torch.device(plan.device), getattr(torch, plan.dtype)
-    ops = load_kernels(REFERENCES, _allowed_kernels(plan.config, registry), plan.kernels)
+    ops = load_kernels(REFERENCES, registry.kernels.unique(), plan.kernels)
     config = plan.checkpoint.config
     weights = load_weights(
         plan.checkpoint,

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 import os
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from llmplug.errors import ConfigError
 from llmplug.plan import Choice, MemoryPlan, format_bytes
+from llmplug.specs import KeptWeight
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from llmplug.config import ModelConfig
     from llmplug.specs import Checkpoint, LazyTensor, ModelShape, Weight
@@ -59,14 +61,16 @@ def choose_context_length(config: ModelConfig, shape: ModelShape) -> Choice:
 def plan_memory(
     config: ModelConfig,
     shape: ModelShape,
-    checkpoint: Checkpoint,
-    table: Sequence[Weight],
     *,
+    weights: int,
     device: str,
     dtype: str,
     context_length: int,
 ) -> tuple[int, MemoryPlan]:
     """Compute how many pages the cache gets, and where all memory goes.
+
+    Args:
+        weights: bytes.
 
     Returns:
         (pages, plan).
@@ -80,7 +84,6 @@ def plan_memory(
     )
     page_bytes = kv_per_token * page_size
     available = measure_available(device)
-    weights = estimate_weights(checkpoint, table, shape.num_layers, dtype)
     workspace = estimate_workspace(config, shape, dtype)
     pages_per_sequence = math.ceil(context_length / page_size)
     wanted = config.scheduler.max_sequences * pages_per_sequence
@@ -101,31 +104,52 @@ def plan_memory(
     return num_pages, plan
 
 
-def estimate_weights(
-    checkpoint: Checkpoint, table: Sequence[Weight], num_layers: int, dtype: str
-) -> int:
-    """Estimate the bytes of the weights once loaded, from the headers."""
-    total = 0
+def plan_weights(
+    checkpoint: Checkpoint,
+    table: Sequence[Weight],
+    num_layers: int,
+    *,
+    keep: Callable[[LazyTensor, str], KeptWeight] | None,
+    wanted: str,
+    dtype: str,
+) -> tuple[int, Choice]:
+    """Compute how weights will be kept, from headers alone.
+
+    Args:
+        keep: of the kernel that serves `linear`; None: dense, in `dtype`.
+        wanted: `weights.format` of the config.
+
+    Returns:
+        (bytes of all weights, what is chosen for the linear ones).
+
+    Raises:
+        KernelInputError: the kernel cannot keep a weight in the wanted format.
+    """
+    total, formats, reasons = 0, Counter[str](), dict[str, None]()
     for weight in table:
         for layer in range(num_layers) if "{layer}" in weight.name else (0,):
-            names = _present(weight.sources, weight.tied_to, layer, checkpoint.tensors)
-            names += tuple(name.replace("{layer}", str(layer)) for name in weight.bias)
-            for name in names:
-                if name in checkpoint.tensors:
-                    total += math.prod(checkpoint.tensors[name].shape) * DTYPE_BYTES[dtype]
-    return total
+            for name in _names(weight, layer, checkpoint.tensors):
+                tensor = checkpoint.tensors.get(name)
+                if tensor is None:
+                    continue  # loading says which one is missing
+                kept = KeptWeight(dtype, math.prod(tensor.shape) * DTYPE_BYTES[dtype], "")
+                if weight.kind == "linear" and keep is not None and len(tensor.shape) == 2:
+                    kept = keep(tensor, wanted)
+                    reasons[kept.reason] = None
+                if weight.kind == "linear" and len(tensor.shape) == 2:
+                    formats[kept.format] += 1
+                total += kept.num_bytes
+    shown = ", ".join(f"{count} {name}" for name, count in formats.most_common())
+    why = "; ".join(reasons) or f"dense, as the kernel keeps them; weights.format is {wanted}"
+    return total, Choice(topic="linear weights", chosen=shown, why=why)
 
 
-def _present(
-    sources: Sequence[str],
-    tied_to: Sequence[str],
-    layer: int,
-    tensors: Mapping[str, LazyTensor],
-) -> tuple[str, ...]:
-    names = tuple(name.replace("{layer}", str(layer)) for name in sources)
-    if tied_to and not all(name in tensors for name in names):
-        return tuple(name.replace("{layer}", str(layer)) for name in tied_to)
-    return names
+def _names(weight: Weight, layer: int, tensors: Mapping[str, LazyTensor]) -> tuple[str, ...]:
+    """Return the checkpoint's tensors that one entry of a weight table reads."""
+    sources = tuple(name.replace("{layer}", str(layer)) for name in weight.sources)
+    if weight.tied_to and not all(name in tensors for name in sources):
+        sources = weight.tied_to
+    return (*sources, *(name.replace("{layer}", str(layer)) for name in weight.bias))
 
 
 def estimate_workspace(config: ModelConfig, shape: ModelShape, dtype: str) -> int:

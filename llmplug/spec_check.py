@@ -28,6 +28,8 @@ def find_spec_problem(spec: Any) -> str | None:
 
 def _expected(annotation: str, value: Any) -> str | None:
     """Return what the annotation asks for if `value` is not that."""
+    if annotation.endswith("| None") and value is None:
+        return None
     if annotation == "str":
         return None if isinstance(value, str) and value else "text"
     if annotation == "int":

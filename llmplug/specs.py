@@ -250,6 +250,15 @@ class ModelSpec:
 
 
 # --- kernels ------------------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class KeptWeight:
+    """How a kernel keeps a weight in memory."""
+
+    format: str
+    num_bytes: int
+    reason: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KernelSpec:
     """A faster twin of one op of `llmplug.ops`.
@@ -261,6 +270,8 @@ class KernelSpec:
             there, else the reason why not.
         load: makes the kernel: same signature as the reference. Called once, in the engine.
         priority: higher wins among those that support the device.
+        keep: for the op `linear`: (weight in its file, wanted format) -> how `pack` will keep it;
+            reads no weight. None: dense, in the dtype of the model. Raises KernelInputError.
     """
 
     op: str
@@ -268,6 +279,7 @@ class KernelSpec:
     supports: Callable[[str, str], str | None]
     load: Callable[[], Any]
     priority: int = 0
+    keep: Callable[[LazyTensor, str], KeptWeight] | None = None
 
 
 # --- samplers -----------------------------------------------------------------------------------
