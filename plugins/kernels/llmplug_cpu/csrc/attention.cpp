@@ -67,6 +67,11 @@ struct Group {
   int count;         // tokens in it that any query of the tile may see
 };
 
+struct Step {
+  Group groups[kStep];
+  int count;
+};
+
 // Softmax state of the rows of a tile: highest score, sum of weights, weighted sum of values.
 struct State {
   float most[kMaxRows];
@@ -102,15 +107,16 @@ class TileKernel {
     if (call_.window > 0) {
       begin = group_of(std::max<int64_t>(0, tile_.first_position - call_.window + 1));
     }
-    for (int64_t range = begin / kRange; range * kRange < end; ++range) {
-      reset(range_);
-      const int64_t range_end = std::min(end, (range + 1) * kRange);
-      // Steps start at multiples of kStep, so that every query meets the same ones.
-      for (int64_t g = std::max(range * kRange, begin / kStep * kStep); g < range_end; g += kStep) {
-        const int64_t first = std::max(g, begin);
-        add_step(first, int(std::min(range_end, g + kStep) - first), end, last);
-      }
-      merge();
+    // Steps end at multiples of kStep, so that every query meets the same ones.
+    Step steps[2];
+    load_step(begin, end, last, steps[0]);
+    for (int64_t first = begin, i = 0; first < end; i ^= 1) {
+      if (first == begin || first % kRange == 0) reset(range_);
+      const int64_t next = first + steps[i].count;
+      load_step(next, end, last, steps[i ^ 1]);
+      add_step(steps[i], steps[i ^ 1]);
+      first = next;
+      if (first == end || first % kRange == 0) merge();
     }
     write();
   }
@@ -120,16 +126,21 @@ class TileKernel {
     return position / call_.page_size * page_groups_ + position % call_.page_size / kGroup;
   }
 
-  Group group_at(int64_t index, int64_t last) const {
-    const int64_t page = index / page_groups_;
-    const int64_t in_page = index % page_groups_ * kGroup;
-    Group group;
-    group.position = page * call_.page_size + in_page;
-    const int64_t head = int64_t(tile_.pages[page]) * call_.num_kv_heads + tile_.kv_head;
-    group.slot = head * page_groups_ * kGroup + in_page;
-    group.count = int(std::clamp<int64_t>(
-        std::min(call_.page_size - in_page, last - group.position + 1), 0, kGroup));
-    return group;
+  // Fills in the groups from `first` to the end of its step, or none from `end` on.
+  void load_step(int64_t first, int64_t end, int64_t last, Step& step) const {
+    step.count = int(std::max<int64_t>(0, std::min(end, (first / kStep + 1) * kStep) - first));
+    int64_t page = first / page_groups_;
+    int64_t in_page = first % page_groups_ * kGroup;
+    for (int g = 0; g < step.count; ++g) {
+      const int64_t head = int64_t(tile_.pages[page]) * call_.num_kv_heads + tile_.kv_head;
+      Group& group = step.groups[g];
+      group.position = page * call_.page_size + in_page;
+      group.slot = head * page_groups_ * kGroup + in_page;
+      group.count = int(std::clamp<int64_t>(
+          std::min(call_.page_size - in_page, last - group.position + 1), 0, kGroup));
+      in_page += kGroup;
+      if (in_page >= call_.page_size) ++page, in_page = 0;
+    }
   }
 
   void load_queries() {
@@ -147,15 +158,10 @@ class TileKernel {
     std::fill(state.sums, state.sums + rows_ * padded_, 0.0f);
   }
 
-  // Adds `num_groups` groups; up to `end` there are more, and the next two are fetched ahead.
-  void add_step(int64_t first_group, int num_groups, int64_t end, int64_t last) {
-    Group groups[kStep + 2];
-    for (int g = 0; g < num_groups + 2; ++g) {
-      groups[g] = group_at(std::min(first_group + g, end - 1), last);
-    }
-    for_tiles([&](int r, auto rows) { score<rows>(r, groups, num_groups); });
-    for (int r = 0; r < rows_; ++r) weigh_row(r, groups, num_groups);
-    for_tiles([&](int r, auto rows) { sum<rows>(r, groups, num_groups); });
+  void add_step(const Step& step, const Step& next) {
+    for_tiles([&](int r, auto rows) { score<rows>(r, step, next); });
+    for (int r = 0; r < rows_; ++r) weigh_row(r, step.groups, step.count);
+    for_tiles([&](int r, auto rows) { sum<rows>(r, step.groups, step.count); });
   }
 
   // Calls function(first row, number of rows as a type) over all rows, six, three, two or one at a
@@ -169,41 +175,51 @@ class TileKernel {
     if (rows_ - r == 1) function(r, std::integral_constant<int, 1>());
   }
 
-  // Scores of two groups at a time; an odd last group is computed twice, with the same result.
+  // Vectors a tile of rows works on at once: about 12 sums keep both multipliers busy.
+  static constexpr int vectors_of(int rows) { return rows == 1 ? 8 : rows <= 3 ? 4 : 2; }
+
+  // Scores of some groups at a time; behind the last, it is computed again and not stored.
   template <int kRows>
-  void score(int first, const Group* groups, int num_groups) {
-    for (int g = 0; g < num_groups; g += 2) {
-      const int other = std::min(g + 1, num_groups - 1);
-      const Number* k0 = keys_ + groups[g].slot * width_;
-      const Number* k1 = keys_ + groups[other].slot * width_;
-      const float* q = queries_ + first;
-      __m256 sums[kRows][2];
-      UNROLL for (int r = 0; r < kRows; ++r) sums[r][0] = sums[r][1] = _mm256_setzero_ps();
+  void score(int first, const Step& step, const Step& next) {
+    constexpr int kGroups = vectors_of(kRows);
+    for (int g = 0; g < step.count; g += kGroups) {
+      const Number* k[kGroups];
       // Pages lie anywhere in memory, so the processor cannot see what comes next: the values of
-      // these groups, read once the step has its weights, and the keys of the next two.
-      const char* fetch[] = {address(values_, groups[g], padded_),
-                             address(values_, groups[other], padded_),
-                             address(keys_, groups[g + 2], width_),
-                             address(keys_, groups[other + 2], width_)};
+      // these groups, read once the step has its weights, and the keys of the next step.
+      const char* values[kGroups];
+      const char* keys[kGroups];
+      UNROLL for (int i = 0; i < kGroups; ++i) {
+        const Group& group = step.groups[std::min(g + i, step.count - 1)];
+        const Group& ahead = next.count > 0 ? next.groups[std::min(g + i, next.count - 1)] : group;
+        k[i] = keys_ + group.slot * width_;
+        values[i] = address(values_, group, padded_);
+        keys[i] = address(keys_, ahead, width_);
+      }
       constexpr int64_t kRow = kGroup * sizeof(Number);
+      const float* q = queries_ + first;
+      __m256 sums[kRows][kGroups];
+      UNROLL for (int r = 0; r < kRows; ++r) {
+        UNROLL for (int i = 0; i < kGroups; ++i) sums[r][i] = _mm256_setzero_ps();
+      }
       for (int64_t h = 0; h < width_; ++h) {
-        if (first == 0) {
-          UNROLL for (int i = 0; i < 4; ++i) {
-            if (kRow * h % 64 == 0) _mm_prefetch(fetch[i] + kRow * h, _MM_HINT_T0);
+        if (first == 0 && kRow * h % 64 == 0) {
+          UNROLL for (int i = 0; i < kGroups; ++i) {
+            _mm_prefetch(values[i] + kRow * h, _MM_HINT_T0);
+            _mm_prefetch(keys[i] + kRow * h, _MM_HINT_T1);
           }
         }
-        const __m256 a = load8(k0 + h * kGroup);
-        const __m256 b = load8(k1 + h * kGroup);
-        UNROLL for (int r = 0; r < kRows; ++r) {
-          const __m256 x = _mm256_broadcast_ss(q + h * kMaxRows + r);
-          sums[r][0] = _mm256_fmadd_ps(x, a, sums[r][0]);
-          sums[r][1] = _mm256_fmadd_ps(x, b, sums[r][1]);
+        __m256 x[kRows];
+        UNROLL for (int r = 0; r < kRows; ++r) x[r] = _mm256_broadcast_ss(q + h * kMaxRows + r);
+        UNROLL for (int i = 0; i < kGroups; ++i) {
+          const __m256 key = load8(k[i] + h * kGroup);
+          UNROLL for (int r = 0; r < kRows; ++r) sums[r][i] = _mm256_fmadd_ps(x[r], key, sums[r][i]);
         }
       }
       UNROLL for (int r = 0; r < kRows; ++r) {
         float* row = scores_ + (first + r) * kStep * kGroup;
-        _mm256_storeu_ps(row + g * kGroup, sums[r][0]);
-        if (other > g) _mm256_storeu_ps(row + other * kGroup, sums[r][1]);
+        UNROLL for (int i = 0; i < kGroups; ++i) {
+          if (g + i < step.count) _mm256_storeu_ps(row + (g + i) * kGroup, sums[r][i]);
+        }
       }
     }
   }
@@ -255,14 +271,12 @@ class TileKernel {
 
   template <int kRows>
   void sum(int first, const Group* groups, int num_groups) {
-    for (int64_t h = 0; h < width_; h += 2 * kGroup) {
-      if (h + 2 * kGroup <= width_) {
-        sum_columns<kRows, 2>(first, h, groups, num_groups);
-      } else {
-        sum_columns<kRows, 1>(first, h, groups, num_groups);
-        if (h + kGroup < width_) sum_columns<kRows, 1>(first, h + kGroup, groups, num_groups);
-      }
+    constexpr int kVectors = vectors_of(kRows);
+    int64_t h = 0;
+    for (; h + kVectors * kGroup <= width_; h += kVectors * kGroup) {
+      sum_columns<kRows, kVectors>(first, h, groups, num_groups);
     }
+    for (; h < width_; h += kGroup) sum_columns<kRows, 1>(first, h, groups, num_groups);
   }
 
   template <int kRows, int kVectors>

@@ -42,20 +42,14 @@ void quantise_rows(Rows& rows, const Linear& linear, Format format, const float*
   }
   const int64_t inputs = linear.inputs;
   const int64_t padded = round_up(inputs, kBlock);
-  const bool wide = kind == Activations::kRowInt16;
-  const int64_t scales_per_row = wide ? 1 : 2 * (padded / kBlock);
-  auto* q = static_cast<uint8_t*>(scratch(0, num_tokens * padded * (wide ? 2 : 1) + kAlign));
-  auto* scales = static_cast<float*>(scratch(1, num_tokens * scales_per_row * 4 + kAlign));
-  const int limit = wide ? row_int16_limit(format, inputs) : 127;
+  const int64_t blocks = padded / kBlock;
+  auto* q = static_cast<int16_t*>(scratch(0, num_tokens * padded * 2 + kAlign));
+  auto* scales = static_cast<float*>(scratch(1, num_tokens * (1 + blocks) * 4 + kAlign));
+  float* sums = scales + num_tokens;
+  const int limit = row_int16_limit(format, inputs);
   auto quantise = [&](int64_t t) {
-    float* scale = scales + t * scales_per_row;
-    if (wide) {
-      auto* row = reinterpret_cast<int16_t*>(q) + t * padded;
-      quantise_row_int16(x + t * x_stride, inputs, padded, limit, row, scale);
-    } else {
-      quantise_row_blocks(x + t * x_stride, inputs, reinterpret_cast<int8_t*>(q) + t * padded,
-                          scale);
-    }
+    quantise_row_int16(x + t * x_stride, inputs, padded, limit, q + t * padded, scales + t,
+                       sums + t * blocks);
   };
   if (num_tokens <= kQuantiseAlone) {
     for (int64_t t = 0; t < num_tokens; ++t) quantise(t);
@@ -66,10 +60,9 @@ void quantise_rows(Rows& rows, const Linear& linear, Format format, const float*
       for (int64_t t = index * chunk; t < end; ++t) quantise(t);
     });
   }
-  rows.q16 = reinterpret_cast<const int16_t*>(q);
-  rows.q8 = reinterpret_cast<const int8_t*>(q);
+  rows.q16 = q;
   rows.row_scale = scales;
-  rows.block_scale = scales;
+  rows.block_sum = sums;
   rows.stride = padded;
 }
 
@@ -109,7 +102,6 @@ void multiply_segment(const Linear& linear, const Segment& segment, const Rows& 
 }  // namespace
 
 FormatShape shape_of(Format format, int64_t inputs) {
-  const int64_t blocks = round_up(inputs, kBlock) / kBlock;
   switch (format) {
     case Format::kFloat32:
       return {16, inputs * 16 * 4, Activations::kFloat};
@@ -117,12 +109,8 @@ FormatShape shape_of(Format format, int64_t inputs) {
       return {16, inputs * 16 * 2, Activations::kFloat};
     case Format::kInt8:
       return {16, round_up(inputs, 2) * 16, Activations::kRowInt16};
-    case Format::kQ4_0:
-      return {8, blocks * (128 + 16), Activations::kBlockInt8};
-    case Format::kQ4_1:
-      return {8, blocks * (128 + 32), Activations::kBlockInt8};
     default:
-      return {8, blocks * (256 + 16), Activations::kRowInt16};
+      return {16, block_panel_bytes(format, inputs), Activations::kRowInt16};
   }
 }
 

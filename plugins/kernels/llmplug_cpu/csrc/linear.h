@@ -1,6 +1,6 @@
 // Packed linear weights and the kernels that multiply with them.
 //
-// A weight of `rows` outputs is cut into panels of 8 or 16 outputs, and a panel holds the numbers
+// A weight of `rows` outputs is cut into panels of 16 outputs, and a panel holds the numbers
 // of all its outputs for one input (or pair, or block of inputs) side by side: one vector lane is
 // one output. Every output of every token is therefore one chain of sums over the inputs, in the
 // same order whatever the number of tokens: a token's result does not depend on its neighbours.
@@ -23,7 +23,7 @@ inline int64_t round_up(int64_t number, int64_t multiple) {
 }
 
 // How the kernels of a format read activations.
-enum class Activations { kFloat, kRowInt16, kBlockInt8 };
+enum class Activations { kFloat, kRowInt16 };
 
 struct FormatShape {
   int panel;            // outputs
@@ -38,8 +38,7 @@ struct Rows {
   const float* x;          // kFloat
   const int16_t* q16;      // kRowInt16: x = scale * q, |q| <= the limit given to quantise
   const float* row_scale;  // kRowInt16
-  const int8_t* q8;        // kBlockInt8: x = scale * q, |q| <= 127
-  const float* block_scale;  // kBlockInt8: (scale, scale * sum of q) for each block
+  const float* block_sum;  // kRowInt16: sum of q in each block of a row
   int64_t stride;
 };
 
@@ -62,13 +61,16 @@ void multiply_q4_0(const PanelCall& call, int64_t first, int64_t count);
 void multiply_q4_1(const PanelCall& call, int64_t first, int64_t count);
 void multiply_q8_0(const PanelCall& call, int64_t first, int64_t count);
 
+// Bytes of a panel of a block format.
+int64_t block_panel_bytes(Format format, int64_t inputs);
+
 // Largest |q| of an activation such that no sum over `inputs` products with |weight| <= 127
-// leaves int32. Q8_0 sums only within a block: there it is the whole of int16.
+// leaves int32. Block formats sum only within a block: there it is the whole of int16.
 int row_int16_limit(Format format, int64_t inputs);
 
+// Writes `padded` numbers of q, the scale, and the sum of q in each block.
 void quantise_row_int16(const float* x, int64_t inputs, int64_t padded, int limit, int16_t* q,
-                        float* scale);
-void quantise_row_blocks(const float* x, int64_t inputs, int8_t* q, float* scales);
+                        float* scale, float* block_sums);
 
 // Outputs [first, first + rows) of a linear, in one format.
 struct Segment {

@@ -31,19 +31,11 @@ inline __m256i broadcast_word(const void* source) {
   return _mm256_set1_epi32(word);
 }
 
-// sum += a * w, pairs of 16-bit products added up in each 32-bit lane. Written in assembly, as is
-// the next function, because GCC 12 copies or spills the sums of a tile otherwise (2x slower).
+// sum += a * w, pairs of 16-bit products added up in each 32-bit lane. Written in assembly,
+// because GCC 12 copies or spills the sums of a tile otherwise (2x slower).
 inline void add_products(__m256i& sum, __m256i a, __m256i w) {
   __m256i product;
   asm("vpmaddwd %3, %2, %1\n\tvpaddd %1, %0, %0" : "+x"(sum), "=&x"(product) : "x"(a), "x"(w));
-}
-
-// sum += w * a, pairs of products of unsigned w and the four signed bytes at `a`, in 16-bit lanes.
-inline void add_byte_products(__m256i& sum, __m256i w, const int8_t* a) {
-  __m256i product;
-  asm("vpbroadcastd %3, %1\n\tvpmaddubsw %1, %2, %1\n\tvpaddw %1, %0, %0"
-      : "+x"(sum), "=&x"(product)
-      : "x"(w), "m"(*reinterpret_cast<const int32_t*>(a)));
 }
 
 // Numbers as they are kept in memory. BF16 and F16 only name 16 bits.
