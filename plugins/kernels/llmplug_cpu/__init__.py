@@ -8,9 +8,12 @@ depends on the other tokens of its batch.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llmplug import KernelSpec, hookimpl
+
+if TYPE_CHECKING:
+    from llmplug import KeptWeight, LazyTensor
 
 
 def _supports(device: str, dtype: str) -> str | None:
@@ -27,6 +30,12 @@ def _load_linear() -> Any:
     from llmplug_cpu.linear import PanelLinear
 
     return PanelLinear()
+
+
+def _keep_weight(source: LazyTensor, wanted: str) -> KeptWeight:
+    from llmplug_cpu.linear import keep_weight
+
+    return keep_weight(source, wanted)
 
 
 def _load_attention() -> Any:
@@ -71,6 +80,13 @@ def llmplug_kernels() -> list[KernelSpec]:
         "silu_mul": _load_silu_mul,
     }
     return [
-        KernelSpec(op=op, name="avx2", supports=_supports, load=load, priority=20)
+        KernelSpec(
+            op=op,
+            name="avx2",
+            supports=_supports,
+            load=load,
+            priority=20,
+            keep=_keep_weight if op == "linear" else None,
+        )
         for op, load in loaders.items()
     ]

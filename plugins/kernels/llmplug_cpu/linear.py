@@ -4,8 +4,7 @@ Legend: T packed tokens, I inputs, O outputs. What a format keeps, and how activ
 
 - float32, bfloat16: the weights as they are (rounded, if the file has more); float32 activations.
 - int8: each output's weights in int8 with one scale; activations in int16 with a scale per token.
-- int4: the blocks of Q4_0, Q4_1 and Q8_0 to the bit; activations in int8 with a scale per token
-  and block of 32 inputs (Q8_0: in int16 with a scale per token).
+- int4: the blocks of Q4_0, Q4_1 and Q8_0 to the bit; activations as with int8.
 
 All scales belong to one token, and sums run in one order: a token's result is the same in any
 batch, to the bit.
@@ -21,7 +20,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from llmplug import KernelInputError
+from llmplug import KernelInputError, KeptWeight
 from llmplug_cpu.arena import Arena
 from llmplug_cpu.library import as_rows, load_library
 
@@ -34,7 +33,15 @@ _BLOCK = 32
 _PANEL = 16  # outputs of the widest panel
 
 
-def choose_format(source: LazyTensor, wanted: str, dtype: torch.dtype) -> tuple[str, str]:
+def keep_weight(source: LazyTensor, wanted: str) -> KeptWeight:
+    """Say how `pack` will keep one source; see `KernelSpec.keep`."""
+    name, reason = choose_format(source, wanted)
+    outputs, inputs = source.shape
+    num_bytes = load_library().llmplug_packed_bytes(_CODES[name], outputs, inputs)
+    return KeptWeight(name, num_bytes, reason)
+
+
+def choose_format(source: LazyTensor, wanted: str) -> tuple[str, str]:
     """Choose how to keep one source: (format, reason).
 
     Raises:
@@ -135,7 +142,7 @@ class PanelLinear:
         num_outputs = sum(shape[0] for shape in shapes)
         if bias_O is not None and tuple(bias_O.shape) != (num_outputs,):
             raise KernelInputError(f"a bias of {tuple(bias_O.shape)} for {num_outputs} outputs")
-        chosen = [(choose_format(source, format, dtype), source) for source in sources]
+        chosen = [(choose_format(source, format), source) for source in sources]
         segments = [
             self._pack_segment(name, reason, [source for _, source in group])
             for (name, reason), group in groupby(chosen, key=lambda pair: pair[0])
