@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from llmplug import KernelInputError, KeptWeight
+from llmplug import KeptWeight, KernelInputError
 from llmplug_cpu.arena import Arena
 from llmplug_cpu.library import as_rows, load_library
 
