@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from llmplug import TokenizerFiles
+from llmplug import Checkpoint, TokenizerFiles
 from llmplug.ops import LoadedTensor
 
 CHAT_TEMPLATE = (
@@ -144,6 +144,20 @@ def load_reference(folder: Path) -> Any:
 
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     return model.eval()
+
+
+def load_reference_of(checkpoint: Checkpoint) -> Any:
+    """Load the tensors of any checkpoint, dequantised, into transformers' model of its config."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.for_model(**checkpoint.config)
+    model = AutoModelForCausalLM.from_config(config).float().eval()
+    state = {name: tensor.load().float() for name, tensor in checkpoint.tensors.items()}
+    missing, unexpected = model.load_state_dict(state, strict=False)
+    tied = ["lm_head.weight"] if config.tie_word_embeddings else []
+    assert (missing, unexpected) == (tied, [])
+    model.tie_weights()
+    return model
 
 
 @torch.inference_mode()

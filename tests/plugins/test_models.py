@@ -13,7 +13,14 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import VARIANTS, load_reference, make_checkpoint, open_checkpoint, reference_logits
+from tiny import (
+    VARIANTS,
+    load_reference,
+    load_reference_of,
+    make_checkpoint,
+    open_checkpoint,
+    reference_logits,
+)
 
 from llmplug import BuildContext, Checkpoint, CheckpointError, Model, ModelShape, ModelSpec
 from llmplug.engine.loading import load_weights
@@ -266,17 +273,12 @@ def test_a_shorter_context_gives_the_same_logits(variant: Path) -> None:
 def test_published_model_equals_transformers(smollm2_gguf: Path) -> None:
     """SmolLM2 from its GGUF, dequantised: logits, and what greedy decoding says."""
     from tokenizers import Tokenizer
-    from transformers import LlamaConfig, LlamaForCausalLM
 
     from llmplug_gguf import llmplug_model_loaders
 
     (loader,) = llmplug_model_loaders()
     checkpoint = loader.open(smollm2_gguf)
-    reference = LlamaForCausalLM(LlamaConfig(**checkpoint.config)).eval()
-    state = {name: tensor.load().float() for name, tensor in checkpoint.tensors.items()}
-    missing, unexpected = reference.load_state_dict(state, strict=False)
-    assert (missing, unexpected) == (["lm_head.weight"], [])
-    reference.tie_weights()
+    reference = load_reference_of(checkpoint)
 
     tokenizer = Tokenizer.from_str(checkpoint.tokenizer.json)
     ids = tokenizer.encode("The capital of France is", add_special_tokens=False).ids
