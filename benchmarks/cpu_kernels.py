@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
+from llmplug import LazyTensor
 from llmplug.ops import AttentionBatch, LoadedTensor
 from llmplug_cpu.attention import GroupAttention
 from llmplug_cpu.linear import PackedLinear, PanelLinear
@@ -71,10 +73,10 @@ def probe_bandwidth(seconds: float) -> float:
 
 def pack_copies(linear: PanelLinear, name: str, outputs: int, inputs: int) -> list[PackedLinear]:
     """Pack one random weight often enough that the copies do not fit in the caches."""
+    source: LazyTensor = LoadedTensor(torch.randn(outputs, inputs))
+    wanted = name
     if name in BLOCK_BYTES:
         source, wanted = RandomBlocks(name, (outputs, inputs)), "int4"
-    else:
-        source, wanted = LoadedTensor(torch.randn(outputs, inputs)), name
 
     def pack() -> PackedLinear:
         return linear.pack([source], None, device=CPU, dtype=torch.float32, format=wanted)
@@ -92,7 +94,13 @@ def run_linear(rows: list[int], seconds: float) -> None:
             copies = pack_copies(linear, name, outputs, inputs)
             for num_tokens in rows:
                 x_TI, next_copy = torch.randn(num_tokens, inputs), iter(copies * 100_000)
-                best_s = measure_best_s(lambda x=x_TI, n=next_copy: linear(x, next(n)), seconds)
+
+                def multiply(
+                    x_TI: torch.Tensor = x_TI, copies: Iterator[PackedLinear] = next_copy
+                ) -> object:
+                    return linear(x_TI, next(copies))
+
+                best_s = measure_best_s(multiply, seconds)
                 gbytes = copies[0].num_bytes / best_s / 1e9
                 gops = 2 * num_tokens * outputs * inputs / best_s / 1e9
                 print(
@@ -123,9 +131,8 @@ def run_attention(seconds: float) -> None:
                 slots_T=torch.zeros(sequences, dtype=torch.int64),
             )
             q_TNH = torch.randn(sequences, heads, width)
-            best_s = measure_best_s(
-                lambda q=q_TNH, c=cache, b=batch: attention.attend(q, c, b, scale=0.125), seconds
-            )
+            attend = partial(attention.attend, q_TNH, cache, batch, scale=0.125)
+            best_s = measure_best_s(attend, seconds)
             gbytes = (cache.key.nbytes + cache.value.nbytes) / best_s / 1e9
             name = str(dtype).removeprefix("torch.")
             print(f"  {name:9} S={sequences:<3} {best_s * 1e6:9.1f} us {gbytes:6.1f} GB/s")
