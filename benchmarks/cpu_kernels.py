@@ -13,13 +13,16 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 
-from llmplug import LazyTensor
 from llmplug.ops import AttentionBatch, LoadedTensor
 from llmplug_cpu.attention import GroupAttention
 from llmplug_cpu.linear import PackedLinear, PanelLinear
+
+if TYPE_CHECKING:
+    from llmplug import LazyTensor
 
 CPU = torch.device("cpu")
 FORMATS = ("Q4_0", "Q4_1", "Q8_0", "int8", "bfloat16", "float32")
