@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from llmplug import assemble
 from llmplug.chat.detokenize import Detokenizer
-from llmplug.chat.stop_strings import StopStrings
+from llmplug.chat.stop_strings import StopResult, StopStrings
 from llmplug.config import Config, load
 from llmplug.errors import ConfigError, InvalidRequest, from_wire
 from llmplug.types import FinishReason, GenerateRequest, SamplingParams
@@ -37,6 +37,7 @@ class Completion:
     Attributes:
         prompt_ids: what the model read.
         index: which of the `n` answers to this prompt.
+        token_ids: all that were generated, the id that ended the answer included.
         stop: the stop string or token id that ended it, if one did.
     """
 
@@ -44,7 +45,8 @@ class Completion:
     index: int = 0
     text: str = ""
     token_ids: list[int] = field(default_factory=list)
-    logprobs: list[TokenLogprob] | None = None
+    logprobs: list[TokenLogprob] | None = None  # one per token id, if asked
+    prompt_logprobs: list[TokenLogprob | None] | None = None  # one per prompt id, if asked
     finish_reason: FinishReason | None = None
     stop: str | int | None = None
 
@@ -98,11 +100,8 @@ class LLM:
         Raises:
             InvalidRequest: a prompt or a parameter is wrong; nothing is generated then.
         """
-        ids = [
-            self.tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt)
-            for prompt in _as_list(prompts)
-        ]
-        return self._run(ids, params or SamplingParams(), n)
+        ids = [self._to_ids(prompt) for prompt in _as_list(prompts)]
+        return self._run(ids, params or SamplingParams(), n, continues_text=True)
 
     def chat(
         self,
@@ -119,7 +118,7 @@ class LLM:
         if self.plan.renderer is None:
             raise InvalidRequest(f"{self.plan.name} has no chat template; use generate()")
         ids = self.plan.renderer.render([dict(message) for message in messages])
-        return self._run([ids], params or SamplingParams(), n)
+        return self._run([ids], params or SamplingParams(), n, continues_text=False)
 
     def close(self) -> None:
         """Give the memory of weights and cache back."""
@@ -136,8 +135,20 @@ class LLM:
     ) -> None:
         self.close()
 
+    def _to_ids(self, prompt: Prompt) -> list[int]:
+        if isinstance(prompt, str):
+            return self.tokenizer.encode(prompt)
+        if isinstance(prompt, Sequence):
+            return list(prompt)
+        raise InvalidRequest("a prompt is a text or a list of token ids", param="prompt")
+
     def _run(
-        self, prompts: Sequence[list[int]], params: SamplingParams, n: int
+        self,
+        prompts: Sequence[list[int]],
+        params: SamplingParams,
+        n: int,
+        *,
+        continues_text: bool,
     ) -> list[Completion]:
         answers: dict[tuple[str, int], _Answer] = {}
         ids = [f"llm-{secrets.token_hex(8)}" for _ in prompts]
@@ -152,7 +163,15 @@ class LLM:
                     )
                 )
                 for index in range(n):
-                    answers[request_id, index] = _Answer(self, prompt_ids, index, params)
+                    answers[request_id, index] = _Answer(
+                        Completion(prompt_ids=prompt_ids, index=index),
+                        params,
+                        Detokenizer(
+                            self.tokenizer,
+                            skip_special_tokens=params.skip_special_tokens,
+                            keep_leading_space=continues_text,
+                        ),
+                    )
             self._drain(answers)
         finally:
             for request_id in ids:
@@ -163,8 +182,9 @@ class LLM:
         done = 0
         while self._engine.has_work:
             for delta in self._engine.step().deltas:
-                answer = answers[delta.request_id, delta.index]
-                if answer.is_done:
+                answer = answers.get((delta.request_id, delta.index))
+                # The engine still tells the end of what we aborted, in an earlier call too.
+                if answer is None or answer.is_done:
                     continue
                 answer.feed(delta)
                 if answer.is_done:
@@ -176,13 +196,13 @@ class LLM:
 class _Answer:
     """Puts one answer together from the deltas of the engine."""
 
-    def __init__(self, llm: LLM, prompt_ids: list[int], index: int, params: SamplingParams) -> None:
-        self.completion = Completion(prompt_ids=prompt_ids, index=index)
-        self._detokenizer = Detokenizer(
-            llm.tokenizer, skip_special_tokens=params.skip_special_tokens
-        )
+    def __init__(
+        self, completion: Completion, params: SamplingParams, detokenizer: Detokenizer
+    ) -> None:
+        self.completion = completion
+        self._params = params
+        self._detokenizer = detokenizer
         self._stops = StopStrings(params.stop, params.include_stop_str_in_output)
-        self._min_tokens = params.min_tokens
 
     @property
     def is_done(self) -> bool:
@@ -194,18 +214,29 @@ class _Answer:
             raise from_wire(delta.error)
         answer = self.completion
         answer.token_ids += delta.token_ids
+        answer.prompt_logprobs = answer.prompt_logprobs or delta.prompt_logprobs
         if delta.logprobs is not None:
             answer.logprobs = (answer.logprobs or []) + delta.logprobs
-        text = self._detokenizer.feed(delta.token_ids)
+        text = self._detokenizer.feed(self._visible_ids(delta))
         if delta.finish_reason is not None:
             text += self._detokenizer.finish()
-        found = self._stops.feed(text)
+        # A step gives one token, so that this counts the text's own tokens.
+        if len(answer.token_ids) < self._params.min_tokens:
+            found = StopResult(text, None)
+        else:
+            found = self._stops.feed(text)
         answer.text += found.text
         if found.matched is not None:
             answer.finish_reason, answer.stop = FinishReason.STOP, found.matched
         elif delta.finish_reason is not None:
             answer.text += self._stops.finish()
             answer.finish_reason, answer.stop = delta.finish_reason, delta.stop_token_id
+
+    def _visible_ids(self, delta: SequenceDelta) -> list[int]:
+        """Drop the id that ended the answer: it is no part of its text."""
+        if delta.stop_token_id is None or self._params.include_stop_str_in_output:
+            return delta.token_ids
+        return delta.token_ids[:-1]
 
 
 def _choose_model(config: Config, name: str | None) -> Any:
@@ -218,8 +249,8 @@ def _choose_model(config: Config, name: str | None) -> Any:
 
 
 def _as_list(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
-    """Turn one prompt into a list of one: a text, or a sequence that starts with a token id."""
+    """Turn one prompt into a list of one: a text, or a sequence that starts with no sequence."""
     if isinstance(prompts, str):
         return [prompts]
     items: list[Any] = list(prompts)
-    return [items] if items and isinstance(items[0], int) else items
+    return [items] if items and not isinstance(items[0], Sequence) else items
