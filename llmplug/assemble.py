@@ -237,7 +237,9 @@ def build_engine(plan: ModelPlan, registry: Registry, progress: Progress) -> Eng
         config=config, shape=shape, weights=weights, ops=ops, device=device, dtype=dtype
     )
     samplers = [entry.spec for entry in registry.samplers.unique()]
-    return Engine(plan.model.build(context), shape, ops, samplers, plan.settings, device)
+    engine = Engine(plan.model.build(context), shape, ops, samplers, plan.settings, device)
+    engine.report["kernels"] = {choice.op: choice.kernel for choice in ops.choices}
+    return engine
 
 
 def sampler_fields(registry: Registry) -> frozenset[str]:

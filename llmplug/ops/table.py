@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    import logging
+from collections.abc import Callable, Mapping, Sequence
 
     from llmplug.specs import KernelSpec
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +42,7 @@ class KernelChoice:
     kernel: str  # "reference" or the kernel's name
     plugin: str | None = None  # who brought it
     refused: tuple[tuple[str, str], ...] = ()  # (kernel name, reason)
+    spare: tuple[tuple[str, str], ...] = ()  # (kernel name, plugin): next, should it not load
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +81,8 @@ def choose_kernels(
     for op in references:
         offered = [(spec, owner) for spec, owner in specs if spec.op == op]
         offered.sort(key=lambda pair: (-pair[0].priority, pair[0].name))
-        refused, chosen = [], None
+        refused, spare = [], []
+        chosen: tuple[str, str] | None = None
         for spec, owner in offered:
             reason = spec.supports(device, dtype)
             if reason is not None:
@@ -86,8 +91,13 @@ def choose_kernels(
                 chosen = (spec.name, owner)
             else:
                 refused.append((spec.name, f"{chosen[0]} has a higher priority"))
+                spare.append((spec.name, owner))
         name, plugin = chosen or ("reference", None)
-        choices.append(KernelChoice(op=op, kernel=name, plugin=plugin, refused=tuple(refused)))
+        choices.append(
+            KernelChoice(
+                op=op, kernel=name, plugin=plugin, refused=tuple(refused), spare=tuple(spare)
+            )
+        )
     return tuple(choices)
 
 
@@ -96,12 +106,32 @@ def load_kernels(
     specs: Sequence[tuple[KernelSpec, str]],
     choices: Sequence[KernelChoice],
 ) -> KernelTable:
-    """Load what was chosen into a table."""
+    """Load what was chosen into a table.
+
+    A kernel that cannot be loaded (a compiler that fails, say) is warned of, and the next best one
+    takes its place, in the end the reference: the table's `choices` say what runs.
+    """
     by_name = {(spec.op, spec.name): spec for spec, _ in specs}
-    kernels = {
-        choice.op: references[choice.op].reference
-        if choice.kernel == "reference"
-        else by_name[choice.op, choice.kernel].load()
-        for choice in choices
-    }
-    return KernelTable(kernels, tuple(choices))
+    kernels, loaded = {}, []
+    for choice in choices:
+        kernel, final = _load_first(references[choice.op], by_name, choice)
+        kernels[choice.op] = kernel
+        loaded.append(final)
+    return KernelTable(kernels, tuple(loaded))
+
+
+def _load_first(
+    op: Op, by_name: Mapping[tuple[str, str], KernelSpec], choice: KernelChoice
+) -> tuple[Any, KernelChoice]:
+    refused = choice.refused
+    first = () if choice.kernel == "reference" else ((choice.kernel, choice.plugin),)
+    for name, plugin in (*first, *choice.spare):
+        try:
+            kernel = by_name[op.name, name].load()
+        except Exception as error:  # noqa: BLE001 - a plugin may raise anything; it is told
+            _log.warning("kernel %s/%s cannot be loaded", op.name, name, exc_info=True)
+            reason = f"it cannot be loaded: {error}"
+            refused = (*(pair for pair in refused if pair[0] != name), (name, reason))
+            continue
+        return kernel, replace(choice, kernel=name, plugin=plugin, refused=refused, spare=())
+    return op.reference, replace(choice, kernel="reference", plugin=None, refused=refused, spare=())

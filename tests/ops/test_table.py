@@ -76,7 +76,21 @@ def test_only_the_chosen_kernel_is_loaded() -> None:
     table = load_kernels(REFERENCES, specs, choices)
     assert loaded == ["b"]
     assert table.embed == "b"
-    assert table.choices == choices
+    assert [(c.op, c.kernel) for c in table.choices] == [(c.op, c.kernel) for c in choices]
+
+
+def test_a_kernel_that_does_not_load_gives_way_to_the_next() -> None:
+    def fail() -> object:
+        raise OSError("the compiler is on strike")
+
+    specs = [spec("best", 9, load=fail), spec("good", 5)]
+    table = load_kernels(REFERENCES, specs, choose_kernels(REFERENCES, specs, "cpu", "float32"))
+    (choice,) = [choice for choice in table.choices if choice.op == "embed"]
+    assert (choice.kernel, choice.plugin) == ("good", "plugin of good")
+    assert ("best", "it cannot be loaded: the compiler is on strike") in choice.refused
+    alone = [spec("best", 9, load=fail)]
+    table = load_kernels(REFERENCES, alone, choose_kernels(REFERENCES, alone, "cpu", "float32"))
+    assert table.embed is REFERENCES["embed"].reference
 
 
 def test_unknown_op_names_the_known_ones() -> None:
