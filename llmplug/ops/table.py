@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    import logging
-from collections.abc import Callable, Mapping, Sequence
-
     from llmplug.specs import KernelSpec
 
 _log = logging.getLogger(__name__)
