@@ -135,7 +135,7 @@ class LLM:
     ) -> None:
         self.close()
 
-    def _to_ids(self, prompt: Prompt) -> list[int]:
+    def _to_ids(self, prompt: Any) -> list[int]:
         if isinstance(prompt, str):
             return self.tokenizer.encode(prompt)
         if isinstance(prompt, Sequence):
