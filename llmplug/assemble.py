@@ -219,7 +219,9 @@ def build_engine(plan: ModelPlan, registry: Registry, progress: Progress) -> Eng
     if plan.config.threads is not None:
         torch.set_num_threads(plan.config.threads)
     device, dtype = torch.device(plan.device), getattr(torch, plan.dtype)
+    progress("kernels", 0, len(plan.kernels))  # a plugin may compile its own the first time
     ops = load_kernels(REFERENCES, registry.kernels.unique(), plan.kernels)
+    progress("kernels", len(plan.kernels), len(plan.kernels))
     config = plan.checkpoint.config
     weights = load_weights(
         plan.checkpoint,
