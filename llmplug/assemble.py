@@ -74,7 +74,8 @@ def plan_model(config: ModelConfig, registry: Registry, progress: Progress) -> M
     device = resources.choose_device(config)
     dtype = resources.choose_dtype(config, device.chosen)
     context = resources.choose_context_length(config, shape)
-    choices += [device, dtype, context]
+    cache_dtype = resources.choose_cache_dtype(config, dtype.chosen)
+    choices += [device, dtype, cache_dtype, context]
     tokenizer = Tokenizer(checkpoint.tokenizer)
     template = generation_defaults.choose_template(config, checkpoint, tokenizer, registry, choices)
     defaults = generation_defaults.choose_sampling_defaults(config, checkpoint, choices)
@@ -100,6 +101,7 @@ def plan_model(config: ModelConfig, registry: Registry, progress: Progress) -> M
         weights=weight_bytes,
         device=device.chosen,
         dtype=dtype.chosen,
+        cache_dtype=cache_dtype.chosen,
         context_length=int(context.chosen),
     )
     settings = EngineSettings(
@@ -112,7 +114,7 @@ def plan_model(config: ModelConfig, registry: Registry, progress: Progress) -> M
         vocab_size=shape.vocab_size,
         eos_token_ids=end_ids,
         sampling_defaults=defaults,
-        cache_dtype=dtype.chosen,
+        cache_dtype=cache_dtype.chosen,
     )
     return ModelPlan(
         config=config,

@@ -44,6 +44,16 @@ def choose_dtype(config: ModelConfig, device: str) -> Choice:
     return Choice(topic="dtype", chosen="bfloat16", why="the default on GPUs")
 
 
+def choose_cache_dtype(config: ModelConfig, dtype: str) -> Choice:
+    """Choose the number format of cached keys and values."""
+    if config.cache.dtype != "auto":
+        return Choice(topic="cache dtype", chosen=config.cache.dtype, why="the config says so")
+    if dtype == "float32":
+        why = "half the bytes of float32, and 11 bits of precision for numbers of one size"
+        return Choice(topic="cache dtype", chosen="float16", why=why)
+    return Choice(topic="cache dtype", chosen=dtype, why="as the model computes")
+
+
 def choose_context_length(config: ModelConfig, shape: ModelShape) -> Choice:
     """Choose the longest sequence, prompt and answer together."""
     limit = shape.context_length
@@ -65,6 +75,7 @@ def plan_memory(
     weights: int,
     device: str,
     dtype: str,
+    cache_dtype: str,
     context_length: int,
 ) -> tuple[int, MemoryPlan]:
     """Compute how many pages the cache gets, and where all memory goes.
@@ -80,7 +91,8 @@ def plan_memory(
     """
     page_size = config.cache.page_size
     kv_per_token = sum(
-        2 * layer.num_kv_heads * layer.head_width * DTYPE_BYTES[dtype] for layer in shape.layers
+        2 * layer.num_kv_heads * layer.head_width * DTYPE_BYTES[cache_dtype]
+        for layer in shape.layers
     )
     page_bytes = kv_per_token * page_size
     available = measure_available(device)

@@ -166,6 +166,10 @@ class CacheConfig(Section):
     """The cache of keys and values."""
 
     page_size: int = Field(16, ge=1, le=4096, description="Tokens in a page.")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto",
+        description="Numbers it keeps; auto: half precision where the model computes in float32.",
+    )
     memory: CacheMemory = Field(
         "auto", description="Size, such as 512MiB; auto: a share of what is free."
     )
