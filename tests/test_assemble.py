@@ -1,0 +1,268 @@
+"""Plans: each choice is the config's, the checkpoint's or a measured one, and adds up.
+
+What is printed of a plan is tested with `llmplug check`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny import EOS_ID, make_checkpoint
+
+from llmplug import CheckpointError, ConfigError, KernelInputError, resources
+from llmplug.assemble import build_engine, cache_dir, load_registry, plan_model, sampler_fields
+from llmplug.config import from_source
+from llmplug.plan import ModelPlan, format_bytes
+
+MIB = 2**20
+
+
+def ignore_progress(stage: str, done: int, total: int) -> None:
+    """Tests draw no bars."""
+
+
+def make_plan(folder: Path, *sets: str) -> ModelPlan:
+    """Plan a folder for the CPU; `sets` are keys of its model."""
+    fixed = ("device=cpu", "cache.memory=4MiB", *sets)
+    config = from_source(str(folder), sets=[f"models.0.{each}" for each in fixed])
+    return plan_model(config.models[0], load_registry(config), ignore_progress)
+
+
+def choice_of(plan: ModelPlan, topic: str) -> tuple[str, str]:
+    (found,) = [(line.chosen, line.why) for line in plan.report() if line.topic == topic]
+    return found
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_checkpoint("llama", tmp_path_factory.mktemp("made"))
+
+
+@pytest.fixture
+def folder(made: Path, tmp_path: Path) -> Path:
+    """A copy that a test may change."""
+    return Path(shutil.copytree(made, tmp_path / "copy"))
+
+
+# --- memory -------------------------------------------------------------------------------------
+def test_the_cache_is_what_the_pages_hold(made: Path) -> None:
+    plan = make_plan(made, "cache.page_size=8", "dtype=float32")
+    assert plan.memory.kv_per_token == 2 * 2 * 2 * 8 * 4  # k and v, layers, heads, width, bytes
+    assert plan.settings.num_pages == 4 * MIB // (8 * plan.memory.kv_per_token)
+    assert plan.memory.cache == plan.settings.num_pages * 8 * plan.memory.kv_per_token
+    parts = plan.memory.weights + plan.memory.cache + plan.memory.workspace
+    assert plan.memory.total == parts
+    assert choice_of(plan, "memory sum")[0] == format_bytes(parts)
+
+
+def test_no_more_pages_than_sequences_can_use(made: Path) -> None:
+    plan = make_plan(made, "scheduler.max_sequences=2", "cache.memory=64MiB", "cache.page_size=100")
+    assert plan.settings.num_pages == 2 * math.ceil(256 / 100)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_weights_are_those_that_are_loaded(made: Path, dtype: str) -> None:
+    """The plan knows their bytes from headers; a vector of norms or biases more or less."""
+    plan = make_plan(made, f"dtype={dtype}", "kernels.block=[avx2,onednn]")
+    numbers = sum(math.prod(tensor.shape) for tensor in plan.checkpoint.tensors.values())
+    assert plan.memory.weights == numbers * resources.DTYPE_BYTES[dtype]
+
+
+def test_the_engine_takes_the_cache_that_was_planned(made: Path) -> None:
+    config = from_source(str(made), sets=["models.0.cache.memory=4MiB", "models.0.device=cpu"])
+    registry = load_registry(config)
+    plan = plan_model(config.models[0], registry, ignore_progress)
+    ready = build_engine(plan, registry, ignore_progress).ready_message()
+    assert ready.num_pages == plan.settings.num_pages
+    assert ready.page_size == plan.settings.page_size
+    assert ready.vocab_size == plan.shape.vocab_size
+    # A kernel may round a page up, or keep a spare one; it may not take another size.
+    assert plan.memory.cache <= ready.report["cache_bytes"] <= plan.memory.cache * 1.05
+    assert ready.report["kernels"] == {choice.op: choice.kernel for choice in plan.kernels}
+
+
+def test_auto_takes_a_share_of_what_is_free(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resources, "measure_available", lambda device: 64 * MIB)
+    plan = make_plan(made, "cache.memory=auto", "scheduler.max_sequences=4000",
+                     "scheduler.max_batch_tokens=4000")  # fmt: skip
+    room = (64 * MIB - plan.memory.weights - plan.memory.workspace) / 4
+    page = 16 * plan.memory.kv_per_token
+    assert room - page < plan.memory.cache <= room
+    assert plan.memory.available == 64 * MIB
+
+
+@pytest.mark.parametrize("memory", ["auto", "16MiB"])
+def test_what_does_not_fit_is_refused_with_the_sum(
+    made: Path, memory: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resources, "measure_available", lambda device: MIB)
+    with pytest.raises(ConfigError, match=r"not enough memory on cpu: weights .* = .* available"):
+        make_plan(made, f"cache.memory={memory}")
+
+
+def test_a_cache_that_holds_no_whole_sequence_is_refused(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    config["max_position_embeddings"] = 8192  # 2 MiB
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ConfigError, match="at least one sequence of 8192 tokens"):
+        make_plan(folder, "cache.memory=1MiB")
+    assert make_plan(folder, "cache.memory=2MiB").settings.num_pages * 16 == 8192
+    make_plan(folder, "cache.memory=1MiB", "context_length=4096")
+
+
+def test_what_is_free_is_measured() -> None:
+    total = Path("/proc/meminfo")
+    if not total.exists():
+        pytest.skip("no /proc")
+    kib = int(total.read_text().splitlines()[0].split()[1])
+    assert 0 < resources.measure_available("cpu") <= kib * 1024
+
+
+def test_bytes_as_people_read_them() -> None:
+    sizes = [0, 1023, 1024, 1536 * 1024, 5 * 2**30]
+    assert [format_bytes(size) for size in sizes] == [
+        "0 B", "1023 B", "1.0 KiB", "1.5 MiB", "5.00 GiB"]  # fmt: skip
+
+
+# --- device, numbers, context -------------------------------------------------------------------
+def test_settings_are_followed_and_the_reason_is_told(made: Path) -> None:
+    plan = make_plan(made, "dtype=bfloat16", "context_length=100")
+    assert (plan.device, plan.dtype, plan.settings.context_length) == ("cpu", "bfloat16", 100)
+    assert plan.settings.cache_dtype == "bfloat16"
+    assert choice_of(plan, "dtype") == ("bfloat16", "the config says so")
+    assert choice_of(plan, "context length")[0] == "100"
+    assert "256" in choice_of(plan, "context length")[1]
+
+
+def test_a_cpu_computes_in_float32_unless_told(made: Path) -> None:
+    plan = make_plan(made)
+    assert (plan.dtype, plan.settings.context_length) == ("float32", 256)
+
+
+def test_a_format_that_the_kernel_does_not_keep_is_refused_before_loading(made: Path) -> None:
+    with pytest.raises(KernelInputError, match="int4"):
+        make_plan(made, "weights.format=int4")
+
+
+def test_downloads_lie_in_the_users_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cache_dir() == tmp_path / "llmplug"
+    monkeypatch.setenv("XDG_CACHE_HOME", "")
+    assert cache_dir() == Path.home() / ".cache" / "llmplug"
+
+
+def test_sampler_fields_are_those_of_the_plugins(made: Path) -> None:
+    fields = sampler_fields(load_registry(from_source(str(made))))
+    assert {"temperature", "top_p", "top_k", "min_p", "logit_bias"} <= fields
+
+
+# --- generation defaults ------------------------------------------------------------------------
+def write_generation(folder: Path, values: Any) -> None:
+    (folder / "generation_config.json").write_text(json.dumps(values))
+
+
+def test_defaults_of_the_checkpoint(folder: Path) -> None:
+    write_generation(folder, {"temperature": 0.6, "top_k": 20, "top_p": None, "max_length": 9})
+    plan = make_plan(folder)
+    assert plan.settings.sampling_defaults == {"temperature": 0.6, "top_k": 20}
+    assert choice_of(plan, "sampling defaults")[0] == "temperature=0.6, top_k=20"
+    none = make_plan(folder, "generation_config=none")
+    assert none.settings.sampling_defaults == {}
+
+
+def test_defaults_of_a_file(folder: Path, tmp_path: Path) -> None:
+    write_generation(folder, {"temperature": 0.6})
+    path = tmp_path / "mine.json"
+    path.write_text('{"top_p": 0.5}')
+    plan = make_plan(folder, f"generation_config={path}")
+    assert plan.settings.sampling_defaults == {"top_p": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({"do_sample": False}, {"temperature": 0.0}),
+        ({"do_sample": False, "temperature": 0.3}, {"temperature": 0.3}),
+        ({"do_sample": True}, {}),
+    ],
+)
+def test_a_greedy_checkpoint_is_greedy(folder: Path, values: Any, expected: Any) -> None:
+    write_generation(folder, values)
+    assert make_plan(folder).settings.sampling_defaults == expected
+
+
+@pytest.mark.parametrize("value", ["0.6", True, [1]])
+def test_defaults_that_are_no_numbers_are_refused(folder: Path, value: Any) -> None:
+    write_generation(folder, {"temperature": value})
+    with pytest.raises(CheckpointError, match="temperature"):
+        make_plan(folder)
+
+
+@pytest.mark.parametrize(("text", "message"), [("{", "is not JSON"), ("[1]", "no JSON object")])
+def test_a_file_of_defaults_that_cannot_be_read_is_refused(
+    made: Path, tmp_path: Path, text: str, message: str
+) -> None:
+    path = tmp_path / "mine.json"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        make_plan(made, f"generation_config={path}")
+
+
+@pytest.mark.parametrize("generation_config", ["auto", "none"])
+def test_end_ids_come_together_and_no_setting_drops_them(
+    folder: Path, generation_config: str
+) -> None:
+    write_generation(folder, {"eos_token_id": [7, 9]})
+    plan = make_plan(folder, f"generation_config={generation_config}")
+    assert plan.settings.eos_token_ids >= {7, 9, EOS_ID}
+
+
+# --- chat template ------------------------------------------------------------------------------
+def drop_template(folder: Path) -> None:
+    (folder / "tokenizer_config.json").write_text('{"eos_token": "<|im_end|>"}')
+
+
+HI: list[Any] = [{"role": "user", "content": "Hi"}]
+
+
+def test_the_template_of_the_checkpoint_then_one_that_fits_then_none(folder: Path) -> None:
+    own = make_plan(folder)
+    assert own.renderer is not None
+    drop_template(folder)
+    fitting = make_plan(folder)
+    assert fitting.renderer is not None
+    assert choice_of(fitting, "chat template")[0] == "chatml"
+    assert "vocabulary fits" in choice_of(fitting, "chat template")[1]
+    config = from_source(str(folder), sets=["plugins.block=[chatml]", "models.0.device=cpu",
+                                            "models.0.cache.memory=4MiB"])  # fmt: skip
+    plan = plan_model(config.models[0], load_registry(config), ignore_progress)
+    assert plan.renderer is None
+    assert choice_of(plan, "chat template")[0] == "none"
+    assert EOS_ID in plan.settings.eos_token_ids
+
+
+def test_the_template_of_the_config(folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "mine.jinja"
+    path.write_text("{% for m in messages %}[{{ m.content }}]{% endfor %}")
+    plan = make_plan(folder, f"chat_template={path}")
+    assert plan.renderer is not None
+    assert plan.renderer.render_text(HI) == "[Hi]"
+    named = make_plan(folder, "chat_template=chatml")
+    assert named.renderer is not None
+    assert named.renderer.render_text(HI) != "[Hi]"
+    assert "plugin " in choice_of(named, "chat template")[1]
+
+
+def test_a_plan_reads_headers_alone(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(self: object) -> torch.Tensor:
+        raise AssertionError("a weight is read")
+
+    kind = type(next(iter(make_plan(made).checkpoint.tensors.values())))
+    monkeypatch.setattr(kind, "load", fail)
+    make_plan(made)
