@@ -12,6 +12,8 @@ from transformers.generation import logits_process as reference
 import llmplug_standard
 from llmplug import SamplerRow
 from llmplug_standard.categorical import Categorical
+from llmplug_standard.top_p import TopP
+from llmplug_standard.uniform import make_uniform
 
 CPU = torch.device("cpu")
 VOCAB_SIZE = 1003  # odd, so that vectorised loops have a remainder
@@ -209,16 +211,61 @@ def test_filters_treat_a_row_the_same_alone_and_in_a_batch(name) -> None:
         assert torch.equal(apply(name, logits[i : i + 1], rows[:1])[0], together[i])
 
 
-def test_draws_prune_only_what_cannot_win() -> None:
-    """Tokens out of reach of the noise change no draw: their logits may as well be -inf."""
-    logits = make_logits(1, 12.0)
-    pruned = logits.clone()
-    pruned[pruned < pruned.max() - 26] = -INF
-    assert 0 < int((pruned > -INF).sum()) < VOCAB_SIZE // 2
-    sampler = make_sampler("categorical")
-    for seed in range(200):
-        rows = [make_row("categorical", seed=seed, position=1)]
-        assert sampler.choose(logits, rows).equal(sampler.choose(pruned, rows))
+def test_draws_invert_the_cumulative_distribution() -> None:
+    """In blocks or at once, and over what a filter has left: the same as a running sum."""
+    logits = make_logits(60, 2.0)
+    logits[20:40, ::2] = -INF  # half is left
+    logits[40:, torch.arange(VOCAB_SIZE) % 20 > 0] = -INF  # a twentieth is left
+    rows = [make_row("categorical", seed=i, position=3) for i in range(60)]
+    sums = logits.double().softmax(-1).cumsum(-1)
+    uniform = torch.tensor([[make_uniform(i, 3)] for i in range(60)])
+    expected = torch.searchsorted(sums, uniform.double(), right=True)[:, 0]
+    assert make_sampler("categorical").choose(logits, rows).equal(expected)
+
+
+def make_hard_logits() -> torch.Tensor:
+    """Rows of a real size: peaked, flat, all equal, coarse with many ties, filtered."""
+    logits = make_logits(8, 3.0, 50_257)
+    logits[1] *= 8
+    logits[2] *= 0.01
+    logits[3] = 0.0
+    logits[4] = logits[4].bfloat16().float()
+    logits[5, 100:] = -INF
+    logits[6, ::3] = -INF
+    logits[7] = logits[7].round()
+    return logits
+
+
+def test_the_fast_twin_draws_the_same() -> None:
+    logits = make_hard_logits()
+    fast = make_sampler("categorical", 50_257)
+    for seed in range(40):
+        rows = [make_row("categorical", seed=seed, position=i) for i in range(8)]
+        assert fast.choose(logits, rows).equal(Categorical().choose(logits, rows))
+
+
+@pytest.mark.parametrize("top_p", [1e-6, 0.1, 0.5, 0.9, 0.99, 0.9999])
+def test_the_fast_twin_keeps_the_same_share(top_p) -> None:
+    rows = [make_row("top_p", top_p=top_p)] * 8
+    fast, slow = make_hard_logits(), make_hard_logits()
+    make_sampler("top_p", 50_257).apply(fast, rows)
+    TopP().apply(slow, rows)
+    assert torch.equal(fast, slow)
+
+
+def test_top_k_keeps_what_a_stable_sort_puts_first() -> None:
+    counts = (1, 7, 50, 51, 1000, 2000, 50_256, 60_000)
+    for shift in range(len(counts)):
+        params = [counts[(i + shift) % 8] for i in range(8)]
+        for highest in (100, 60_000):  # through the columns, and without
+            edited, logits = make_hard_logits(), make_hard_logits()
+            chosen = [min(k, highest) for k in params]
+            make_sampler("top_k").apply(edited, [make_row("top_k", top_k=k) for k in chosen])
+            for row, k in enumerate(chosen):
+                kept = logits[row].sort(descending=True, stable=True).indices[:k]
+                expected = torch.full_like(logits[row], -INF)
+                expected[kept] = logits[row, kept]
+                assert torch.equal(edited[row], expected)
 
 
 def test_extreme_seeds_and_positions() -> None:
@@ -264,17 +311,40 @@ def test_only_what_a_request_asks_for_is_active() -> None:
     ]
 
 
-def test_noise_stays_within_the_bounds_that_pruning_trusts() -> None:
-    from llmplug_standard.categorical import make_noise
+@pytest.mark.parametrize("name", ["top_k", "top_p"])
+def test_filters_hide_no_nan(name) -> None:
+    logits = make_logits(3).round()
+    logits[1, 77] = math.nan
+    logits[2] = -INF
+    edited = apply(name, logits, [make_row(name, **{name: {"top_k": 30, "top_p": 0.9}[name]})] * 3)
+    assert make_sampler("categorical").choose(edited, [make_row("categorical")] * 3)[1] == 77
+    assert edited[0].isfinite().any()
+    assert edited[2].max() == -INF
 
-    extremes = torch.tensor([0, 1, -1, 2**31 - 1, -(2**31), 12345], dtype=torch.int32)
-    sampler = Categorical(100_000, CPU)
-    noise = torch.cat(
-        [make_noise(extremes, (k, -k)) for k in range(50)]
-        + [make_noise(sampler._counters_V, (k, 3 * k)) for k in range(20)]
-    )
-    assert noise.isfinite().all()
-    assert noise.min() > -2.82
-    assert noise.max() < 22.2
-    assert abs(noise.mean() - 0.5772) < 0.005  # Euler's constant: the mean of a Gumbel variable
-    assert abs(noise.var() - math.pi**2 / 6) < 0.01
+
+def test_uniform_numbers_fill_the_unit_interval_evenly() -> None:
+    numbers = [make_uniform(seed, position) for seed in range(-50, 50) for position in range(100)]
+    assert min(numbers) >= 0
+    assert max(numbers) < 1
+    assert len(set(numbers)) == len(numbers)
+    counts = Counter(int(number * 100) for number in numbers)
+    statistic = sum((counts[i] - 100) ** 2 / 100 for i in range(100))
+    assert statistic < 99 + 4 * math.sqrt(2 * 99)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+@pytest.mark.parametrize("name", ["top_k", "top_p", "categorical", "greedy"])
+def test_a_gpu_chooses_what_a_cpu_chooses(name) -> None:
+    logits, device = make_hard_logits(), torch.device("cuda")
+    value = {"top_k": {"top_k": 50}, "top_p": {"top_p": 0.9}}.get(name, {})
+    rows = [make_row(name, seed=i, **value) for i in range(8)]
+    ours, theirs = make_sampler(name, 50_257), SPECS[name].make(50_257, device)
+    if name in {"categorical", "greedy"}:
+        on_gpu = theirs.choose(logits.to(device), rows)
+        assert on_gpu.cpu().equal(ours.choose(logits, rows))
+    else:
+        on_gpu = logits.to(device)
+        theirs.apply(on_gpu, rows)
+        ours.apply(logits, rows)
+        assert on_gpu.cpu().equal(logits)

@@ -1,5 +1,7 @@
 """The samplers that requests of the OpenAI API and its kin ask for; one file each.
 
+Where torch is slow on a CPU, a second file, `..._cpu`, holds a faster twin in NumPy.
+
 bias      logit_bias, repetition_penalty, presence_frequency (penalties)
 scale     temperature
 filter    top_k, top_p, min_p
@@ -96,9 +98,13 @@ def _make_top_k(vocab_size: int, device: torch.device) -> Any:
 
 
 def _make_top_p(vocab_size: int, device: torch.device) -> Any:
-    from llmplug_standard.top_p import TopP
+    if device.type == "cpu":
+        from llmplug_standard import top_p_cpu
 
-    return TopP()
+        return top_p_cpu.TopP(vocab_size)
+    from llmplug_standard import top_p
+
+    return top_p.TopP()
 
 
 def _make_min_p(vocab_size: int, device: torch.device) -> Any:
@@ -114,9 +120,13 @@ def _make_greedy(vocab_size: int, device: torch.device) -> Any:
 
 
 def _make_categorical(vocab_size: int, device: torch.device) -> Any:
-    from llmplug_standard.categorical import Categorical
+    if device.type == "cpu":
+        from llmplug_standard import categorical_cpu
 
-    return Categorical(vocab_size, device)
+        return categorical_cpu.Categorical(vocab_size)
+    from llmplug_standard import categorical
+
+    return categorical.Categorical()
 
 
 @hookimpl

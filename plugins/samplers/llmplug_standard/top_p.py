@@ -1,5 +1,7 @@
 """Top-p: the fewest most probable tokens that hold `top_p` of the probability stay.
 
+On any device; `top_p_cpu` is its fast twin.
+
 Source: https://arxiv.org/abs/1904.09751, section 3.1
 """
 
@@ -7,36 +9,27 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    import torch
 
     from llmplug import SamplerRow
 
 
 class TopP:
-    """Sorts only the tokens that can be among those that stay."""
+    """Sorts the vocabulary, which a GPU does fast, and waits for nothing."""
 
     def apply(self, logits_RV: torch.Tensor, rows: Sequence[SamplerRow]) -> None:
         """Forbid what lies beyond each row's share of the probability."""
-        for logits_V, row in zip(logits_RV, rows, strict=True):
-            keep_share(logits_V, row.params.top_p)
-
-
-def keep_share(logits_V: torch.Tensor, share: float) -> None:
-    """Forbid all but the most probable tokens of one row; the lowest id of equal ones stays.
-
-    All tokens less probable than (1 - share) / V hold less than 1 - share together, so that none
-    of them stays: they need no sorting.
-    """
-    probs_V = logits_V.softmax(dim=-1)
-    # Half of the bound leaves room for rounding.
-    ids = (probs_V > 0.5 * (1 - share) / len(probs_V)).nonzero()[:, 0]
-    probs, order = probs_V[ids].sort(descending=True, stable=True)
-    # A token stays while those before it hold less than the share.
-    num_kept = int((probs.cumsum(dim=-1) < share).sum()) + 1
-    kept = ids[order[:num_kept]]
-    logits = logits_V[kept]
-    logits_V.fill_(float("-inf"))
-    logits_V[kept] = logits
+        device = logits_RV.device
+        shares = [row.params.top_p for row in rows]
+        shares_R1 = torch.tensor(shares, dtype=torch.float64, device=device)[:, None]
+        # Stable: the lowest id of equal ones comes first, and stays.
+        sorted_RV, ids_RV = logits_RV.sort(dim=-1, descending=True, stable=True)
+        probs_RV = sorted_RV.softmax(dim=-1, dtype=torch.float64)
+        # A token stays while those before it hold less than the share.
+        before_RV = probs_RV.cumsum(dim=-1) - probs_RV
+        is_beyond_RV = before_RV >= shares_R1
+        is_beyond_RV[:, 0] = False
+        logits_RV.scatter_(1, ids_RV, sorted_RV.masked_fill_(is_beyond_RV, float("-inf")))
