@@ -51,9 +51,10 @@ def folder(made: Path, tmp_path: Path) -> Path:
 
 
 # --- memory -------------------------------------------------------------------------------------
-def test_the_cache_is_what_the_pages_hold(made: Path) -> None:
-    plan = make_plan(made, "cache.page_size=8", "dtype=float32")
-    assert plan.memory.kv_per_token == 2 * 2 * 2 * 8 * 4  # k and v, layers, heads, width, bytes
+@pytest.mark.parametrize(("dtype", "num_bytes"), [("float32", 4), ("float16", 2), ("auto", 2)])
+def test_the_cache_is_what_the_pages_hold(made: Path, dtype: str, num_bytes: int) -> None:
+    plan = make_plan(made, "cache.page_size=8", f"cache.dtype={dtype}")
+    assert plan.memory.kv_per_token == 2 * 2 * 2 * 8 * num_bytes  # k and v, layers, heads, width
     assert plan.settings.num_pages == 4 * MIB // (8 * plan.memory.kv_per_token)
     assert plan.memory.cache == plan.settings.num_pages * 8 * plan.memory.kv_per_token
     parts = plan.memory.weights + plan.memory.cache + plan.memory.workspace
@@ -108,12 +109,13 @@ def test_what_does_not_fit_is_refused_with_the_sum(
 
 def test_a_cache_that_holds_no_whole_sequence_is_refused(folder: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
-    config["max_position_embeddings"] = 8192  # 2 MiB
+    config["max_position_embeddings"] = 8192  # 2 MiB in float32
     (folder / "config.json").write_text(json.dumps(config))
+    exact = "cache.dtype=float32"
     with pytest.raises(ConfigError, match="at least one sequence of 8192 tokens"):
-        make_plan(folder, "cache.memory=1MiB")
-    assert make_plan(folder, "cache.memory=2MiB").settings.num_pages * 16 == 8192
-    make_plan(folder, "cache.memory=1MiB", "context_length=4096")
+        make_plan(folder, exact, "cache.memory=1MiB")
+    assert make_plan(folder, exact, "cache.memory=2MiB").settings.num_pages * 16 == 8192
+    make_plan(folder, exact, "cache.memory=1MiB", "context_length=4096")
 
 
 def test_what_is_free_is_measured() -> None:
@@ -135,6 +137,7 @@ def test_settings_are_followed_and_the_reason_is_told(made: Path) -> None:
     plan = make_plan(made, "dtype=bfloat16", "context_length=100")
     assert (plan.device, plan.dtype, plan.settings.context_length) == ("cpu", "bfloat16", 100)
     assert plan.settings.cache_dtype == "bfloat16"
+    assert make_plan(made, "cache.dtype=float32").settings.cache_dtype == "float32"
     assert choice_of(plan, "dtype") == ("bfloat16", "the config says so")
     assert choice_of(plan, "context length")[0] == "100"
     assert "256" in choice_of(plan, "context length")[1]

@@ -37,8 +37,8 @@ def ignore_progress(stage: str, done: int, total: int) -> None:
 
 
 def make_config(folder: Path) -> Config:
-    sets = ["models.0.cache.memory=8MiB", "models.0.device=cpu", "models.0.dtype=float32"]
-    return from_source(str(folder), sets=sets)
+    exact = ("device=cpu", "dtype=float32", "cache.dtype=float32", "cache.memory=8MiB")
+    return from_source(str(folder), sets=[f"models.0.{each}" for each in exact])
 
 
 @pytest.fixture(scope="module")
