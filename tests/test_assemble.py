@@ -53,9 +53,9 @@ def folder(made: Path, tmp_path: Path) -> Path:
 # --- memory -------------------------------------------------------------------------------------
 @pytest.mark.parametrize(("dtype", "num_bytes"), [("float32", 4), ("float16", 2), ("auto", 2)])
 def test_the_cache_is_what_the_pages_hold(made: Path, dtype: str, num_bytes: int) -> None:
-    plan = make_plan(made, "cache.page_size=8", f"cache.dtype={dtype}")
+    plan = make_plan(made, "cache.page_size=8", "cache.memory=1MiB", f"cache.dtype={dtype}")
     assert plan.memory.kv_per_token == 2 * 2 * 2 * 8 * num_bytes  # k and v, layers, heads, width
-    assert plan.settings.num_pages == 4 * MIB // (8 * plan.memory.kv_per_token)
+    assert plan.settings.num_pages == MIB // (8 * plan.memory.kv_per_token)
     assert plan.memory.cache == plan.settings.num_pages * 8 * plan.memory.kv_per_token
     parts = plan.memory.weights + plan.memory.cache + plan.memory.workspace
     assert plan.memory.total == parts
