@@ -272,6 +272,8 @@ class KernelSpec:
         priority: higher wins among those that support the device.
         keep: for the op `linear`: (weight in its file, wanted format) -> how `pack` will keep it;
             reads no weight. None: dense, in the dtype of the model. Raises KernelInputError.
+        needs: for a kernel that fuses other ops, such as `decoder_layer`: ops whose packed weights
+            or caches it reads. It is chosen only where kernels of its own name serve these.
     """
 
     op: str
@@ -280,6 +282,7 @@ class KernelSpec:
     load: Callable[[], Any]
     priority: int = 0
     keep: Callable[[LazyTensor, str], KeptWeight] | None = None
+    needs: tuple[str, ...] = ()
 
 
 # --- samplers -----------------------------------------------------------------------------------

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from llmplug.ops.attention import AttentionBatch, KVCache, PagedAttention
 from llmplug.ops.attention_examples import ATTENTION
+from llmplug.ops.decoder_layer import ComposedDecoderLayer, DecoderLayer
+from llmplug.ops.decoder_layer_examples import DECODER_LAYER
 from llmplug.ops.embed import EMBED, embed
 from llmplug.ops.linear import LINEAR, DenseLinear, DenseWeight, LoadedTensor, join_sources
 from llmplug.ops.rms_norm import ADD_RMS_NORM, RMS_NORM, add_rms_norm, rms_norm
@@ -16,13 +18,17 @@ from llmplug.ops.rope import ROPE, make_rope_table, rope
 from llmplug.ops.silu_mul import SILU_MUL, silu_mul
 from llmplug.ops.table import KernelChoice, KernelTable, Op, choose_kernels, load_kernels
 
+# What is composed of other ops comes after them.
 REFERENCES: dict[str, Op] = {
-    op.name: op for op in (EMBED, RMS_NORM, ADD_RMS_NORM, LINEAR, ROPE, ATTENTION, SILU_MUL)
+    op.name: op
+    for op in (EMBED, RMS_NORM, ADD_RMS_NORM, LINEAR, ROPE, ATTENTION, SILU_MUL, DECODER_LAYER)
 }
 
 __all__ = [
     "REFERENCES",
     "AttentionBatch",
+    "ComposedDecoderLayer",
+    "DecoderLayer",
     "DenseLinear",
     "DenseWeight",
     "KVCache",

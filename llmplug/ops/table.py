@@ -19,17 +19,22 @@ class Op:
 
     Attributes:
         name: of the op and of the file.
-        reference: the torch implementation; a function, or an object with methods.
+        reference: the torch implementation; a function, or an object with methods. None if it is
+            composed of other ops.
+        compose: table -> an implementation in terms of the table's other ops, for ops that are
+            several others in a row: what serves them where no kernel fuses them.
         tolerances: dtype name -> (rtol, atol) that a kernel must keep, reasons beside them.
         example_inputs: (device, dtype) -> calls to compare, odd sizes and an empty batch included.
         compare: (kernel, reference, example) -> pairs (got, expected) for ops that are not a
-            plain function of tensors; None: call both with the example's arguments.
+            plain function of tensors; None: call both with the example's arguments. Of a composed
+            op, two tables instead of kernel and reference.
     """
 
     name: str
-    reference: Any
     tolerances: Mapping[str, tuple[float, float]]
     example_inputs: Callable[[Any, Any], Sequence[Mapping[str, Any]]]
+    reference: Any = None
+    compose: Callable[[KernelTable], Any] | None = None
     compare: Callable[[Any, Any, Mapping[str, Any]], Sequence[tuple[Any, Any]]] | None = None
 
 
@@ -38,7 +43,7 @@ class KernelChoice:
     """Which implementation serves an op, and why the others do not; for the start-up report."""
 
     op: str
-    kernel: str  # "reference" or the kernel's name
+    kernel: str  # the kernel's name, or "reference", or "composed" of the other ops
     plugin: str | None = None  # who brought it
     refused: tuple[tuple[str, str], ...] = ()  # (kernel name, reason)
     spare: tuple[tuple[str, str], ...] = ()  # (kernel name, plugin): next, should it not load
@@ -62,6 +67,15 @@ class KernelTable:
             raise AttributeError(f"no op named {name!r}; known ops: {known}") from None
 
 
+def make_reference_table(references: Mapping[str, Op]) -> KernelTable:
+    """Fill a table with references alone."""
+    kernels: dict[str, Any] = {}
+    table = KernelTable(kernels)
+    for op in references.values():
+        kernels[op.name] = _make_fallback(op, table)
+    return table
+
+
 def choose_kernels(
     references: Mapping[str, Op],
     specs: Sequence[tuple[KernelSpec, str]],
@@ -71,19 +85,20 @@ def choose_kernels(
     """Choose a kernel for every op, without loading one.
 
     Args:
-        references: the ops of `llmplug.ops`, by name.
+        references: the ops of `llmplug.ops`, by name; composed ones last.
         specs: (kernel, name of the plugin that brought it).
         device: device type, such as `cpu`.
         dtype: dtype name, such as `float32`.
     """
     choices = []
+    chosen_names: dict[str, str] = {}
     for op in references:
         offered = [(spec, owner) for spec, owner in specs if spec.op == op]
         offered.sort(key=lambda pair: (-pair[0].priority, pair[0].name))
         refused, spare = [], []
         chosen: tuple[str, str] | None = None
         for spec, owner in offered:
-            reason = spec.supports(device, dtype)
+            reason = spec.supports(device, dtype) or _find_missing_part(spec, chosen_names)
             if reason is not None:
                 refused.append((spec.name, reason))
             elif chosen is None:
@@ -91,7 +106,8 @@ def choose_kernels(
             else:
                 refused.append((spec.name, f"{chosen[0]} has a higher priority"))
                 spare.append((spec.name, owner))
-        name, plugin = chosen or ("reference", None)
+        name, plugin = chosen or (_fallback_name(references[op]), None)
+        chosen_names[op] = name
         choices.append(
             KernelChoice(
                 op=op, kernel=name, plugin=plugin, refused=tuple(refused), spare=tuple(spare)
@@ -111,26 +127,62 @@ def load_kernels(
     takes its place, in the end the reference: the table's `choices` say what runs.
     """
     by_name = {(spec.op, spec.name): spec for spec, _ in specs}
-    kernels, loaded = {}, []
+    kernels: dict[str, Any] = {}
+    loaded: dict[str, KernelChoice] = {}
+    parts = KernelTable(kernels)  # what composed ops call; full when the last op is loaded
     for choice in choices:
-        kernel, final = _load_first(references[choice.op], by_name, choice)
+        names = {op: final.kernel for op, final in loaded.items()}
+        kernel, final = _load_first(references[choice.op], by_name, choice, names, parts)
         kernels[choice.op] = kernel
-        loaded.append(final)
-    return KernelTable(kernels, tuple(loaded))
+        loaded[choice.op] = final
+    return KernelTable(kernels, tuple(loaded.values()))
+
+
+def _fallback_name(op: Op) -> str:
+    return "reference" if op.compose is None else "composed"
+
+
+def _make_fallback(op: Op, parts: KernelTable) -> Any:
+    return op.reference if op.compose is None else op.compose(parts)
+
+
+def _find_missing_part(spec: KernelSpec, names: Mapping[str, str]) -> str | None:
+    """Say which op that a fused kernel builds on is served by another kernel than its own."""
+    for op in spec.needs:
+        if names.get(op) != spec.name:
+            return f"it builds on {op}/{spec.name}, and {op} is served by {names.get(op)}"
+    return None
 
 
 def _load_first(
-    op: Op, by_name: Mapping[tuple[str, str], KernelSpec], choice: KernelChoice
+    op: Op,
+    by_name: Mapping[tuple[str, str], KernelSpec],
+    choice: KernelChoice,
+    names: Mapping[str, str],
+    parts: KernelTable,
 ) -> tuple[Any, KernelChoice]:
+    """Load the best kernel of an op that can be loaded.
+
+    Args:
+        names: of the kernels that serve the ops before this one.
+        parts: the table that composed ops call.
+    """
     refused = choice.refused
-    first = () if choice.kernel == "reference" else ((choice.kernel, choice.plugin),)
+    first = () if choice.plugin is None else ((choice.kernel, choice.plugin),)
     for name, plugin in (*first, *choice.spare):
+        spec = by_name[op.name, name]
+        missing = _find_missing_part(spec, names)
+        if missing is not None:
+            refused = (*(pair for pair in refused if pair[0] != name), (name, missing))
+            continue
         try:
-            kernel = by_name[op.name, name].load()
+            kernel = spec.load()
         except Exception as error:  # noqa: BLE001 - a plugin may raise anything; it is told
             _log.warning("kernel %s/%s cannot be loaded", op.name, name, exc_info=True)
             reason = f"it cannot be loaded: {error}"
             refused = (*(pair for pair in refused if pair[0] != name), (name, reason))
             continue
         return kernel, replace(choice, kernel=name, plugin=plugin, refused=refused, spare=())
-    return op.reference, replace(choice, kernel="reference", plugin=None, refused=refused, spare=())
+    return _make_fallback(op, parts), replace(
+        choice, kernel=_fallback_name(op), plugin=None, refused=refused, spare=()
+    )

@@ -13,11 +13,14 @@ import pytest
 import torch
 
 from llmplug import KernelSpec
-from llmplug.ops import REFERENCES, Op
+from llmplug.ops import REFERENCES, KernelTable, Op
 from llmplug.ops.attention_examples import apply_attention
+from llmplug.ops.decoder_layer_examples import apply_decoder_layer
 from llmplug.ops.linear import apply_linear
+from llmplug.ops.table import make_reference_table
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+REFERENCE_TABLE = make_reference_table(REFERENCES)
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 
 
@@ -27,7 +30,7 @@ def find_kernels() -> list[KernelSpec]:
             op=op.name,
             name="reference",
             supports=lambda device, dtype: None,
-            load=lambda op=op: op.reference,
+            load=lambda name=op.name: getattr(REFERENCE_TABLE, name),
         )
         for op in REFERENCES.values()
     ]
@@ -59,7 +62,20 @@ def load(spec: KernelSpec, device: str, dtype: str) -> tuple[Any, Op, list[Mappi
     if reason is not None:
         pytest.skip(reason)
     op = REFERENCES[spec.op]
-    return spec.load(), op, list(op.example_inputs(torch.device(device), DTYPES[dtype]))
+    kernel = spec.load() if op.compose is None else load_with_parts(spec)
+    return kernel, op, list(op.example_inputs(torch.device(device), DTYPES[dtype]))
+
+
+def load_with_parts(spec: KernelSpec) -> KernelTable:
+    """A table of references, but for a fused kernel and what it builds on."""
+    mine = {each.op: each.load() for each in find_kernels() if each.name == spec.name}
+    wanted = (spec.op, *spec.needs)
+    kernels = {op: getattr(REFERENCE_TABLE, op) for op in REFERENCES}
+    return KernelTable({**kernels, **{op: mine[op] for op in wanted}})
+
+
+def reference_of(op: Op) -> Any:
+    return REFERENCE_TABLE if op.compose is not None else op.reference
 
 
 def copied(example: Mapping[str, Any]) -> dict[str, Any]:
@@ -72,6 +88,7 @@ def call(op: Op, kernel: Any, example: Mapping[str, Any]) -> tuple[torch.Tensor,
     apply: dict[str, Callable[..., torch.Tensor]] = {
         "attention": apply_attention,
         "linear": apply_linear,
+        "decoder_layer": apply_decoder_layer,
     }
     outputs = apply[op.name](kernel, example) if op.name in apply else kernel(**copied(example))
     return outputs if isinstance(outputs, tuple) else (outputs,)
@@ -83,7 +100,7 @@ def test_kernel_equals_reference(spec: KernelSpec, device: str, dtype: str) -> N
     rtol, atol = op.tolerances[dtype]
     for example in examples:
         if op.compare is not None:
-            pairs = op.compare(kernel, op.reference, example)
+            pairs = op.compare(kernel, reference_of(op), example)
         else:
             got, expected = call(op, kernel, example), call(op, op.reference, example)
             pairs = list(zip(got, expected, strict=True))
@@ -97,7 +114,7 @@ def test_row_does_not_depend_on_its_neighbours(spec: KernelSpec, device: str, dt
     """The first row (sequence) is bitwise the same whatever the others hold."""
     kernel, op, examples = load(spec, device, dtype)
     for example in examples:
-        if op.name == "attention":
+        if "lens" in example:
             if len(example["lens"]) < 2:
                 continue
             first = example["lens"][0][0]

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from llmplug import KernelSpec
-from llmplug.ops import REFERENCES, choose_kernels, load_kernels
+from llmplug.ops import REFERENCES, ComposedDecoderLayer, choose_kernels, load_kernels
 
 
 def spec(
@@ -16,6 +16,7 @@ def spec(
     reason: str | None = None,
     op: str = "embed",
     load: Callable[[], object] | None = None,
+    needs: tuple[str, ...] = (),
 ) -> tuple[KernelSpec, str]:
     return KernelSpec(
         op=op,
@@ -23,16 +24,20 @@ def spec(
         supports=lambda device, dtype: reason,
         load=load or (lambda: name),
         priority=priority,
+        needs=needs,
     ), f"plugin of {name}"
 
 
 def test_without_kernels_every_op_is_its_reference() -> None:
     choices = choose_kernels(REFERENCES, [], "cpu", "float32")
     assert [(choice.op, choice.kernel, choice.plugin) for choice in choices] == [
-        (name, "reference", None) for name in REFERENCES
+        (name, "reference" if op.compose is None else "composed", None)
+        for name, op in REFERENCES.items()
     ]
     table = load_kernels(REFERENCES, [], choices)
-    assert all(getattr(table, name) is op.reference for name, op in REFERENCES.items())
+    plain = [op for op in REFERENCES.values() if op.compose is None]
+    assert all(getattr(table, op.name) is op.reference for op in plain)
+    assert isinstance(table.decoder_layer, ComposedDecoderLayer)
 
 
 def test_highest_priority_that_is_supported_wins() -> None:
@@ -97,3 +102,34 @@ def test_unknown_op_names_the_known_ones() -> None:
     table = load_kernels(REFERENCES, [], choose_kernels(REFERENCES, [], "cpu", "float32"))
     with pytest.raises(AttributeError, match=r"'conv'.*attention.*linear"):
         table.conv  # noqa: B018 - the access is what raises
+
+
+def fail() -> object:
+    raise RuntimeError("no compiler")
+
+
+def test_fused_kernel_is_chosen_where_its_own_parts_serve() -> None:
+    specs = [
+        spec("fast", op="linear"),
+        spec("fast", op="decoder_layer", needs=("linear",)),
+        spec("other", op="decoder_layer", needs=("attention",), priority=9),
+    ]
+    choices = {c.op: c for c in choose_kernels(REFERENCES, specs, "cpu", "float32")}
+    assert choices["decoder_layer"].kernel == "fast"
+    assert choices["decoder_layer"].refused == (
+        ("other", "it builds on attention/other, and attention is served by reference"),
+    )
+
+
+def test_fused_kernel_gives_way_when_its_part_cannot_be_loaded() -> None:
+    specs = [
+        spec("fast", op="linear", load=fail),
+        spec("fast", op="decoder_layer", needs=("linear",)),
+    ]
+    choices = choose_kernels(REFERENCES, specs, "cpu", "float32")
+    table = load_kernels(REFERENCES, specs, choices)
+    final = {choice.op: choice for choice in table.choices}
+    assert final["decoder_layer"].kernel == "composed"
+    assert final["decoder_layer"].plugin is None
+    assert "linear is served by reference" in dict(final["decoder_layer"].refused)["fast"]
+    assert isinstance(table.decoder_layer, ComposedDecoderLayer)
