@@ -11,11 +11,11 @@ and encode the whole text in one go, with the library's own rules for the pieces
 
 from __future__ import annotations
 
-import json
 import secrets
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
 import tokenizers
 
 # Noncharacters: valid in UTF-8, meant for internal use, never assigned.
@@ -38,8 +38,8 @@ def make_plain_tokenizer(
     kept = [token for token in description["added_tokens"] if token["id"] not in control]
     texts = {token["id"]: token["content"] for token in kept} | names
     hidden = {token.content: names[id_] for id_, token in control.items()}
-    twin = tokenizers.Tokenizer.from_str(
-        json.dumps(
+    twin = tokenizers.Tokenizer.from_buffer(
+        msgspec.json.encode(
             {
                 **description,
                 "model": _rename(description["model"], hidden, texts),

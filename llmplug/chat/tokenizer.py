@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import codecs
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import tokenizers
 
 from llmplug.chat.plain_tokenizer import make_plain_tokenizer
@@ -33,7 +33,7 @@ class Tokenizer:
 
     def __init__(self, files: TokenizerFiles) -> None:
         try:
-            description = json.loads(files.json)
+            description = msgspec.json.decode(files.json)
             self._full = tokenizers.Tokenizer.from_str(files.json)
         except Exception as error:
             raise CheckpointError(f"the tokenizer cannot be read: {error}") from error

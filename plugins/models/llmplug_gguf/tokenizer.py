@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 from gguf.constants import Keys, TokenType
 
 from llmplug import CheckpointError, TokenizerFiles
@@ -72,7 +72,7 @@ def read_tokenizer(header: Header) -> TokenizerFiles:
     named = {name: _text_of(header, key) for name, key in _NAMED_TOKENS.items()}
     prefix = f"{Keys.Tokenizer.CHAT_TEMPLATE}."
     return TokenizerFiles(
-        json=json.dumps(description, ensure_ascii=False),
+        json=msgspec.json.encode(description).decode(),
         bos_token=bos,
         eos_token=eos,
         add_bos=bos is not None and bool(fields.get(Keys.Tokenizer.ADD_BOS, default_bos)),
