@@ -1,29 +1,40 @@
 """Config + registry -> plans, engines and clients: every choice is made here, once.
 
 load_registry    find, load and check the plugins
-plan_model       files, loader, architecture, device, kernels, memory, template: nothing loaded
+plan_text        files, architecture, tokenizer, template, what ends an answer: no torch
+plan_engine      device, kernels, memory; no weight is read
+plan_model       both, where one process does all
 build_engine     a plan -> an Engine that holds its weights (engine process, or `LLM`)
-build_renderer   a plan -> its chat renderer
-connect_engine   a plan -> the client of a supervised engine process
-run_engine_process   the other end of that
+connect_engine   a text plan -> the client of a supervised engine process
+run_engine_process   the other end of that: plans and builds the engine
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
+import gc
 import os
-import sys
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from llmplug import generation_defaults, plugins, resources
 from llmplug.config import Config, ModelConfig
 from llmplug.did_you_mean import did_you_mean
 from llmplug.engine.settings import EngineSettings
+from llmplug.engine.stage_clock import StageClock
 from llmplug.errors import ConfigError, PluginError, SourceError
-from llmplug.plan import Choice, ModelPlan, format_bytes
+from llmplug.plan import (
+    Choice,
+    EnginePlan,
+    ModelFiles,
+    ModelPlan,
+    SequenceRules,
+    TextPlan,
+    format_bytes,
+)
 from llmplug.registry import Entry, Registry
 
 if TYPE_CHECKING:
@@ -31,6 +42,7 @@ if TYPE_CHECKING:
 
     from llmplug.engine.client import EngineClient
     from llmplug.engine.engine import Engine
+    from llmplug.engine.process import EngineProcess
     from llmplug.ops import KernelChoice
     from llmplug.specs import Checkpoint, KeptWeight, KernelSpec, LazyTensor, Progress
 
@@ -58,24 +70,33 @@ def plan_model(config: ModelConfig, registry: Registry, progress: Progress) -> M
     Raises:
         SourceError, CheckpointError, ConfigError, PluginError: each says what to do.
     """
+    text = plan_text(config, registry, progress)
+    engine = plan_engine(config, text.files, text.rules, registry)
+    half: dict[str, Any] = {
+        field.name: getattr(engine, field.name) for field in dataclasses.fields(engine)
+    }
+    return ModelPlan(
+        **{**half, "choices": text.choices + engine.choices},
+        tokenizer=text.tokenizer,
+        renderer=text.renderer,
+    )
+
+
+def plan_text(config: ModelConfig, registry: Registry, progress: Progress) -> TextPlan:
+    """Make the choices that need no device; a server never imports torch.
+
+    Raises:
+        SourceError, CheckpointError, ConfigError, PluginError: each says what to do.
+    """
     from llmplug.chat.render import ChatRenderer
     from llmplug.chat.tokenizer import Tokenizer
-    from llmplug.ops import REFERENCES, choose_kernels
 
     choices: list[Choice] = []
     path = resolve_source(config.source, registry, progress, choices)
-    checkpoint = open_checkpoint(path, registry, choices)
-    model, owner = registry.model_for(checkpoint.config)
-    architectures = ", ".join(checkpoint.config["architectures"])
-    choices.append(
-        Choice(topic="architecture", chosen=model.name, why=f"{architectures}; plugin {owner}")
-    )
-    shape = model.describe(checkpoint.config)
-    device = resources.choose_device(config)
-    dtype = resources.choose_dtype(config, device.chosen)
-    context = resources.choose_context_length(config, shape)
-    cache_dtype = resources.choose_cache_dtype(config, dtype.chosen)
-    choices += [device, dtype, cache_dtype, context]
+    files = open_files(path, registry, choices)
+    context = resources.choose_context_length(config, files.shape)
+    choices.append(context)
+    checkpoint = files.checkpoint
     tokenizer = Tokenizer(checkpoint.tokenizer)
     template = generation_defaults.choose_template(config, checkpoint, tokenizer, registry, choices)
     defaults = generation_defaults.choose_sampling_defaults(config, checkpoint, choices)
@@ -83,6 +104,34 @@ def plan_model(config: ModelConfig, registry: Registry, progress: Progress) -> M
     end_ids = generation_defaults.choose_end_ids(
         config, checkpoint, tokenizer, template, renderer, choices
     )
+    return TextPlan(
+        config=config,
+        files=files,
+        rules=SequenceRules(
+            context_length=int(context.chosen), end_ids=end_ids, sampling_defaults=defaults
+        ),
+        tokenizer=tokenizer,
+        renderer=renderer,
+        choices=tuple(choices),
+    )
+
+
+def plan_engine(
+    config: ModelConfig, files: ModelFiles, rules: SequenceRules, registry: Registry
+) -> EnginePlan:
+    """Make the choices that depend on the device; a server leaves them to the engine process.
+
+    Raises:
+        ConfigError, PluginError, KernelInputError: each says what to do.
+    """
+    from llmplug.ops import REFERENCES, choose_kernels
+
+    choices: list[Choice] = []
+    checkpoint, model, shape = files.checkpoint, files.model, files.shape
+    device = resources.choose_device(config)
+    dtype = resources.choose_dtype(config, device.chosen)
+    cache_dtype = resources.choose_cache_dtype(config, dtype.chosen)
+    choices += [device, dtype, cache_dtype]
     kernels = choose_kernels(
         REFERENCES, _allowed_kernels(config, registry, choices), device.chosen, dtype.chosen
     )
@@ -102,7 +151,7 @@ def plan_model(config: ModelConfig, registry: Registry, progress: Progress) -> M
         device=device.chosen,
         dtype=dtype.chosen,
         cache_dtype=cache_dtype.chosen,
-        context_length=int(context.chosen),
+        context_length=rules.context_length,
     )
     settings = EngineSettings(
         max_batch_tokens=config.scheduler.max_batch_tokens,
@@ -110,16 +159,15 @@ def plan_model(config: ModelConfig, registry: Registry, progress: Progress) -> M
         prefill_chunk=config.scheduler.prefill_chunk,
         page_size=config.cache.page_size,
         num_pages=num_pages,
-        context_length=int(context.chosen),
+        context_length=rules.context_length,
         vocab_size=shape.vocab_size,
-        eos_token_ids=end_ids,
-        sampling_defaults=defaults,
+        eos_token_ids=rules.end_ids,
+        sampling_defaults=rules.sampling_defaults,
         cache_dtype=cache_dtype.chosen,
     )
-    return ModelPlan(
+    return EnginePlan(
         config=config,
-        name=config.name,
-        path=path,
+        path=files.path,
         checkpoint=checkpoint,
         model=model,
         shape=shape,
@@ -128,8 +176,6 @@ def plan_model(config: ModelConfig, registry: Registry, progress: Progress) -> M
         kernels=kernels,
         settings=settings,
         memory=memory,
-        tokenizer=tokenizer,
-        renderer=renderer,
         choices=tuple(choices),
     )
 
@@ -151,6 +197,17 @@ def resolve_source(
     why = f"plugin {owner}; " + ("fetched now" if here is None else "already here")
     choices.append(Choice(topic="source", chosen=source, why=why))
     return path
+
+
+def open_files(path: Path, registry: Registry, choices: list[Choice]) -> ModelFiles:
+    """Open a model's files and find the architecture that their config names."""
+    checkpoint = open_checkpoint(path, registry, choices)
+    model, owner = registry.model_for(checkpoint.config)
+    architectures = ", ".join(checkpoint.config["architectures"])
+    why = f"{architectures}; plugin {owner}"
+    choices.append(Choice(topic="architecture", chosen=model.name, why=why))
+    shape = model.describe(checkpoint.config)
+    return ModelFiles(path=path, checkpoint=checkpoint, model=model, shape=shape)
 
 
 def open_checkpoint(path: Path, registry: Registry, choices: list[Choice]) -> Checkpoint:
@@ -209,7 +266,7 @@ def _find_keep(
 
 
 # --- building -----------------------------------------------------------------------------------
-def build_engine(plan: ModelPlan, registry: Registry, progress: Progress) -> Engine:
+def build_engine(plan: EnginePlan, registry: Registry, progress: Progress) -> Engine:
     """Load the weights and make the engine; takes the memory that the plan says."""
     import torch
 
@@ -241,8 +298,10 @@ def build_engine(plan: ModelPlan, registry: Registry, progress: Progress) -> Eng
         config=config, shape=shape, weights=weights, ops=ops, device=device, dtype=dtype
     )
     samplers = [entry.spec for entry in registry.samplers.unique()]
+    progress("engine", 0, 1)
     engine = Engine(plan.model.build(context), shape, ops, samplers, plan.settings, device)
     engine.report["kernels"] = {choice.op: choice.kernel for choice in ops.choices}
+    progress("engine", 1, 1)
     return engine
 
 
@@ -253,24 +312,35 @@ def sampler_fields(registry: Registry) -> frozenset[str]:
 
 # --- the engine process -------------------------------------------------------------------------
 def connect_engine(
-    plan: ModelPlan, config: Config, registry: Registry, progress: Progress
+    plan: TextPlan,
+    config: Config,
+    registry: Registry,
+    progress: Progress,
+    *,
+    argv: Sequence[str],
+    first_process: EngineProcess,
 ) -> EngineClient:
-    """Make the client that starts and watches the engine process of one model."""
+    """Make the client that starts and watches the engine process of one model.
+
+    Args:
+        argv: the program that calls `run_engine_process`.
+        first_process: the one that runs already, with nothing to do yet.
+    """
     from llmplug.engine.client import EngineClient
 
     payload = {
         "config": config.model_dump(mode="json"),
-        "model": plan.name,
-        "path": str(plan.path),
+        "model": plan.config.name,
+        "path": str(plan.files.path),
+        "rules": plan.rules,
         "plugins": registry.report.fingerprint(),
     }
-    argv = [sys.executable, "-m", "llmplug", "engine"]
-    params = tuple(entry.spec.params for entry in registry.samplers.unique())
     return EngineClient(
         argv,
-        json.dumps(payload).encode(),
-        plan.settings,
-        sampler_params=params,
+        msgspec.json.encode(payload),
+        first_process=first_process,
+        sampling_defaults=plan.rules.sampling_defaults,
+        sampler_params=tuple(entry.spec.params for entry in registry.samplers.unique()),
         on_loading=progress,
     )
 
@@ -279,7 +349,12 @@ def run_engine_process(socket_path: str) -> int:
     """Run one model's engine: the other end of `connect_engine`. Returns the exit status."""
     from llmplug.engine.worker import read_payload, run_worker
 
-    wanted = json.loads(read_payload(socket_path))
+    gc.disable()  # a start leaves no garbage to speak of; `run_worker` turns it on again
+    clock = StageClock("imports")
+    _import_engine()
+    clock.begin("waiting")
+    wanted = msgspec.json.decode(read_payload(socket_path))
+    clock.begin("plugins")
     config = Config.model_validate(wanted["config"])
 
     def build(progress: Progress) -> Engine:
@@ -289,9 +364,22 @@ def run_engine_process(socket_path: str) -> int:
                 "the engine process finds other plugins than the server did; "
                 "were some installed or removed meanwhile? Start the server again"
             )
+        clock.begin("plan")
         (model,) = [model for model in config.models if model.name == wanted["model"]]
         # The server has resolved the source; the engine process opens the very same files.
-        model = model.model_copy(update={"source": wanted["path"]})
-        return build_engine(plan_model(model, registry, progress), registry, progress)
+        files = open_files(Path(wanted["path"]), registry, [])
+        rules = msgspec.convert(wanted["rules"], SequenceRules)
+        plan = plan_engine(model, files, rules, registry)
+        engine = build_engine(plan, registry, clock.watch(progress))
+        engine.report["choices"] = [[line.topic, line.chosen] for line in plan.report()]
+        engine.report["seconds"] = clock.end()
+        return engine
 
     return run_worker(socket_path, build)
+
+
+def _import_engine() -> None:
+    """Import what every engine needs; it takes longer than the parent plans."""
+    import llmplug.engine.engine
+    import llmplug.engine.loading
+    import llmplug.ops  # noqa: F401

@@ -1,6 +1,8 @@
 """A model's plan: every choice made for it and why, before a weight is read.
 
-`assemble.py` makes plans; `llmplug check` prints them; the engine process follows them.
+`assemble.py` makes plans; `llmplug check` prints them. A server makes the halves where they are
+followed: a `TextPlan` itself, which needs no torch, an `EnginePlan` in the engine process, which
+has the device.
 """
 
 from __future__ import annotations
@@ -48,11 +50,44 @@ class Choice:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ModelPlan:
-    """Everything needed to build one model's engine and its chat side."""
+class SequenceRules:
+    """How long a sequence may be, what ends it, and how it is sampled where nobody says.
+
+    Chosen with the tokenizer at hand and followed by the engine, which has none.
+    """
+
+    context_length: int  # tokens, prompt and answer together
+    end_ids: frozenset[int]
+    sampling_defaults: Mapping[str, float]  # by request field
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelFiles:
+    """A model's files, opened: headers are read, weights are not."""
+
+    path: Path
+    checkpoint: Checkpoint
+    model: ModelSpec  # the architecture that the config of the checkpoint names
+    shape: ModelShape
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextPlan:
+    """The half that turns text into tokens and back; chosen from files alone."""
 
     config: ModelConfig
-    name: str
+    files: ModelFiles
+    rules: SequenceRules
+    tokenizer: Tokenizer
+    renderer: ChatRenderer | None  # None: no chat template
+    choices: tuple[Choice, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnginePlan:
+    """The half that runs tokens through the model; chosen where the device is."""
+
+    config: ModelConfig
     path: Path
     checkpoint: Checkpoint
     model: ModelSpec
@@ -62,9 +97,12 @@ class ModelPlan:
     kernels: tuple[KernelChoice, ...]
     settings: EngineSettings
     memory: MemoryPlan
-    tokenizer: Tokenizer
-    renderer: ChatRenderer | None  # None: no chat template
     choices: tuple[Choice, ...]
+
+    @property
+    def name(self) -> str:
+        """What requests call the model."""
+        return self.config.name
 
     def report(self) -> list[Choice]:
         """Return every choice, in the order in which they were made."""
@@ -81,6 +119,14 @@ class ModelPlan:
         }
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelPlan(EnginePlan):
+    """Both halves: everything needed to build one model's engine and its chat side."""
+
+    tokenizer: Tokenizer
+    renderer: ChatRenderer | None  # None: no chat template
+
+
 def _kernel_lines(kernels: tuple[KernelChoice, ...]) -> list[Choice]:
     lines = []
     for choice in kernels:
@@ -93,7 +139,7 @@ def _kernel_lines(kernels: tuple[KernelChoice, ...]) -> list[Choice]:
     return lines
 
 
-def _memory_lines(plan: ModelPlan) -> list[Choice]:
+def _memory_lines(plan: EnginePlan) -> list[Choice]:
     memory, settings = plan.memory, plan.settings
     tokens = settings.num_pages * settings.page_size
     return [

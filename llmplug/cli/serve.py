@@ -5,16 +5,21 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
     from llmplug.config import Config, ModelConfig
+    from llmplug.engine.process import EngineProcess
     from llmplug.registry import Registry
     from llmplug.server.service import ModelService
     from llmplug.specs import Progress
 
 NAME = "serve"
 HELP = "serve a config, or one model by its source, over the OpenAI API"
+ENGINE_ARGV = (sys.executable, "-m", "llmplug", "engine")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,45 +34,78 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Plan, start the engines and serve."""
+    from llmplug.engine.process import EngineProcess
+
+    # Before all else: an engine imports torch meanwhile, which takes longer than to plan, and
+    # whatever the config says, it has a model.
+    with ExitStack() as stack:
+        processes = [stack.enter_context(_running_ahead(EngineProcess(ENGINE_ARGV)))]
+        from llmplug.cli.arguments import read_config_or_source
+
+        config = read_config_or_source(args, host=args.host, port=args.port, api_key=args.api_key)
+        for _ in config.models[1:]:
+            processes.append(stack.enter_context(_running_ahead(EngineProcess(ENGINE_ARGV))))
+        _set_up_logging(config)
+        if args.source is not None:
+            from llmplug.config import dump_yaml
+
+            sys.stderr.write(f"# the same as --config with this file:\n{dump_yaml(config)}\n")
+        _serve(config, processes)
+    return 0
+
+
+@contextmanager
+def _running_ahead(process: EngineProcess) -> Iterator[EngineProcess]:
+    """End the process at last, if nobody else has done it."""
+    try:
+        yield process
+    finally:
+        process.discard()
+
+
+def _serve(config: Config, processes: Sequence[EngineProcess]) -> None:
     from llmplug import assemble
-    from llmplug.cli.arguments import read_config_or_source
     from llmplug.cli.terminal import TerminalProgress
-    from llmplug.config import dump_yaml
     from llmplug.errors import ConfigError
     from llmplug.server.app import create_app, serve
     from llmplug.server.service import Service
 
-    config = read_config_or_source(args, host=args.host, port=args.port, api_key=args.api_key)
-    _set_up_logging(config)
-    if args.source is not None:
-        sys.stderr.write(f"# the same as --config with this file:\n{dump_yaml(config)}\n")
     registry = assemble.load_registry(config)
     for plugin in registry.report.problems:
         logging.getLogger("llmplug").warning("%s", plugin)
     with TerminalProgress() as progress:
-        models = [_make_model(model, config, registry, progress) for model in config.models]
+        models = [
+            _make_model(model, config, registry, progress, process)
+            for model, process in zip(config.models, processes, strict=True)
+        ]
         try:
             serve(create_app(Service(models), config.server), config.server)
         except OSError as error:
             where = f"{config.server.host}, port {config.server.port}"
             raise ConfigError(f"cannot listen on {where}: {error.strerror or error}") from error
-    return 0
 
 
 def _make_model(
-    model: ModelConfig, config: Config, registry: Registry, progress: Progress
+    model: ModelConfig,
+    config: Config,
+    registry: Registry,
+    progress: Progress,
+    process: EngineProcess,
 ) -> ModelService:
     from llmplug import assemble
     from llmplug.server.service import ModelService
 
-    plan = assemble.plan_model(model, registry, progress)
-    for line in plan.report():
-        logging.getLogger("llmplug").info("%s: %s: %s", plan.name, line.topic, line.chosen)
+    plan = assemble.plan_text(model, registry, progress)
+    for line in plan.choices:
+        logging.getLogger("llmplug").info("%s: %s: %s", model.name, line.topic, line.chosen)
+    client = assemble.connect_engine(
+        plan, config, registry, progress, argv=ENGINE_ARGV, first_process=process
+    )
     return ModelService(
-        plan.name,
+        model.name,
         plan.tokenizer,
         plan.renderer,
-        assemble.connect_engine(plan, config, registry, progress),
+        client,
         aliases=model.aliases,
         sampler_fields=assemble.sampler_fields(registry),
     )

@@ -9,12 +9,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Literal
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
 
-from llmplug.engine.limits import normalise
+from llmplug.engine.limits import RequestLimits, normalise
 from llmplug.engine.process import EngineProcess
 from llmplug.errors import (
     EngineError,
@@ -38,7 +38,6 @@ from llmplug.types import (
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-    from llmplug.engine.settings import EngineSettings
     from llmplug.specs import Progress
     from llmplug.types import EngineMessage
 
@@ -72,15 +71,15 @@ class EngineClient:
         loading: how far the start is.
         stats: after the last step.
         failure: why it failed or died, last.
-        limits: what a request may ask for.
     """
 
     def __init__(
         self,
         argv: Sequence[str],
         payload: bytes,
-        settings: EngineSettings,
         *,
+        first_process: EngineProcess | None = None,
+        sampling_defaults: Mapping[str, Any] | None = None,
         sampler_params: tuple[type[BaseModel], ...] | None = None,
         on_loading: Progress | None = None,
     ) -> None:
@@ -89,7 +88,8 @@ class EngineClient:
         Args:
             argv: the engine's program; the socket's path is appended.
             payload: written to its stdin, for `worker.read_payload`.
-            settings: as the engine will have them.
+            first_process: of the same `argv`, running ahead; it is the client's from `start` on.
+            sampling_defaults: what requests fall back to, as the engine will have it.
             sampler_params: parameters of the engine's samplers, to refuse unknown ones early.
             on_loading: told how far a start is, of this process or of one that follows it.
         """
@@ -97,10 +97,13 @@ class EngineClient:
         self.loading: EngineLoading | None = None
         self.stats: EngineStats | None = None
         self.failure: LlmplugError | None = None
-        self.limits = replace(settings.limits, sampler_params=sampler_params)
+        self._sampling_defaults = dict(sampling_defaults or {})
+        self._sampler_params = sampler_params
+        self._limits: RequestLimits | None = None  # once the engine has told them
         self._on_loading = on_loading
         self._argv = argv
         self._payload = payload
+        self._first_process = first_process
         self._ready: EngineReady | None = None
         self._has_settled = asyncio.Event()  # ready, or failed for good
         self._is_stopping = False
@@ -147,9 +150,9 @@ class EngineClient:
             EngineUnavailable: the engine is not ready, or died meanwhile.
             EngineError: a sequence failed; the others of the request end too.
         """
-        if self.state != "ready":
+        if self.state != "ready" or self._limits is None:
             raise EngineUnavailable(f"The engine is {self.state}; try again later.")
-        request = normalise(request, self.limits)
+        request = normalise(request, self._limits)
         if request.request_id in self._open:
             raise InvalidRequest(f"The request id {request.request_id!r} is in use.")
         if not self._open:
@@ -231,10 +234,13 @@ class EngineClient:
 
     async def _run_process(self) -> LlmplugError:
         """Run one process to its end; return why it ended."""
-        process = EngineProcess(self._argv, self._payload)
-        self._process = process
         try:
-            await process.start()
+            process = self._first_process or EngineProcess(self._argv)
+        except EngineError as error:
+            return error
+        self._process, self._first_process = process, None
+        try:
+            await process.start(self._payload)
             reader = asyncio.create_task(self._read(process))
             watcher = asyncio.create_task(process.wait())
             try:
@@ -246,8 +252,6 @@ class EngineClient:
                 reader.cancel()
                 watcher.cancel()
                 await asyncio.gather(reader, watcher, return_exceptions=True)
-        except EngineError as error:
-            return error
         finally:
             self._process = None
             await process.close()
@@ -289,11 +293,12 @@ class EngineClient:
 
     def _start_serving(self, process: EngineProcess, ready: EngineReady) -> None:
         self._ready = ready
-        self.limits = replace(
-            self.limits,
+        self._limits = RequestLimits(
             vocab_size=ready.vocab_size,
             context_length=ready.context_length,
             num_cache_tokens=ready.num_pages * ready.page_size,
+            sampling_defaults=self._sampling_defaults,
+            sampler_params=self._sampler_params,
         )
         self.state = "ready"
         self._last_progress = time.monotonic()

@@ -46,8 +46,7 @@ STDIN = 0
 LENGTH_BYTES = 8  # big-endian, before the payload
 LINGER_MS = 1000  # for the last message of a process that ends
 PROGRESS_S = 0.05  # between two messages about one stage
-# The end of stdin tells at once; this finds a parent whose pipe lives on in another child.
-PARENT_POLL_S = 2.0
+PARENT_POLL_S = 2.0  # where the system has no descriptors of processes
 EXIT_ORPHANED = 3
 _log = logging.getLogger(__name__)
 
@@ -98,6 +97,7 @@ def run_worker(socket_path: str, build: Callable[[Progress], Engine]) -> int:
             return 1
         gc.collect()
         gc.freeze()  # what lives now lives on: collections need not look at it again
+        gc.enable()  # whoever builds an engine may have turned it off
         link.send(engine.ready_message())
         _serve(engine, link)
     return 0
@@ -171,13 +171,30 @@ class _Link:
 
 
 def _watch_parent(socket_path: str) -> None:
-    """End the process when its parent is gone; in a thread, as a step or a start may take long."""
+    """End the process when its parent is gone; in a thread, as a step or a start may take long.
+
+    The end of stdin tells, unless the pipe lives on in another child; then the parent itself does.
+    """
     parent = os.getppid()
-    while True:
-        readable, _, _ = select.select([STDIN], [], [], PARENT_POLL_S)
-        if (readable and not os.read(STDIN, 1)) or os.getppid() != parent:
-            _remove_socket(socket_path)
-            os._exit(EXIT_ORPHANED)
+    descriptor = _open_process(parent)
+    watched = [STDIN] if descriptor is None else [STDIN, descriptor]
+    timeout_s = PARENT_POLL_S if descriptor is None else None
+    while os.getppid() == parent:
+        readable, _, _ = select.select(watched, [], [], timeout_s)
+        if STDIN in readable and not os.read(STDIN, 1):
+            break
+    _remove_socket(socket_path)
+    os._exit(EXIT_ORPHANED)
+
+
+def _open_process(pid: int) -> int | None:
+    """Open a descriptor that is readable once the process has ended; None where there are none."""
+    if sys.platform != "linux":
+        return None
+    try:
+        return os.pidfd_open(pid)
+    except OSError:  # forbidden in some sandboxes, or it has ended
+        return None
 
 
 def _remove_socket(socket_path: str) -> None:

@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from engine.fake_model import expected_output, make_request, make_settings, output_of
+from engine.fake_model import expected_output, make_request, output_of
 
 from llmplug import (
     CheckpointError,
@@ -43,7 +43,7 @@ def own_temporary_folder(monkeypatch, tmp_path_factory):
 
 @asynccontextmanager
 async def running(*, is_ready: bool = True, **options):
-    client = EngineClient(ARGV, json.dumps(options).encode(), make_settings())
+    client = EngineClient(ARGV, json.dumps(options).encode())
     await client.start()
     try:
         if is_ready:
@@ -144,7 +144,7 @@ async def test_a_start_that_dies_tells_how() -> None:
 
 
 async def test_a_program_that_is_not_there() -> None:
-    client = EngineClient(["/no/such/program"], b"", make_settings())
+    client = EngineClient(["/no/such/program"], b"")
     await client.start()
     with pytest.raises(EngineError, match="cannot run"):
         await client.wait_ready()
