@@ -11,50 +11,19 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-import gguf
 import numpy as np
 import pytest
 import torch
 
 from llmplug import KernelInputError, PluginError
-from llmplug.ops import REFERENCES, AttentionBatch, LoadedTensor, PagedAttention, choose_kernels
+from llmplug.ops import REFERENCES, LoadedTensor, choose_kernels
 from llmplug_cpu import build, llmplug_kernels
+from tests.plugins.block_tensors import BLOCKS, BlockTensor, make_blocks, make_source
 
 REASON = build.find_reason_against()
 needs_avx2 = pytest.mark.skipif(REASON is not None, reason=str(REASON))
 CPU = torch.device("cpu")
 DENSE = ("float32", "bfloat16", "int8")
-BLOCKS = ("Q4_0", "Q4_1", "Q8_0")
-
-
-@dataclass(frozen=True)
-class BlockTensor:
-    """Blocks in memory, as the gguf loader hands them over."""
-
-    shape: tuple[int, int]
-    format: str
-    blocks: np.ndarray
-
-    @property
-    def num_bytes(self) -> int:
-        return self.blocks.nbytes
-
-    def raw(self) -> torch.Tensor:
-        return torch.from_numpy(self.blocks.copy())
-
-    def load(self) -> torch.Tensor:
-        kind = gguf.GGMLQuantizationType[self.format]
-        return torch.from_numpy(gguf.quants.dequantize(self.blocks, kind))
-
-
-def make_blocks(weight_OI: torch.Tensor, name: str) -> BlockTensor:
-    kind = gguf.GGMLQuantizationType[name]
-    blocks = gguf.quants.quantize(weight_OI.numpy(), kind)
-    return BlockTensor(tuple(weight_OI.shape), name, blocks)
-
-
-def make_source(weight_OI: torch.Tensor, name: str) -> BlockTensor | LoadedTensor:
-    return make_blocks(weight_OI, name) if name in BLOCKS else LoadedTensor(weight_OI)
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -66,13 +35,6 @@ def linear():
     from llmplug_cpu.linear import PanelLinear
 
     return PanelLinear()
-
-
-@pytest.fixture(scope="module")
-def attention():
-    from llmplug_cpu.attention import GroupAttention
-
-    return GroupAttention()
 
 
 def pack(linear, weight_OI: torch.Tensor, name: str, bias_O: torch.Tensor | None = None):
@@ -103,7 +65,7 @@ def test_the_reference_serves_where_these_cannot_run(monkeypatch, name, value, e
         choices = choose_kernels(REFERENCES, specs, "cpu", "float32")
     finally:
         build.find_reason_against.cache_clear()
-    assert {choice.kernel for choice in choices} == {"reference"}
+    assert {choice.kernel for choice in choices} == {"reference", "composed"}
     if REASON is None:
         refused = {reason for choice in choices for _, reason in choice.refused}
         assert all(expected in reason for reason in refused)
@@ -314,108 +276,6 @@ def test_what_cannot_be_packed_is_refused(linear, shapes, wanted, expected):
 def test_inputs_that_do_not_fit_are_refused(linear, x_TI):
     with pytest.raises(KernelInputError):
         linear(x_TI, pack(linear, random(24, 64), "int8"))
-
-
-# --- attention ----------------------------------------------------------------------------------
-def make_batch(
-    lens: list[tuple[int, int]], page_size: int
-) -> tuple[AttentionBatch, list[torch.Tensor]]:
-    """Sequences of (new tokens, cached tokens) on pages handed out in turn: batch, their slots."""
-    counts = [-(-cached // page_size) for _, cached in lens]
-    table_SM = torch.full((len(lens), max(counts)), -1, dtype=torch.int32)
-    slots = []
-    for s, (_, cached) in enumerate(lens):
-        pages = torch.arange(counts[s]) * len(lens) + s
-        table_SM[s, : counts[s]] = pages.int()
-        slots.append((pages[:, None] * page_size + torch.arange(page_size)).flatten()[:cached])
-    new = [part[cached - num_new :] for part, (num_new, cached) in zip(slots, lens, strict=True)]
-    starts = torch.tensor([0, *(num_new for num_new, _ in lens)]).cumsum(0).int()
-    batch = AttentionBatch(
-        num_decodes=sum(num_new == 1 for num_new, _ in lens),
-        query_lens=tuple(num_new for num_new, _ in lens),
-        cached_lens=tuple(cached for _, cached in lens),
-        query_starts_S1=starts,
-        cached_lens_S=torch.tensor([cached for _, cached in lens], dtype=torch.int32),
-        block_table_SM=table_SM,
-        slots_T=torch.cat(new),
-    )
-    return batch, slots
-
-
-def attend(kernel, lens, heads, *, page_size=16, window=None, dtype=torch.float32, seeds=None):
-    """Attend with sequence s drawn from its own seed, so that neighbours can change around it."""
-    num_heads, num_kv_heads, width = heads
-    batch, slots = make_batch(lens, page_size)
-    num_pages = int(batch.block_table_SM.max()) + 1
-    cache = kernel.allocate(num_pages, page_size, num_kv_heads, width, device=CPU, dtype=dtype)
-    queries = []
-    for s, (num_new, cached) in enumerate(lens):
-        seed = 100 + (seeds[s] if seeds else s)
-        kv = random(2, cached, num_kv_heads, width, seed=seed)
-        kernel.store(cache, kv[0], kv[1], slots[s])
-        queries.append(random(cached, num_heads, width, seed=seed + 1000)[cached - num_new :] * 2)
-    return kernel.attend(torch.cat(queries), cache, batch, scale=width**-0.5, window=window)
-
-
-SHAPES = [
-    ([(1, 1), (1, 700), (9, 9)], (9, 3, 64), 16, None),
-    ([(1, 90), (33, 1100)], (4, 2, 16), 16, None),
-    ([(1, 77), (20, 60)], (6, 2, 64), 5, None),
-    ([(1, 77), (20, 60)], (2, 1, 80), 3, 7),
-    ([(1, 600), (40, 640)], (3, 3, 10), 32, 130),
-    ([(1, 40), (3, 5)], (30, 1, 24), 16, None),
-]
-
-
-@needs_avx2
-@pytest.mark.parametrize(("lens", "heads", "page_size", "window"), SHAPES)
-def test_attention_meets_the_reference(attention, lens, heads, page_size, window):
-    settings = {"page_size": page_size, "window": window}
-    got = attend(attention, lens, heads, **settings)
-    expected = attend(PagedAttention(), lens, heads, **settings)
-    torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
-
-
-@needs_avx2
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_a_16_bit_cache_only_rounds_what_is_stored(attention, dtype):
-    lens, heads = [(1, 700), (9, 90)], (9, 3, 64)
-    got = attend(attention, lens, heads, dtype=dtype)
-    expected = attend(PagedAttention(), lens, heads, dtype=dtype)  # computes in float32 too
-    torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
-
-
-@needs_avx2
-def test_a_sequence_is_the_same_beside_any_other(attention):
-    lens, heads = [(1, 700), (1, 3), (30, 65)], (9, 3, 64)
-    one = attend(attention, lens, heads, seeds=[0, 1, 2])
-    other = attend(attention, [(1, 700), (1, 90), (5, 5)], heads, seeds=[0, 7, 8])
-    alone = attend(attention, [(1, 700)], heads, seeds=[0])
-    assert torch.equal(one[:1], alone)
-    assert torch.equal(other[:1], alone)
-
-
-@needs_avx2
-@pytest.mark.parametrize("window", [None, 50])
-def test_a_token_is_the_same_in_a_prompt_and_alone(attention, window):
-    """Chunks of a prompt may be cut anywhere, and a preempted sequence computed again."""
-    heads = (6, 2, 32)
-    whole = attend(attention, [(600, 600)], heads, window=window)
-    for num_new in (1, 3, 17, 256):
-        part = attend(attention, [(num_new, 600)], heads, window=window)
-        assert torch.equal(part, whole[-num_new:])
-
-
-@needs_avx2
-def test_a_cache_refuses_what_does_not_fit(attention):
-    cache = attention.allocate(2, 16, 3, 64, device=CPU, dtype=torch.float32)
-    slots = torch.arange(2)
-    with pytest.raises(KernelInputError):
-        attention.store(cache, torch.ones(2, 2, 64), torch.ones(2, 2, 64), slots)
-    with pytest.raises(KernelInputError):
-        attention.store(cache, torch.ones(2, 3, 64), torch.ones(2, 3, 64), slots.int())
-    with pytest.raises(KernelInputError):
-        attention.allocate(2, 16, 3, 64, device=CPU, dtype=torch.float64)
 
 
 # --- threads ------------------------------------------------------------------------------------

@@ -68,6 +68,16 @@ def _load_silu_mul() -> Any:
     return make_silu_mul()
 
 
+def _load_decoder_layer() -> Any:
+    from llmplug_cpu.decoder_layer import FusedDecoderLayer
+
+    return FusedDecoderLayer()
+
+
+# What a fused op reads of other ops: packed weights and the cache.
+_NEEDS = {"decoder_layer": ("linear", "attention")}
+
+
 @hookimpl
 def llmplug_kernels() -> list[KernelSpec]:
     """Offer twins of all ops but `embed`, which is a copy."""
@@ -78,6 +88,7 @@ def llmplug_kernels() -> list[KernelSpec]:
         "add_rms_norm": _load_add_rms_norm,
         "rope": _load_rope,
         "silu_mul": _load_silu_mul,
+        "decoder_layer": _load_decoder_layer,
     }
     return [
         KernelSpec(
@@ -87,6 +98,7 @@ def llmplug_kernels() -> list[KernelSpec]:
             load=load,
             priority=20,
             keep=_keep_weight if op == "linear" else None,
+            needs=_NEEDS.get(op, ()),
         )
         for op, load in loaders.items()
     ]

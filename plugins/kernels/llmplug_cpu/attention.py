@@ -1,4 +1,6 @@
-"""Launcher of the op `attention`; the kernel and the layout of the cache are in csrc/attention.cpp.
+"""Launcher of the op `attention`.
+
+The kernel is in csrc/attention.cpp, the layout of the cache in csrc/cache.h.
 
 Legend: T packed tokens, S sequences, N query heads, K key/value heads, H head width, P page size,
 G groups of eight tokens in a page, h the head width rounded up to 8.
@@ -16,12 +18,12 @@ from llmplug_cpu.arena import Arena
 from llmplug_cpu.library import load_library
 from llmplug_cpu.rope import as_heads
 
-GROUP = 8  # tokens; kGroup in csrc/attention.cpp
-_CACHE_KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+GROUP = 8  # tokens; kGroup in csrc/cache.h
+CACHE_KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 
 
 class _AttentionCall(ctypes.Structure):
-    """`AttentionCall` of csrc/attention.cpp."""
+    """`AttentionCall` of csrc/attention.h."""
 
     _fields_ = (
         *((name, ctypes.c_void_p if name in {"q", "out", "keys", "values", "query_starts",
@@ -56,7 +58,7 @@ class GroupAttention:
         dtype: torch.dtype,
     ) -> KVCache:
         """Make one layer's cache, zeroed; the engine owns it and drops it."""
-        if dtype not in _CACHE_KINDS or torch.device(device).type != "cpu":
+        if dtype not in CACHE_KINDS or torch.device(device).type != "cpu":
             raise KernelInputError(f"no cache of {dtype} on {device}: float32, bfloat16 or float16")
         groups = -(-page_size // GROUP)
         padded = -(-head_width // 8) * 8
@@ -88,7 +90,7 @@ class GroupAttention:
         self._store(
             k_TKH.data_ptr(), k_TKH.stride(0), v_TKH.data_ptr(), v_TKH.stride(0),
             slots_T.data_ptr(), num_tokens, num_kv_heads, width, cache.page_size,
-            _CACHE_KINDS[cache.key.dtype], cache.key.data_ptr(), cache.value.data_ptr(),
+            CACHE_KINDS[cache.key.dtype], cache.key.data_ptr(), cache.value.data_ptr(),
         )  # fmt: skip
 
     def attend(
@@ -117,19 +119,24 @@ class GroupAttention:
         call.keys, call.values = cache.key.data_ptr(), cache.value.data_ptr()
         call.num_heads, call.num_kv_heads, call.head_width = num_heads, num_kv_heads, width
         call.page_size, call.window = cache.page_size, window or 0
-        call.cache_kind, call.scale = _CACHE_KINDS[cache.key.dtype], scale
+        call.cache_kind, call.scale = CACHE_KINDS[cache.key.dtype], scale
         self._attend(ctypes.byref(call))
         return out_TNH
 
 
-def _plan(batch: AttentionBatch) -> _AttentionCall:
-    """Fill in what all layers of a step share; the batch keeps the tensors alive."""
-    starts_S1, lens_S, table_SM = batch.query_starts_S1, batch.cached_lens_S, batch.block_table_SM
-    for tensor in (starts_S1, lens_S, table_SM):
+def check_batch(batch: AttentionBatch) -> None:
+    """Raise KernelInputError unless the kernels can read the batch's tensors as they are."""
+    for tensor in (batch.query_starts_S1, batch.cached_lens_S, batch.block_table_SM):
         if tensor.dtype is not torch.int32 or not tensor.is_cpu or tensor.stride(-1) != 1:
             raise KernelInputError(
                 "the batch's starts, lengths and block table must be dense int32 on the cpu"
             )
+
+
+def _plan(batch: AttentionBatch) -> _AttentionCall:
+    """Fill in what all layers of a step share; the batch keeps the tensors alive."""
+    check_batch(batch)
+    starts_S1, lens_S, table_SM = batch.query_starts_S1, batch.cached_lens_S, batch.block_table_SM
     return _AttentionCall(
         query_starts=starts_S1.data_ptr(), cached_lens=lens_S.data_ptr(),
         block_table=table_SM.data_ptr(), table_stride=table_SM.stride(0),

@@ -29,6 +29,7 @@ _ARGUMENTS = {
         _POINTER, _POINTER,
     ),
     "llmplug_attend": (_POINTER,),
+    "llmplug_decoder_layer": (_POINTER, _POINTER, _POINTER, _POINTER, _INT64, _INT64),
     "llmplug_linear": (_POINTER, _POINTER, _INT64, _INT64, _POINTER),
     "llmplug_linear_add": (_POINTER, ctypes.c_int, _INT64, _INT64, _POINTER),
     "llmplug_linear_free": (_POINTER,),

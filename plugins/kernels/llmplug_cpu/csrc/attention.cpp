@@ -1,9 +1,5 @@
 // Attention straight over the pages of the cache, for any mix of decode and prefill.
-//
-// Eight tokens of a page make a group. Of each page, key head and group the cache keeps
-//   keys    [head width][8 tokens]: a score of eight tokens is one multiply-add per number, and
-//   values  [8 tokens][head width, rounded up to 8]: so is their weighted sum.
-// Groups are visited in the order of their tokens, kStep at a time, and kSplit steps at a time
+// Groups of eight tokens (see cache.h) are visited in the order of their tokens, kStep at a time, and kSplit steps at a time
 // make a range whose result is merged with the ranges before: a query's result depends on its own
 // position alone, not on the tile, chunk or batch it is computed in.
 // Sources: https://arxiv.org/abs/2309.06180 (pages), https://arxiv.org/abs/1805.02867 (one-pass
@@ -14,42 +10,17 @@
 #include <limits>
 #include <type_traits>
 
+#include "attention.h"
 #include "pool.h"
 #include "simd.h"
 
 namespace llmplug {
 namespace {
 
-constexpr int kGroup = 8;
 constexpr int kStep = 8;       // groups whose scores are held at once: 64 tokens
 constexpr int kRange = 64;     // groups in a range: 512 tokens
 constexpr int kMaxRows = 24;   // queries x heads of one tile: scores and sums stay in L1
 constexpr float kNever = -std::numeric_limits<float>::infinity();
-
-}  // namespace
-
-// As ctypes passes it; see attention.py.
-struct AttentionCall {
-  const float* q;
-  int64_t q_stride;  // between tokens
-  float* out;        // contiguous
-  const void* keys;
-  const void* values;
-  const int32_t* query_starts;
-  const int32_t* cached_lens;
-  const int32_t* block_table;
-  int64_t table_stride;
-  int64_t num_sequences;
-  int64_t num_heads;
-  int64_t num_kv_heads;
-  int64_t head_width;
-  int64_t page_size;
-  int64_t window;  // 0: none
-  int64_t cache_kind;  // 0 float32, 1 bfloat16, 2 float16
-  float scale;
-};
-
-namespace {
 
 struct Tile {
   int64_t first_query;   // packed token of the first query
@@ -356,13 +327,13 @@ class TileKernel {
 };
 
 template <class Number>
-void attend(const AttentionCall& call) {
+void attend_in(const AttentionCall& call) {
   const int64_t heads = call.num_heads / call.num_kv_heads;
   const int64_t tile_heads = std::min<int64_t>(heads, kMaxRows);
   const int64_t head_tiles = (heads + tile_heads - 1) / tile_heads;
   const int64_t parts = call.num_kv_heads * head_tiles;
   const int64_t tile_queries = kMaxRows / tile_heads;
-  auto* tile_starts = static_cast<int64_t*>(scratch(2, (call.num_sequences + 1) * 8));
+  auto* tile_starts = static_cast<int64_t*>(scratch(Scratch::kTileStarts, (call.num_sequences + 1) * 8));
   tile_starts[0] = 0;
   for (int64_t s = 0; s < call.num_sequences; ++s) {
     const int64_t queries = call.query_starts[s + 1] - call.query_starts[s];
@@ -385,66 +356,21 @@ void attend(const AttentionCall& call) {
     tile.num_heads = std::min(tile_heads, heads - skipped_heads);
     tile.pages = call.block_table + s * call.table_stride;
     auto* memory =
-        static_cast<float*>(scratch(3, TileKernel<Number>::memory_floats(call.head_width) * 4));
+        static_cast<float*>(scratch(Scratch::kTile, TileKernel<Number>::memory_floats(call.head_width) * 4));
     TileKernel<Number>(call, tile, memory).run();
   });
 }
 
-template <class Number>
-void store(const float* k, int64_t k_stride, const float* v, int64_t v_stride, const int64_t* slots,
-           int64_t tokens, int64_t kv_heads, int64_t width, int64_t page_size, Number* keys,
-           Number* values) {
-  const int64_t page_slots = (page_size + 7) / 8 * 8;
-  const int64_t padded = (width + 7) / 8 * 8;
-  auto store_token = [&](int64_t t) {
-    const int64_t page = slots[t] / page_size;
-    const int64_t place = slots[t] % page_size;
-    for (int64_t head = 0; head < kv_heads; ++head) {
-      const int64_t slot = (page * kv_heads + head) * page_slots + place;
-      Number* key = keys + slot / 8 * 8 * width + slot % 8;
-      Number* value = values + slot * padded;
-      for (int64_t h = 0; h < width; ++h) {
-        narrow(k[t * k_stride + head * width + h], key + 8 * h);
-        narrow(v[t * v_stride + head * width + h], value + h);
-      }
-    }
-  };
-  const int64_t chunk = 32;
-  parallel_for(int((tokens + chunk - 1) / chunk), [&](int index) {
-    const int64_t end = std::min(tokens, (index + 1) * chunk);
-    for (int64_t t = index * chunk; t < end; ++t) store_token(t);
-  });
+}  // namespace
+
+void attend(const AttentionCall& call) {
+  switch (call.cache_kind) {
+    case CacheKind::kFloat32: return attend_in<float>(call);
+    case CacheKind::kBFloat16: return attend_in<BF16>(call);
+    case CacheKind::kFloat16: return attend_in<F16>(call);
+  }
 }
 
-}  // namespace
 }  // namespace llmplug
 
-using namespace llmplug;
-
-extern "C" {
-
-void llmplug_attend(const AttentionCall* call) {
-  switch (call->cache_kind) {
-    case 0: return attend<float>(*call);
-    case 1: return attend<BF16>(*call);
-    default: return attend<F16>(*call);
-  }
-}
-
-// Writes keys and values of `tokens` tokens, rows k_stride and v_stride apart, into their slots.
-void llmplug_store(const float* k, int64_t k_stride, const float* v, int64_t v_stride,
-                   const int64_t* slots, int64_t tokens, int64_t kv_heads, int64_t width,
-                   int64_t page_size, int64_t cache_kind, void* keys, void* values) {
-  auto run = [&](auto* typed_keys) {
-    using Number = std::remove_pointer_t<decltype(typed_keys)>;
-    store(k, k_stride, v, v_stride, slots, tokens, kv_heads, width, page_size, typed_keys,
-          static_cast<Number*>(values));
-  };
-  switch (cache_kind) {
-    case 0: return run(static_cast<float*>(keys));
-    case 1: return run(static_cast<BF16*>(keys));
-    default: return run(static_cast<F16*>(keys));
-  }
-}
-
-}  // extern "C"
+extern "C" void llmplug_attend(const llmplug::AttentionCall* call) { llmplug::attend(*call); }

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "pool.h"
+#include "rows.h"
 
 namespace llmplug {
 namespace {
@@ -13,7 +14,7 @@ constexpr int64_t kTokensAtOnce = 96;
 // Up to this many tokens are quantised by the caller alone: sharing costs about 1 us.
 constexpr int64_t kQuantiseAlone = 3;
 
-using Multiply = void (*)(const PanelCall&, int64_t, int64_t);
+using Multiply = void (*)(const PanelCall&, int64_t);
 
 Multiply kernel_of(Format format) {
   switch (format) {
@@ -32,47 +33,99 @@ Multiply kernel_of(Format format) {
   }
 }
 
-void quantise_rows(Rows& rows, const Linear& linear, Format format, const float* x,
-                   int64_t num_tokens, int64_t x_stride) {
-  const Activations kind = shape_of(format, linear.inputs).activations;
-  if (kind == Activations::kFloat) {
-    rows.x = x;
-    rows.stride = x_stride;
+// Calls row(t) for each token, shared out over the threads if there are enough of them.
+template <class Function>
+void for_tokens(int64_t count, Function&& row) {
+  if (count <= kQuantiseAlone) {
+    for (int64_t t = 0; t < count; ++t) row(t);
     return;
+  }
+  const int64_t chunk = std::max<int64_t>(1, count / (4 * num_threads()));
+  parallel_for(int((count + chunk - 1) / chunk), [&](int index) {
+    const int64_t end = std::min(count, (index + 1) * chunk);
+    for (int64_t t = index * chunk; t < end; ++t) row(t);
+  });
+}
+
+// Makes tokens ready for the kernels of one format.
+Rows make_rows(const Linear& linear, Format format, const Tokens& tokens, bool are_made) {
+  Rows rows{};
+  const bool must_make = tokens.make != nullptr && !are_made;
+  if (shape_of(format, linear.inputs).activations == Activations::kFloat) {
+    if (must_make) for_tokens(tokens.count, tokens.make);
+    rows.x = tokens.x;
+    rows.stride = tokens.stride;
+    return rows;
   }
   const int64_t inputs = linear.inputs;
   const int64_t padded = round_up(inputs, kBlock);
   const int64_t blocks = padded / kBlock;
-  auto* q = static_cast<int16_t*>(scratch(0, num_tokens * padded * 2 + kAlign));
-  auto* scales = static_cast<float*>(scratch(1, num_tokens * (1 + blocks) * 4 + kAlign));
-  float* sums = scales + num_tokens;
+  const int64_t count = tokens.count;
+  auto* q = static_cast<int16_t*>(scratch(Scratch::kQuants, count * padded * 2 + kAlign));
+  float* scales = scratch_floats(Scratch::kScales, count * (1 + blocks) + kAlign);
+  float* sums = scales + count;
   const int limit = row_int16_limit(format, inputs);
-  auto quantise = [&](int64_t t) {
-    quantise_row_int16(x + t * x_stride, inputs, padded, limit, q + t * padded, scales + t,
-                       sums + t * blocks);
-  };
-  if (num_tokens <= kQuantiseAlone) {
-    for (int64_t t = 0; t < num_tokens; ++t) quantise(t);
-  } else {
-    const int64_t chunk = std::max<int64_t>(1, num_tokens / (4 * num_threads()));
-    parallel_for(int((num_tokens + chunk - 1) / chunk), [&](int index) {
-      const int64_t end = std::min(num_tokens, (index + 1) * chunk);
-      for (int64_t t = index * chunk; t < end; ++t) quantise(t);
-    });
-  }
+  for_tokens(count, [&](int64_t t) {
+    if (must_make) tokens.make(t);
+    quantise_row_int16(tokens.x + t * tokens.stride, inputs, padded, limit, q + t * padded,
+                       scales + t, sums + t * blocks);
+  });
   rows.q16 = q;
   rows.row_scale = scales;
   rows.block_sum = sums;
   rows.stride = padded;
+  return rows;
 }
 
-void multiply_segment(const Linear& linear, const Segment& segment, const Rows& rows,
-                      int64_t num_tokens, float* y) {
-  const FormatShape shape = shape_of(segment.format, linear.inputs);
-  const Multiply kernel = kernel_of(segment.format);
-  const int64_t num_panels = (segment.rows + shape.panel - 1) / shape.panel;
-  const auto* output_scale =
-      reinterpret_cast<const float*>(segment.data + num_panels * shape.panel_bytes);
+Rows skip_rows(Rows rows, int64_t count, int64_t inputs) {
+  if (rows.x != nullptr) {
+    rows.x += count * rows.stride;
+  } else {
+    rows.q16 += count * rows.stride;
+    rows.row_scale += count;
+    rows.block_sum += count * (round_up(inputs, kBlock) / kBlock);
+  }
+  return rows;
+}
+
+// The panels of a segment, as the kernel of its format wants them.
+struct Panels {
+  Panels(const Linear& linear, const Segment& segment)
+      : shape(shape_of(segment.format, linear.inputs)),
+        count((segment.rows + kPanel - 1) / kPanel),
+        kernel_(kernel_of(segment.format)),
+        linear_(linear),
+        segment_(segment) {}
+
+  // y[t * y_stride + i]: output i of panel p, for `num_tokens` rows.
+  void multiply(int64_t p, const Rows& rows, int64_t num_tokens, float* y, int64_t y_stride) const {
+    const auto* scales =
+        reinterpret_cast<const float*>(segment_.data + count * shape.panel_bytes);
+    PanelCall call;
+    call.panel = segment_.data + p * shape.panel_bytes;
+    call.output_scale = scales + p * kPanel;
+    call.bias = linear_.bias == nullptr ? nullptr
+                                        : linear_.bias + segment_.first + p * kPanel;
+    call.rows = rows;
+    call.inputs = linear_.inputs;
+    call.y = y;
+    call.y_stride = y_stride;
+    call.valid = int(std::min<int64_t>(kPanel, segment_.rows - p * kPanel));
+    kernel_(call, num_tokens);
+  }
+
+  const FormatShape shape;
+  const int64_t count;
+
+ private:
+  const Multiply kernel_;
+  const Linear& linear_;
+  const Segment& segment_;
+};
+
+// Calls work(first token, number of tokens, panel) for all tokens and panels, on all threads.
+template <class Function>
+void for_panels(int64_t num_panels, int64_t num_tokens, Function&& work) {
   const int64_t token_blocks = (num_tokens + kTokensAtOnce - 1) / kTokensAtOnce;
   // About four tasks a thread: a thread that is held up leaves work to the others.
   const int64_t wanted = std::max<int64_t>(1, 4 * num_threads() / token_blocks);
@@ -83,18 +136,28 @@ void multiply_segment(const Linear& linear, const Segment& segment, const Rows& 
     const int64_t count = std::min(kTokensAtOnce, num_tokens - first);
     const int64_t begin = index % num_chunks * chunk;
     const int64_t end = std::min(num_panels, begin + chunk);
-    PanelCall call{};
-    call.rows = rows;
-    call.inputs = linear.inputs;
-    call.y_stride = linear.outputs;
-    for (int64_t p = begin; p < end; ++p) {
-      const int64_t output = segment.first + p * shape.panel;
-      call.panel = segment.data + p * shape.panel_bytes;
-      call.output_scale = output_scale + p * shape.panel;
-      call.bias = linear.bias == nullptr ? nullptr : linear.bias + output;
-      call.y = y + output;
-      call.valid = int(std::min<int64_t>(shape.panel, segment.rows - p * shape.panel));
-      kernel(call, first, count);
+    for (int64_t p = begin; p < end; ++p) work(first, count, p);
+  });
+}
+
+// Multiplies a linear of one segment whose halves end with whole panels: the two panels that are
+// gated with each other are computed one after the other, and only their product is written.
+void multiply_gated_panels(const Linear& linear, const Tokens& tokens, float* y) {
+  const Segment& segment = linear.segments.front();
+  const Panels panels(linear, segment);
+  const Rows rows = make_rows(linear, segment.format, tokens, false);
+  const int64_t width = linear.outputs / 2;
+  for_panels(panels.count / 2, tokens.count, [&](int64_t first, int64_t count, int64_t p) {
+    alignas(32) float gate[kTokensAtOnce * kPanel];
+    alignas(32) float up[kTokensAtOnce * kPanel];
+    const Rows mine = skip_rows(rows, first, linear.inputs);
+    panels.multiply(p, mine, count, gate, kPanel);
+    panels.multiply(p + panels.count / 2, mine, count, up, kPanel);
+    float* target = y + first * width + p * kPanel;
+    for (int64_t t = 0; t < count; ++t, target += width) {
+      for (int64_t i = t * kPanel; i < (t + 1) * kPanel; i += 8) {
+        _mm256_storeu_ps(target + i - t * kPanel, gate8(load8(gate + i), load8(up + i)));
+      }
     }
   });
 }
@@ -104,27 +167,43 @@ void multiply_segment(const Linear& linear, const Segment& segment, const Rows& 
 FormatShape shape_of(Format format, int64_t inputs) {
   switch (format) {
     case Format::kFloat32:
-      return {16, inputs * 16 * 4, Activations::kFloat};
+      return {inputs * kPanel * 4, Activations::kFloat};
     case Format::kBFloat16:
-      return {16, inputs * 16 * 2, Activations::kFloat};
+      return {inputs * kPanel * 2, Activations::kFloat};
     case Format::kInt8:
-      return {16, round_up(inputs, 2) * 16, Activations::kRowInt16};
+      return {round_up(inputs, 2) * kPanel, Activations::kRowInt16};
     default:
-      return {16, block_panel_bytes(format, inputs), Activations::kRowInt16};
+      return {block_panel_bytes(format, inputs), Activations::kRowInt16};
   }
 }
 
-void multiply(const Linear& linear, const float* x, int64_t num_tokens, int64_t x_stride,
-              float* y) {
+void multiply(const Linear& linear, const Tokens& tokens, float* y) {
+  if (tokens.count == 0) return;
   Rows rows{};
-  if (num_tokens == 0) return;
   const Segment* last = nullptr;
   for (const Segment& segment : linear.segments) {
-    const bool same = last != nullptr && last->format == segment.format;
-    if (!same) quantise_rows(rows, linear, segment.format, x, num_tokens, x_stride);
-    multiply_segment(linear, segment, rows, num_tokens, y);
+    if (last == nullptr || last->format != segment.format) {
+      rows = make_rows(linear, segment.format, tokens, last != nullptr);
+    }
     last = &segment;
+    const Panels panels(linear, segment);
+    for_panels(panels.count, tokens.count, [&](int64_t first, int64_t count, int64_t p) {
+      panels.multiply(p, skip_rows(rows, first, linear.inputs), count,
+                      y + first * linear.outputs + segment.first + p * kPanel, linear.outputs);
+    });
   }
+}
+
+void multiply_gated(const Linear& linear, const Tokens& tokens, float* y) {
+  if (tokens.count == 0) return;
+  const int64_t width = linear.outputs / 2;
+  if (linear.segments.size() == 1 && width % kPanel == 0) {
+    multiply_gated_panels(linear, tokens, y);
+    return;
+  }
+  float* both = scratch_floats(Scratch::kGateUp, tokens.count * linear.outputs);
+  multiply(linear, tokens, both);
+  gate_rows(both, linear.outputs, tokens.count, width, y);
 }
 
 }  // namespace llmplug
@@ -148,14 +227,14 @@ void llmplug_linear_free(void* linear) { delete static_cast<Linear*>(linear); }
 
 void llmplug_linear(const void* linear, const float* x, int64_t num_tokens, int64_t x_stride,
                     float* y) {
-  llmplug::multiply(*static_cast<const Linear*>(linear), x, num_tokens, x_stride, y);
+  llmplug::multiply(*static_cast<const Linear*>(linear), {x, num_tokens, x_stride}, y);
 }
 
 // Bytes of a packed segment: its panels, then (int8) a float scale for each output.
 int64_t llmplug_packed_bytes(int format, int64_t rows, int64_t inputs) {
   const llmplug::FormatShape shape = llmplug::shape_of(Format(format), inputs);
-  const int64_t panels = (rows + shape.panel - 1) / shape.panel;
-  const int64_t scales = Format(format) == Format::kInt8 ? panels * shape.panel * 4 : 0;
+  const int64_t panels = (rows + llmplug::kPanel - 1) / llmplug::kPanel;
+  const int64_t scales = Format(format) == Format::kInt8 ? panels * llmplug::kPanel * 4 : 0;
   return llmplug::round_up(panels * shape.panel_bytes + scales, llmplug::kAlign);
 }
 

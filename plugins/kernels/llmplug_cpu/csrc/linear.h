@@ -7,12 +7,15 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <vector>
 
 namespace llmplug {
 
 enum class Format : int { kFloat32 = 0, kBFloat16 = 1, kInt8 = 2, kQ4_0 = 3, kQ4_1 = 4, kQ8_0 = 5 };
 
+// Outputs of a panel.
+constexpr int kPanel = 16;
 // Inputs of a block format, in one block.
 constexpr int kBlock = 32;
 // Bytes before a tensor ends that the fastest loads may read past.
@@ -26,7 +29,6 @@ inline int64_t round_up(int64_t number, int64_t multiple) {
 enum class Activations { kFloat, kRowInt16 };
 
 struct FormatShape {
-  int panel;            // outputs
   int64_t panel_bytes;  // for all inputs
   Activations activations;
 };
@@ -42,7 +44,8 @@ struct Rows {
   int64_t stride;
 };
 
-// Multiplies `count` tokens with one panel: y[token * y_stride + output], `valid` outputs written.
+// Multiplies the first `count` rows with one panel: y[row * y_stride + output], `valid` outputs
+// written.
 struct PanelCall {
   const uint8_t* panel;
   const float* output_scale;  // kInt8: of each output of the panel
@@ -54,12 +57,12 @@ struct PanelCall {
   int valid;
 };
 
-void multiply_dense_f32(const PanelCall& call, int64_t first, int64_t count);
-void multiply_dense_bf16(const PanelCall& call, int64_t first, int64_t count);
-void multiply_int8(const PanelCall& call, int64_t first, int64_t count);
-void multiply_q4_0(const PanelCall& call, int64_t first, int64_t count);
-void multiply_q4_1(const PanelCall& call, int64_t first, int64_t count);
-void multiply_q8_0(const PanelCall& call, int64_t first, int64_t count);
+void multiply_dense_f32(const PanelCall& call, int64_t count);
+void multiply_dense_bf16(const PanelCall& call, int64_t count);
+void multiply_int8(const PanelCall& call, int64_t count);
+void multiply_q4_0(const PanelCall& call, int64_t count);
+void multiply_q4_1(const PanelCall& call, int64_t count);
+void multiply_q8_0(const PanelCall& call, int64_t count);
 
 // Bytes of a panel of a block format.
 int64_t block_panel_bytes(Format format, int64_t inputs);
@@ -87,7 +90,19 @@ struct Linear {
   std::vector<Segment> segments;
 };
 
-// y[T, outputs] = x[T, inputs] @ weight.T + bias; rows of x are x_stride numbers apart.
-void multiply(const Linear& linear, const float* x, int64_t num_tokens, int64_t x_stride, float* y);
+// What a linear multiplies: rows of x, `stride` numbers apart. Whoever makes them shortly before
+// they are read gives `make`, which fills row t in; it is called once for each row, by any thread.
+struct Tokens {
+  const float* x;
+  int64_t count;
+  int64_t stride;
+  std::function<void(int64_t t)> make = nullptr;
+};
+
+// y[T, outputs] = x[T, inputs] @ weight.T + bias.
+void multiply(const Linear& linear, const Tokens& tokens, float* y);
+
+// y[T, outputs / 2] = silu(a) * b, where a and b are the halves of what `multiply` gives.
+void multiply_gated(const Linear& linear, const Tokens& tokens, float* y);
 
 }  // namespace llmplug

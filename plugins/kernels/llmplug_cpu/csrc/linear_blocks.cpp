@@ -17,7 +17,6 @@ namespace llmplug {
 namespace {
 
 constexpr int kTokens = 6;
-constexpr int kOutputs = 16;
 
 inline __m256 load_halves(const uint8_t* source) {
   return load8(reinterpret_cast<const F16*>(source));
@@ -64,7 +63,7 @@ inline void add_block8(const uint8_t* block, const int16_t* a, int64_t stride,
 
 // Bytes of a block's quants in a panel.
 constexpr int64_t quant_bytes(Format format) {
-  return kOutputs * (format == Format::kQ8_0 ? kBlock : kBlock / 2);
+  return kPanel * (format == Format::kQ8_0 ? kBlock : kBlock / 2);
 }
 
 template <int kRows, Format kFormat>
@@ -112,10 +111,10 @@ void multiply_tile(const PanelCall& call, int64_t first) {
 }
 
 template <Format kFormat>
-void multiply_panel(const PanelCall& call, int64_t first, int64_t count) {
-  const int64_t end = first + count;
-  for (; first + kTokens <= end; first += kTokens) multiply_tile<kTokens, kFormat>(call, first);
-  switch (end - first) {
+void multiply_panel(const PanelCall& call, int64_t count) {
+  int64_t first = 0;
+  for (; first + kTokens <= count; first += kTokens) multiply_tile<kTokens, kFormat>(call, first);
+  switch (count - first) {
     case 5:
       return multiply_tile<5, kFormat>(call, first);
     case 4:
@@ -134,20 +133,20 @@ void multiply_panel(const PanelCall& call, int64_t first, int64_t count) {
 }  // namespace
 
 int64_t block_panel_bytes(Format format, int64_t inputs) {
-  const int64_t scales = kOutputs * 2 * (format == Format::kQ4_1 ? 2 : 1);
+  const int64_t scales = kPanel * 2 * (format == Format::kQ4_1 ? 2 : 1);
   return inputs / kBlock * (quant_bytes(format) + scales);
 }
 
-void multiply_q4_0(const PanelCall& call, int64_t first, int64_t count) {
-  multiply_panel<Format::kQ4_0>(call, first, count);
+void multiply_q4_0(const PanelCall& call, int64_t count) {
+  multiply_panel<Format::kQ4_0>(call, count);
 }
 
-void multiply_q4_1(const PanelCall& call, int64_t first, int64_t count) {
-  multiply_panel<Format::kQ4_1>(call, first, count);
+void multiply_q4_1(const PanelCall& call, int64_t count) {
+  multiply_panel<Format::kQ4_1>(call, count);
 }
 
-void multiply_q8_0(const PanelCall& call, int64_t first, int64_t count) {
-  multiply_panel<Format::kQ8_0>(call, first, count);
+void multiply_q8_0(const PanelCall& call, int64_t count) {
+  multiply_panel<Format::kQ8_0>(call, count);
 }
 
 }  // namespace llmplug
@@ -155,26 +154,26 @@ void multiply_q8_0(const PanelCall& call, int64_t first, int64_t count) {
 // Interleaves `rows` rows of GGUF blocks into the panels of a segment, from its output `at` on.
 extern "C" void llmplug_pack_blocks(int format, const uint8_t* source, int64_t rows,
                                     int64_t inputs, int64_t at, uint8_t* target) {
-  using llmplug::kOutputs;
+  using llmplug::kPanel;
   const bool is_4_bit = llmplug::Format(format) != llmplug::Format::kQ8_0;
   const bool has_minimum = llmplug::Format(format) == llmplug::Format::kQ4_1;
   const int64_t group = is_4_bit ? 4 : 2;  // neighbouring bytes of one output
   const int64_t quants = is_4_bit ? 16 : 32;
   const int64_t head = has_minimum ? 4 : 2;  // bytes before the quants
-  const int64_t packed = kOutputs * (quants + head);
+  const int64_t packed = kPanel * (quants + head);
   const int64_t blocks = inputs / llmplug::kBlock;
   for (int64_t r = 0; r < rows; ++r) {
-    uint8_t* panel = target + (at + r) / kOutputs * blocks * packed;
-    const int64_t lane = (at + r) % kOutputs;
+    uint8_t* panel = target + (at + r) / kPanel * blocks * packed;
+    const int64_t lane = (at + r) % kPanel;
     for (int64_t b = 0; b < blocks; ++b, source += head + quants, panel += packed) {
       for (int64_t j = 0; j < quants / group; ++j) {
-        uint8_t* bytes = panel + (j * kOutputs + lane) * group;
+        uint8_t* bytes = panel + (j * kPanel + lane) * group;
         std::memcpy(bytes, source + head + j * group, group);
         // A nibble is taken out with its neighbour 16 bits away: weights i and i + 1 are those.
         if (is_4_bit) std::swap(bytes[1], bytes[2]);
       }
       for (int64_t h = 0; h < head / 2; ++h) {
-        std::memcpy(panel + kOutputs * (quants + 2 * h) + 2 * lane, source + 2 * h, 2);
+        std::memcpy(panel + kPanel * (quants + 2 * h) + 2 * lane, source + 2 * h, 2);
       }
     }
   }

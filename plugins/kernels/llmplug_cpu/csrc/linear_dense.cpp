@@ -37,10 +37,10 @@ void multiply_tile(const PanelCall& call, int64_t first) {
 }
 
 template <class Number>
-void multiply_panel(const PanelCall& call, int64_t first, int64_t count) {
-  const int64_t end = first + count;
-  for (; first + kTokens <= end; first += kTokens) multiply_tile<kTokens, Number>(call, first);
-  switch (end - first) {
+void multiply_panel(const PanelCall& call, int64_t count) {
+  int64_t first = 0;
+  for (; first + kTokens <= count; first += kTokens) multiply_tile<kTokens, Number>(call, first);
+  switch (count - first) {
     case 5:
       return multiply_tile<5, Number>(call, first);
     case 4:
@@ -58,12 +58,12 @@ void multiply_panel(const PanelCall& call, int64_t first, int64_t count) {
 
 }  // namespace
 
-void multiply_dense_f32(const PanelCall& call, int64_t first, int64_t count) {
-  multiply_panel<float>(call, first, count);
+void multiply_dense_f32(const PanelCall& call, int64_t count) {
+  multiply_panel<float>(call, count);
 }
 
-void multiply_dense_bf16(const PanelCall& call, int64_t first, int64_t count) {
-  multiply_panel<BF16>(call, first, count);
+void multiply_dense_bf16(const PanelCall& call, int64_t count) {
+  multiply_panel<BF16>(call, count);
 }
 
 }  // namespace llmplug

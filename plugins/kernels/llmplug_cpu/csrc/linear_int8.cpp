@@ -45,10 +45,10 @@ void multiply_tile(const PanelCall& call, int64_t first) {
 
 }  // namespace
 
-void multiply_int8(const PanelCall& call, int64_t first, int64_t count) {
-  const int64_t end = first + count;
-  for (; first + kTokens <= end; first += kTokens) multiply_tile<kTokens>(call, first);
-  switch (end - first) {
+void multiply_int8(const PanelCall& call, int64_t count) {
+  int64_t first = 0;
+  for (; first + kTokens <= count; first += kTokens) multiply_tile<kTokens>(call, first);
+  switch (count - first) {
     case 5:
       return multiply_tile<5>(call, first);
     case 4:

@@ -143,9 +143,9 @@ void run_tasks(int num_tasks, Task task, void* context) {
 
 int num_threads() { return current_pool().num_threads(); }
 
-void* scratch(int slot, long long num_bytes) {
-  static thread_local Buffer buffers[4];
-  Buffer& buffer = buffers[slot];
+void* scratch(Scratch use, long long num_bytes) {
+  static thread_local Buffer buffers[int(Scratch::kCount)];
+  Buffer& buffer = buffers[int(use)];
   if (buffer.size < num_bytes) {
     std::free(buffer.data);
     buffer.size = 0;

@@ -22,7 +22,25 @@ void parallel_for(int num_tasks, Function&& function) {
       const_cast<void*>(static_cast<const void*>(&function)));
 }
 
-// Memory of the calling thread, 64-byte aligned, valid until its next call with the same slot.
-void* scratch(int slot, long long num_bytes);
+// What a thread's memory is used for; two uses at the same time must differ.
+enum class Scratch : int {
+  kQuants,
+  kScales,
+  kTileStarts,
+  kTile,
+  kNormed,
+  kHeads,
+  kAttended,
+  kGateUp,
+  kGated,
+  kCount,
+};
+
+// Memory of the calling thread, page aligned, valid until its next call for the same use.
+void* scratch(Scratch use, long long num_bytes);
+
+inline float* scratch_floats(Scratch use, long long count) {
+  return static_cast<float*>(scratch(use, 4 * count));
+}
 
 }  // namespace llmplug

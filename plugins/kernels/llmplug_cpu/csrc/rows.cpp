@@ -1,30 +1,8 @@
-// Ops on single tokens: norms, the gate of a feed-forward layer, rotary position embedding.
-// Tokens are shared out over the threads once there are enough of them.
-#include <algorithm>
-#include <cmath>
-#include <cstdint>
+#include "rows.h"
 
-#include "pool.h"
-#include "simd.h"
+#include <cmath>
 
 namespace llmplug {
-namespace {
-
-// Numbers that one thread handles in about the time that waking another costs.
-constexpr int64_t kAlone = 16384;
-
-template <class Function>
-void for_rows(int64_t rows, int64_t width, Function&& function) {
-  if (rows * width <= kAlone) {
-    for (int64_t r = 0; r < rows; ++r) function(r);
-    return;
-  }
-  const int64_t chunk = std::max<int64_t>(1, rows / (4 * num_threads()));
-  parallel_for(int((rows + chunk - 1) / chunk), [&](int index) {
-    const int64_t end = std::min(rows, (index + 1) * chunk);
-    for (int64_t r = index * chunk; r < end; ++r) function(r);
-  });
-}
 
 void norm_row(const float* x, const float* weight, int64_t width, float eps, float* y) {
   __m256 squares[2] = {_mm256_setzero_ps(), _mm256_setzero_ps()};
@@ -55,7 +33,17 @@ void rotate_head(const float* x, const float* cosines, const float* sines, int64
   for (int64_t i = 2 * half; i < width; ++i) y[i] = x[i];
 }
 
-}  // namespace
+void gate_rows(const float* x, int64_t x_stride, int64_t rows, int64_t width, float* y) {
+  for_rows(rows, 4 * width, [&](int64_t r) {
+    const float* gate = x + r * x_stride;
+    for (int64_t i = 0; i < width; i += 8) {
+      const int64_t left = width - i;
+      store_some(y + r * width + i,
+                 gate8(load_some(gate + i, left), load_some(gate + width + i, left)), left);
+    }
+  });
+}
+
 }  // namespace llmplug
 
 using namespace llmplug;
@@ -81,19 +69,8 @@ void llmplug_rms_norm(const float* x, int64_t x_stride, const float* residual, c
   });
 }
 
-// y[r, :width] = silu(x[r, :width]) * x[r, width:]; rows of x are x_stride apart.
 void llmplug_silu_mul(const float* x, int64_t x_stride, int64_t rows, int64_t width, float* y) {
-  for_rows(rows, 4 * width, [&](int64_t r) {
-    const float* gate = x + r * x_stride;
-    const float* up = gate + width;
-    const __m256 one = _mm256_set1_ps(1.0f);
-    for (int64_t i = 0; i < width; i += 8) {
-      const __m256 g = load_some(gate + i, width - i);
-      const __m256 e = exp8(_mm256_sub_ps(_mm256_setzero_ps(), g));
-      const __m256 silu = _mm256_div_ps(g, _mm256_add_ps(one, e));
-      store_some(y + r * width + i, _mm256_mul_ps(silu, load_some(up + i, width - i)), width - i);
-    }
-  });
+  gate_rows(x, x_stride, rows, width, y);
 }
 
 // Rotates all heads of `width` numbers of each token of q and of k. Tokens are q_stride or k_stride

@@ -18,12 +18,6 @@ inline float bits_to_float(uint32_t bits) {
   return value;
 }
 
-inline uint32_t float_to_bits(float value) {
-  uint32_t bits;
-  std::memcpy(&bits, &value, sizeof bits);
-  return bits;
-}
-
 // Broadcasts four bytes (or two 16-bit numbers) that are multiplied with eight outputs at once.
 inline __m256i broadcast_word(const void* source) {
   int32_t word;
@@ -57,20 +51,31 @@ inline __m256 load8(const F16* source) {
   return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(source)));
 }
 
-inline void narrow(float value, float* target) { *target = value; }
+// Eight numbers to memory, each rounded to nearest even.
+inline void narrow8(__m256 x, float* target) { _mm256_storeu_ps(target, x); }
 
-inline void narrow(float value, BF16* target) {
-  const uint32_t bits = float_to_bits(value);
-  // Round to nearest even; a NaN stays one (its payload could round up into infinity).
-  const bool is_nan = (bits & 0x7fffffffu) > 0x7f800000u;
-  target->bits = is_nan ? 0x7fc0 : uint16_t((bits + 0x7fffu + ((bits >> 16) & 1)) >> 16);
+inline void narrow8(__m256 x, BF16* target) {
+  const __m256i bits = _mm256_castps_si256(x);
+  const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+  const __m256i rounded = _mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7fff)), odd);
+  // A NaN stays one: its payload could round up into infinity.
+  const __m256i is_nan = _mm256_castps_si256(_mm256_cmp_ps(x, x, _CMP_UNORD_Q));
+  const __m256i wide = _mm256_srli_epi32(
+      _mm256_blendv_epi8(rounded, _mm256_set1_epi32(0x7fc00000), is_nan), 16);
+  const __m256i packed = _mm256_permute4x64_epi64(_mm256_packus_epi32(wide, wide), 0x08);
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(target), _mm256_castsi256_si128(packed));
 }
 
-inline void narrow(float value, F16* target) {
+inline void narrow8(__m256 x, F16* target) {
   // A finite number beyond half precision is kept as the largest one, not as infinity.
-  if (value > 65504.0f && value < bits_to_float(0x7f800000u)) value = 65504.0f;
-  if (value < -65504.0f && value > -bits_to_float(0x7f800000u)) value = -65504.0f;
-  target->bits = uint16_t(_cvtss_sh(value, _MM_FROUND_TO_NEAREST_INT));
+  const __m256 most = _mm256_set1_ps(65504.0f);
+  const __m256 least = _mm256_set1_ps(-65504.0f);
+  const __m256 size = _mm256_andnot_ps(_mm256_set1_ps(-0.0f), x);
+  const __m256 is_finite =
+      _mm256_cmp_ps(size, _mm256_set1_ps(bits_to_float(0x7f800000u)), _CMP_LT_OQ);
+  x = _mm256_blendv_ps(x, _mm256_min_ps(_mm256_max_ps(x, least), most), is_finite);
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(target),
+                   _mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT));
 }
 
 // Sums and maxima over lanes, always in the same order.
