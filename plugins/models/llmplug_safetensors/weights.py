@@ -1,13 +1,16 @@
-"""The weight files of a folder, mapped; numbers are read when they are asked for."""
+"""The weight files of a folder, mapped; numbers are read when they are asked for.
+
+torch is imported by the first that is read: a server opens files too, and needs no numbers.
+"""
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 
 from llmplug import CheckpointError
@@ -15,6 +18,8 @@ from llmplug_safetensors.json_files import read_object
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    import torch
 
     from llmplug import LazyTensor
 
@@ -30,17 +35,40 @@ _BITS = {
 }  # fmt: skip
 
 
+class Shard:
+    """One weight file.
+
+    Raises:
+        CheckpointError: it is damaged.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.header = self._open("numpy")  # for names, shapes and formats alone
+
+    @functools.cached_property
+    def reader(self) -> Any:
+        """The file once more, giving tensors of torch."""
+        return self._open("pt")
+
+    def _open(self, framework: str) -> Any:
+        try:
+            return safe_open(self.path, framework=framework)
+        except (SafetensorError, OSError, ValueError) as error:
+            raise CheckpointError(
+                f"{self.path}: damaged or truncated safetensors file: {error}; fetch it again"
+            ) from error
+
+
 @dataclass(frozen=True, slots=True)
 class SafetensorsTensor:
     """One tensor; implements `llmplug.LazyTensor`.
 
     Attributes:
-        shard: the opened file.
         format: the file's name of the dtype: `BF16`, `F8_E4M3`, ...
     """
 
-    path: Path
-    shard: Any
+    shard: Shard
     name: str
     shape: tuple[int, ...]
     format: str
@@ -57,15 +85,16 @@ class SafetensorsTensor:
             CheckpointError: torch has no such dtype.
         """
         try:
-            tensor: torch.Tensor = self.shard.get_tensor(self.name)
+            tensor: torch.Tensor = self.shard.reader.get_tensor(self.name)
         except (SafetensorError, AttributeError, TypeError, RuntimeError, OSError) as error:
-            raise CheckpointError(
-                f"{self.path}: tensor {self.name} of format {self.format} cannot be read: {error}"
-            ) from error
+            what = f"{self.shard.path}: tensor {self.name} of format {self.format}"
+            raise CheckpointError(f"{what} cannot be read: {error}") from error
         return tensor
 
     def raw(self) -> torch.Tensor:
         """Return the bytes as stored, uint8, (rows, bytes per row)."""
+        import torch
+
         tensor = self.load()
         rows = math.prod(self.shape[:-1])
         width = self.shape[-1] if self.shape else 1
@@ -118,27 +147,18 @@ def open_tensors(files: Sequence[Path], file_of: dict[str, str]) -> dict[str, La
     """
     tensors: dict[str, LazyTensor] = {}
     for path in files:
-        shard = _open_shard(path)
-        for name in shard.keys():  # noqa: SIM118 - no dict: it cannot be iterated
+        shard = Shard(path)
+        for name in shard.header.keys():  # noqa: SIM118 - no dict: it cannot be iterated
             if name in tensors:
                 raise CheckpointError(f"{path}: tensor {name} is in another file too")
-            entry = shard.get_slice(name)
+            entry = shard.header.get_slice(name)
             tensors[name] = SafetensorsTensor(
-                path, shard, name, tuple(entry.get_shape()), str(entry.get_dtype())
+                shard, name, tuple(entry.get_shape()), str(entry.get_dtype())
             )
         lost = [name for name, file in file_of.items() if file == path.name and name not in tensors]
         if lost:
             raise CheckpointError(f"{path}: lacks {lost[0]}, which {INDEX_FILE} says is there")
     return tensors
-
-
-def _open_shard(path: Path) -> Any:
-    try:
-        return safe_open(path, framework="pt")
-    except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(
-            f"{path}: damaged or truncated safetensors file: {error}; fetch it again"
-        ) from error
 
 
 def _read_index(folder: Path, index: dict[str, Any]) -> tuple[list[Path], dict[str, str]]:
