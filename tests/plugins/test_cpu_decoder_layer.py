@@ -20,7 +20,7 @@ from tests.plugins.block_tensors import BLOCKS, make_source
 REASON = build.find_reason_against()
 pytestmark = pytest.mark.skipif(REASON is not None, reason=str(REASON))
 CPU = torch.device("cpu")
-FORMATS = ("float32", "bfloat16", "int8", *BLOCKS)
+FORMATS = ("float32", "bfloat16", "int8", *BLOCKS, "w4a8")
 
 
 @pytest.fixture(scope="module")
@@ -48,9 +48,9 @@ class BlockLinear:
         self._formats = formats
 
     def pack(self, sources: Any, bias_O: Any, **settings: Any) -> Any:
-        names = self._formats * len(sources)
+        wanted = "int4" if self._formats[0] in BLOCKS else self._formats[0]
+        names = ["Q4_1" if name == "w4a8" else name for name in self._formats] * len(sources)
         made = [make_source(s.tensor, name) for s, name in zip(sources, names, strict=False)]
-        wanted = self._formats[0] if self._formats[0] not in BLOCKS else "int4"
         return self._linear.pack(made, bias_O, **{**settings, "format": wanted})
 
     def __call__(self, x_TI: torch.Tensor, packed: Any) -> torch.Tensor:

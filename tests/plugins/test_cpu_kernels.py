@@ -38,8 +38,9 @@ def linear():
 
 
 def pack(linear, weight_OI: torch.Tensor, name: str, bias_O: torch.Tensor | None = None):
-    wanted = "int4" if name in BLOCKS else name
-    sources = [make_source(weight_OI, name)]
+    kept, _, activations = name.partition(" ")
+    wanted = "w4a8" if activations else "int4" if kept in BLOCKS else kept
+    sources = [make_source(weight_OI, kept)]
     return linear.pack(sources, bias_O, device=CPU, dtype=torch.float32, format=wanted)
 
 
@@ -172,7 +173,46 @@ def test_dense_weights_meet_float64(linear, name):
 
 # --- linear: neighbours, shapes, refusals -------------------------------------------------------
 @needs_avx2
-@pytest.mark.parametrize("name", [*DENSE, *BLOCKS])
+@pytest.mark.parametrize("name", ["Q4_0", "Q4_1"])
+@pytest.mark.parametrize(("outputs", "inputs"), [(1, 32), (13, 64), (40, 576), (33, 1536)])
+def test_w4a8_is_exact_integer_arithmetic_on_rounded_activations(linear, name, outputs, inputs):
+    weight_OI, x_TI = random(outputs, inputs), random(13, inputs, seed=1) * 3
+    x_TI[2, :32] = 0  # a block without a scale
+    x_TI[3, 5] = 1000.0  # an outlier spoils its own block alone
+    packed = pack(linear, weight_OI, f"{name} a8")
+    x_TBI = x_TI.view(13, -1, 32)
+    scale_TB1 = x_TBI.abs().amax(-1, keepdim=True) / 127
+    rounded_TI = ((x_TBI / scale_TB1).round() * scale_TB1).nan_to_num(0.0).view(13, -1)
+    stored = make_blocks(weight_OI, name).load()
+    expected = rounded_TI.double() @ stored.double().T
+    assert packed.format == f"{name} a8"
+    torch.testing.assert_close(linear(x_TI, packed).double(), expected, rtol=1e-4, atol=1e-3)
+    # And it is no exact product of the activations: they were rounded.
+    assert not torch.allclose(linear(x_TI, packed).double(), x_TI.double() @ stored.double().T,
+                              rtol=1e-4, atol=1e-3)  # fmt: skip
+
+
+@needs_avx2
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_w4a8_sums_do_not_overflow(linear, sign):
+    """All weights and all activations at their ends: the sums of a block fill 16 bits."""
+    blocks = make_blocks(random(16, 64), "Q4_1")
+    blocks.blocks[:, 4:20] = 0xFF
+    blocks.blocks[:, 24:] = 0xFF
+    packed = linear.pack([blocks], None, device=CPU, dtype=torch.float32, format="w4a8")
+    x_TI = torch.full((7, 64), sign * 5)
+    expected = x_TI.double() @ blocks.load().double().T
+    torch.testing.assert_close(linear(x_TI, packed).double(), expected, rtol=1e-5, atol=1e-4)
+
+
+@needs_avx2
+def test_w4a8_keeps_what_has_8_bits(linear):
+    packed = pack(linear, random(8, 64), "Q8_0 a8")
+    assert packed.format == "Q8_0"
+
+
+@needs_avx2
+@pytest.mark.parametrize("name", [*DENSE, *BLOCKS, "Q4_0 a8", "Q4_1 a8"])
 def test_a_token_is_the_same_in_any_batch(linear, name):
     packed = pack(linear, random(43, 96, seed=8), name, random(43, seed=9))
     x_TI = random(70, 96, seed=10) * torch.logspace(-3, 3, 70)[:, None]
@@ -187,7 +227,7 @@ def test_a_token_is_the_same_in_any_batch(linear, name):
 
 
 @needs_avx2
-@pytest.mark.parametrize("name", [*DENSE, *BLOCKS])
+@pytest.mark.parametrize("name", [*DENSE, *BLOCKS, "Q4_1 a8"])
 def test_more_tokens_than_one_block(linear, name):
     packed = pack(linear, random(24, 64, seed=11), name)
     x_TI = random(300, 64, seed=12)

@@ -5,6 +5,8 @@ Legend: T packed tokens, I inputs, O outputs. What a format keeps, and how activ
 - float32, bfloat16: the weights as they are (rounded, if the file has more); float32 activations.
 - int8: each output's weights in int8 with one scale; activations in int16 with a scale per token.
 - int4: the blocks of Q4_0, Q4_1 and Q8_0 to the bit; activations as with int8.
+- w4a8: the same, but 4-bit blocks meet activations in int8 with a scale per block of a token:
+  faster where multiplications are the limit, and less exact.
 
 All scales belong to one token, and sums run in one order: a token's result is the same in any
 batch, to the bit.
@@ -27,7 +29,8 @@ from llmplug_cpu.library import as_rows, load_library
 if TYPE_CHECKING:
     from llmplug import LazyTensor
 
-_CODES = {"float32": 0, "bfloat16": 1, "int8": 2, "Q4_0": 3, "Q4_1": 4, "Q8_0": 5}
+_CODES = {"float32": 0, "bfloat16": 1, "int8": 2, "Q4_0": 3, "Q4_1": 4, "Q8_0": 5,
+          "Q4_0 a8": 6, "Q4_1 a8": 7}  # fmt: skip
 _BLOCK_FORMATS = ("Q4_0", "Q4_1", "Q8_0")
 _BLOCK = 32
 _PANEL = 16  # outputs of the widest panel
@@ -48,18 +51,19 @@ def choose_format(source: LazyTensor, wanted: str) -> tuple[str, str]:
         KernelInputError: the format is unknown, or this source cannot be kept in it.
     """
     has_blocks = source.format in _BLOCK_FORMATS and source.shape[1] % _BLOCK == 0
-    if wanted == "int4":
+    if wanted in {"int4", "w4a8"}:
         if not has_blocks:
             raise KernelInputError(
-                f"int4 keeps the blocks of {', '.join(_BLOCK_FORMATS)} files; this weight is "
+                f"{wanted} keeps the blocks of {', '.join(_BLOCK_FORMATS)} files; this weight is "
                 f"{source.format} of width {source.shape[1]}: set the format to int8 or auto"
             )
-        return source.format, "asked for"
+        has_a8 = wanted == "w4a8" and f"{source.format} a8" in _CODES
+        return source.format + (" a8" if has_a8 else ""), "asked for"
     if wanted in {"float32", "bfloat16", "int8"}:
         return wanted, "asked for"
     if wanted != "auto":
         raise KernelInputError(
-            f"unknown format {wanted!r}: use auto, float32, bfloat16, int8 or int4"
+            f"unknown format {wanted!r}: use auto, float32, bfloat16, int8, int4 or w4a8"
         )
     if has_blocks:
         return source.format, "the file's blocks, unchanged, are the smallest and the fastest"
@@ -164,10 +168,10 @@ class PanelLinear:
     ) -> None:
         """Write one source into its segment of `rows` outputs, from output `at` on."""
         library, (count, inputs) = self._library, source.shape
-        if name in _BLOCK_FORMATS:
+        if source.format in _BLOCK_FORMATS and name.startswith(source.format):
             raw = source.raw().contiguous()
             library.llmplug_pack_blocks(
-                _CODES[name], raw.data_ptr(), count, inputs, at, data.data_ptr()
+                _CODES[source.format], raw.data_ptr(), count, inputs, at, data.data_ptr()
             )
             return
         wanted = torch.bfloat16 if name == "bfloat16" else torch.float32

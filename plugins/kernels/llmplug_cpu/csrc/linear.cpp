@@ -28,6 +28,10 @@ Multiply kernel_of(Format format) {
       return multiply_q4_0;
     case Format::kQ4_1:
       return multiply_q4_1;
+    case Format::kQ4_0A8:
+      return multiply_q4_0_a8;
+    case Format::kQ4_1A8:
+      return multiply_q4_1_a8;
     default:
       return multiply_q8_0;
   }
@@ -51,7 +55,8 @@ void for_tokens(int64_t count, Function&& row) {
 Rows make_rows(const Linear& linear, Format format, const Tokens& tokens, bool are_made) {
   Rows rows{};
   const bool must_make = tokens.make != nullptr && !are_made;
-  if (shape_of(format, linear.inputs).activations == Activations::kFloat) {
+  const Activations activations = shape_of(format, linear.inputs).activations;
+  if (activations == Activations::kFloat) {
     if (must_make) for_tokens(tokens.count, tokens.make);
     rows.x = tokens.x;
     rows.stride = tokens.stride;
@@ -61,6 +66,21 @@ Rows make_rows(const Linear& linear, Format format, const Tokens& tokens, bool a
   const int64_t padded = round_up(inputs, kBlock);
   const int64_t blocks = padded / kBlock;
   const int64_t count = tokens.count;
+  rows.stride = padded;
+  if (activations == Activations::kBlockInt8) {
+    auto* q = static_cast<int8_t*>(scratch(Scratch::kQuants, count * padded + kAlign));
+    float* scales = scratch_floats(Scratch::kScales, 2 * count * blocks + kAlign);
+    float* sums = scales + count * blocks;
+    for_tokens(count, [&](int64_t t) {
+      if (must_make) tokens.make(t);
+      quantise_row_int8(tokens.x + t * tokens.stride, inputs, q + t * padded, scales + t * blocks,
+                        sums + t * blocks);
+    });
+    rows.q8 = q;
+    rows.block_scale = scales;
+    rows.block_sum = sums;
+    return rows;
+  }
   auto* q = static_cast<int16_t*>(scratch(Scratch::kQuants, count * padded * 2 + kAlign));
   float* scales = scratch_floats(Scratch::kScales, count * (1 + blocks) + kAlign);
   float* sums = scales + count;
@@ -73,17 +93,22 @@ Rows make_rows(const Linear& linear, Format format, const Tokens& tokens, bool a
   rows.q16 = q;
   rows.row_scale = scales;
   rows.block_sum = sums;
-  rows.stride = padded;
   return rows;
 }
 
 Rows skip_rows(Rows rows, int64_t count, int64_t inputs) {
+  const int64_t blocks = count * (round_up(inputs, kBlock) / kBlock);
   if (rows.x != nullptr) {
     rows.x += count * rows.stride;
+    return rows;
+  }
+  rows.block_sum += blocks;
+  if (rows.q8 != nullptr) {
+    rows.q8 += count * rows.stride;
+    rows.block_scale += blocks;
   } else {
     rows.q16 += count * rows.stride;
     rows.row_scale += count;
-    rows.block_sum += count * (round_up(inputs, kBlock) / kBlock);
   }
   return rows;
 }
@@ -172,6 +197,9 @@ FormatShape shape_of(Format format, int64_t inputs) {
       return {inputs * kPanel * 2, Activations::kFloat};
     case Format::kInt8:
       return {round_up(inputs, 2) * kPanel, Activations::kRowInt16};
+    case Format::kQ4_0A8:
+    case Format::kQ4_1A8:
+      return {block_panel_bytes(format, inputs), Activations::kBlockInt8};
     default:
       return {block_panel_bytes(format, inputs), Activations::kRowInt16};
   }

@@ -8,11 +8,22 @@
 
 #include <cstdint>
 #include <functional>
+#include <type_traits>
 #include <vector>
 
 namespace llmplug {
 
-enum class Format : int { kFloat32 = 0, kBFloat16 = 1, kInt8 = 2, kQ4_0 = 3, kQ4_1 = 4, kQ8_0 = 5 };
+enum class Format : int {
+  kFloat32 = 0,
+  kBFloat16 = 1,
+  kInt8 = 2,
+  kQ4_0 = 3,
+  kQ4_1 = 4,
+  kQ8_0 = 5,
+  // The same blocks, times activations in int8.
+  kQ4_0A8 = 6,
+  kQ4_1A8 = 7,
+};
 
 // Outputs of a panel.
 constexpr int kPanel = 16;
@@ -26,7 +37,7 @@ inline int64_t round_up(int64_t number, int64_t multiple) {
 }
 
 // How the kernels of a format read activations.
-enum class Activations { kFloat, kRowInt16 };
+enum class Activations { kFloat, kRowInt16, kBlockInt8 };
 
 struct FormatShape {
   int64_t panel_bytes;  // for all inputs
@@ -40,7 +51,9 @@ struct Rows {
   const float* x;          // kFloat
   const int16_t* q16;      // kRowInt16: x = scale * q, |q| <= the limit given to quantise
   const float* row_scale;  // kRowInt16
-  const float* block_sum;  // kRowInt16: sum of q in each block of a row
+  const float* block_sum;  // kRowInt16: sum of q in each block of a row; kBlockInt8: times scale
+  const int8_t* q8;        // kBlockInt8: x = block_scale * q, see quantise_row_int8
+  const float* block_scale;  // kBlockInt8: of each block of a row
   int64_t stride;
 };
 
@@ -57,12 +70,35 @@ struct PanelCall {
   int valid;
 };
 
+// Rows that a kernel multiplies with a panel at once: 6 rows x 16 outputs are sums in 12 of the 16
+// registers.
+constexpr int kRowTile = 6;
+
+// Calls tile(first row, number of rows as a type) over all rows.
+template <class Function>
+void for_row_tiles(int64_t count, Function&& tile) {
+  int64_t first = 0;
+  for (; first + kRowTile <= count; first += kRowTile) {
+    tile(first, std::integral_constant<int, kRowTile>());
+  }
+  switch (count - first) {
+    case 5: return tile(first, std::integral_constant<int, 5>());
+    case 4: return tile(first, std::integral_constant<int, 4>());
+    case 3: return tile(first, std::integral_constant<int, 3>());
+    case 2: return tile(first, std::integral_constant<int, 2>());
+    case 1: return tile(first, std::integral_constant<int, 1>());
+    default: return;
+  }
+}
+
 void multiply_dense_f32(const PanelCall& call, int64_t count);
 void multiply_dense_bf16(const PanelCall& call, int64_t count);
 void multiply_int8(const PanelCall& call, int64_t count);
 void multiply_q4_0(const PanelCall& call, int64_t count);
 void multiply_q4_1(const PanelCall& call, int64_t count);
 void multiply_q8_0(const PanelCall& call, int64_t count);
+void multiply_q4_0_a8(const PanelCall& call, int64_t count);
+void multiply_q4_1_a8(const PanelCall& call, int64_t count);
 
 // Bytes of a panel of a block format.
 int64_t block_panel_bytes(Format format, int64_t inputs);
@@ -74,6 +110,10 @@ int row_int16_limit(Format format, int64_t inputs);
 // Writes `padded` numbers of q, the scale, and the sum of q in each block.
 void quantise_row_int16(const float* x, int64_t inputs, int64_t padded, int limit, int16_t* q,
                         float* scale, float* block_sums);
+
+// The same in int8, with a scale and a sum (times scale) for each block. Of four neighbours the
+// middle two change places, as those of a packed weight do.
+void quantise_row_int8(const float* x, int64_t inputs, int8_t* q, float* scales, float* sums);
 
 // Outputs [first, first + rows) of a linear, in one format.
 struct Segment {

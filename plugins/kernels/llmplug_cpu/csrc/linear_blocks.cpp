@@ -1,8 +1,7 @@
 // Blocks of 32 weights as GGUF stores them, kept to the bit and only interleaved, times
 // activations in int16 with one scale for each token. The weights are exact and the activations
 // keep up to 15 bits: a result differs from that of the dequantised weights by rounding alone.
-// 8-bit activations would be quicker only where vpmaddubsw is the limit, and they turn near ties
-// of a model's logits around.
+// 8-bit activations, where they are asked for, are in linear_blocks_a8.cpp.
 //
 // Panel, for each block: 16 outputs x 32 weights, then 16 half-precision scales d, then (Q4_1) 16
 // half-precision minima m. A weight is d * q + m (Q4_1), d * (q - 8) (Q4_0) or d * q (Q8_0).
@@ -15,8 +14,6 @@
 
 namespace llmplug {
 namespace {
-
-constexpr int kTokens = 6;
 
 inline __m256 load_halves(const uint8_t* source) {
   return load8(reinterpret_cast<const F16*>(source));
@@ -112,28 +109,16 @@ void multiply_tile(const PanelCall& call, int64_t first) {
 
 template <Format kFormat>
 void multiply_panel(const PanelCall& call, int64_t count) {
-  int64_t first = 0;
-  for (; first + kTokens <= count; first += kTokens) multiply_tile<kTokens, kFormat>(call, first);
-  switch (count - first) {
-    case 5:
-      return multiply_tile<5, kFormat>(call, first);
-    case 4:
-      return multiply_tile<4, kFormat>(call, first);
-    case 3:
-      return multiply_tile<3, kFormat>(call, first);
-    case 2:
-      return multiply_tile<2, kFormat>(call, first);
-    case 1:
-      return multiply_tile<1, kFormat>(call, first);
-    default:
-      return;
-  }
+  for_row_tiles(count, [&](int64_t first, auto rows) {
+    multiply_tile<rows, kFormat>(call, first);
+  });
 }
 
 }  // namespace
 
 int64_t block_panel_bytes(Format format, int64_t inputs) {
-  const int64_t scales = kPanel * 2 * (format == Format::kQ4_1 ? 2 : 1);
+  const bool has_minimum = format == Format::kQ4_1 || format == Format::kQ4_1A8;
+  const int64_t scales = kPanel * 2 * (has_minimum ? 2 : 1);
   return inputs / kBlock * (quant_bytes(format) + scales);
 }
 

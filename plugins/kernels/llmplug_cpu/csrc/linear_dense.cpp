@@ -7,9 +7,6 @@
 namespace llmplug {
 namespace {
 
-// Six tokens x 16 outputs fill 12 of the 16 registers with sums.
-constexpr int kTokens = 6;
-
 template <int kRows, class Number>
 void multiply_tile(const PanelCall& call, int64_t first) {
   const auto* w = reinterpret_cast<const Number*>(call.panel);
@@ -38,22 +35,9 @@ void multiply_tile(const PanelCall& call, int64_t first) {
 
 template <class Number>
 void multiply_panel(const PanelCall& call, int64_t count) {
-  int64_t first = 0;
-  for (; first + kTokens <= count; first += kTokens) multiply_tile<kTokens, Number>(call, first);
-  switch (count - first) {
-    case 5:
-      return multiply_tile<5, Number>(call, first);
-    case 4:
-      return multiply_tile<4, Number>(call, first);
-    case 3:
-      return multiply_tile<3, Number>(call, first);
-    case 2:
-      return multiply_tile<2, Number>(call, first);
-    case 1:
-      return multiply_tile<1, Number>(call, first);
-    default:
-      return;
-  }
+  for_row_tiles(count, [&](int64_t first, auto rows) {
+    multiply_tile<rows, Number>(call, first);
+  });
 }
 
 }  // namespace

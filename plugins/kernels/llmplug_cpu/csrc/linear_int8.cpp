@@ -11,8 +11,6 @@
 namespace llmplug {
 namespace {
 
-constexpr int kTokens = 6;
-
 template <int kRows>
 void multiply_tile(const PanelCall& call, int64_t first) {
   const uint8_t* w = call.panel;
@@ -46,22 +44,7 @@ void multiply_tile(const PanelCall& call, int64_t first) {
 }  // namespace
 
 void multiply_int8(const PanelCall& call, int64_t count) {
-  int64_t first = 0;
-  for (; first + kTokens <= count; first += kTokens) multiply_tile<kTokens>(call, first);
-  switch (count - first) {
-    case 5:
-      return multiply_tile<5>(call, first);
-    case 4:
-      return multiply_tile<4>(call, first);
-    case 3:
-      return multiply_tile<3>(call, first);
-    case 2:
-      return multiply_tile<2>(call, first);
-    case 1:
-      return multiply_tile<1>(call, first);
-    default:
-      return;
-  }
+  for_row_tiles(count, [&](int64_t first, auto rows) { multiply_tile<rows>(call, first); });
 }
 
 }  // namespace llmplug

@@ -18,9 +18,10 @@ namespace {
 // A worker that finds no work looks again this many times (about 60 us at 3 GHz) before it sleeps:
 // longer than the gaps between the ops of one step, short enough that an idle engine costs nothing.
 constexpr int kSpins = 2000;
-// A caller that waits for a worker yields its core after this many looks: on a busy machine the
-// worker may need that very core.
-constexpr int kSpinsBeforeYield = 4000;
+// A caller that waits for a worker sleeps after this many looks (about 60 us): the worker has lost
+// its core to somebody else, and a core that falls idle takes it over at once, while one that
+// spins or yields keeps it waiting for milliseconds.
+constexpr int kCallerSpins = 2000;
 
 class Pool {
  public:
@@ -46,10 +47,7 @@ class Pool {
     }
     while (take_one()) {
     }
-    for (int spins = 0; num_done_.load(std::memory_order_acquire) < num_tasks; ++spins) {
-      _mm_pause();
-      if (spins > kSpinsBeforeYield) sched_yield();
-    }
+    wait_done(num_tasks);
     busy_.unlock();
   }
 
@@ -68,11 +66,26 @@ class Pool {
     while (has_work(ticket)) {
       if (ticket_.compare_exchange_weak(ticket, ticket + 1, std::memory_order_acq_rel)) {
         task_(context_, int(ticket & (kMaxTasks - 1)));
-        num_done_.fetch_add(1, std::memory_order_release);
+        num_done_.fetch_add(1);  // sequentially consistent, as the look at the caller after it
+        if (is_caller_asleep_.load()) {
+          { std::lock_guard<std::mutex> guard(sleep_mutex_); }
+          done_.notify_one();
+        }
         return true;
       }
     }
     return false;
+  }
+
+  void wait_done(int num_tasks) {
+    for (int spins = 0; spins < kCallerSpins; ++spins) {
+      if (num_done_.load(std::memory_order_acquire) == num_tasks) return;
+      _mm_pause();
+    }
+    std::unique_lock<std::mutex> lock(sleep_mutex_);
+    is_caller_asleep_.store(true);
+    done_.wait(lock, [&] { return num_done_.load() == num_tasks; });
+    is_caller_asleep_.store(false);
   }
 
   void work() {
@@ -97,10 +110,12 @@ class Pool {
   void* context_ = nullptr;
   std::mutex busy_;
   std::mutex sleep_mutex_;
-  std::condition_variable wake_;
+  std::condition_variable wake_;  // of workers, when there are tasks
+  std::condition_variable done_;  // of the caller, when the tasks are done
   alignas(64) std::atomic<uint64_t> ticket_{0};
   alignas(64) std::atomic<int> num_done_{0};
   alignas(64) std::atomic<int> num_sleeping_{0};
+  std::atomic<bool> is_caller_asleep_{false};
 };
 
 std::atomic<Pool*> pool{nullptr};

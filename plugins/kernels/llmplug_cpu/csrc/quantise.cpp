@@ -52,4 +52,31 @@ void quantise_row_int16(const float* x, int64_t inputs, int64_t padded, int limi
   }
 }
 
+void quantise_row_int8(const float* x, int64_t inputs, int8_t* q, float* scales, float* sums) {
+  const __m256i in_order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+  const __m256i swapped = _mm256_broadcastsi128_si256(
+      _mm_setr_epi8(0, 2, 1, 3, 4, 6, 5, 7, 8, 10, 9, 11, 12, 14, 13, 15));
+  for (int64_t block = 0; block < inputs / kBlock; ++block) {
+    float spoiled;
+    const float most = largest(x + block * kBlock, kBlock, &spoiled);
+    const float inverse = most > 0 ? 127.0f / most : 0.0f;
+    const __m256 factor = _mm256_set1_ps(std::isfinite(inverse) ? inverse : 0.0f);
+    const float scale = most / 127.0f + spoiled;
+    __m256i wide[4];
+    for (int i = 0; i < 4; ++i) {
+      wide[i] = _mm256_cvtps_epi32(
+          _mm256_mul_ps(_mm256_loadu_ps(x + block * kBlock + 8 * i), factor));
+    }
+    const __m256i sum = _mm256_add_epi32(_mm256_add_epi32(wide[0], wide[1]),
+                                         _mm256_add_epi32(wide[2], wide[3]));
+    const __m256i bytes = _mm256_packs_epi16(_mm256_packs_epi32(wide[0], wide[1]),
+                                             _mm256_packs_epi32(wide[2], wide[3]));
+    _mm256_storeu_si256(
+        reinterpret_cast<__m256i*>(q + block * kBlock),
+        _mm256_shuffle_epi8(_mm256_permutevar8x32_epi32(bytes, in_order), swapped));
+    scales[block] = scale;
+    sums[block] = scale * sum_lanes(_mm256_cvtepi32_ps(sum));
+  }
+}
+
 }  // namespace llmplug
