@@ -6,6 +6,7 @@ first, then chunks of prompts; within each kind in the order of the schedule.
 
 from __future__ import annotations
 
+from array import array
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -29,21 +30,21 @@ class Batch:
 
 def make_batch(schedule: Schedule, page_size: int, device: torch.device) -> Batch:
     """Pack a step's tokens; the schedule has at least one."""
-    work = list(schedule)
-    counts = [count for _, count in work]
-    ends = [sequence.num_computed + count for sequence, count in work]
-    token_ids = [
-        token_id
-        for (sequence, count), end in zip(work, ends, strict=True)
-        for token_id in sequence.token_ids[end - count : end]
-    ]
-    counts_S, ends_S = np.array(counts), np.array(ends)
+    counts, ends, token_ids = [], [], []
+    pages, num_pages = array("i"), []  # of all sequences, one after the other
+    for sequence, count in schedule:
+        end = sequence.num_computed + count
+        counts.append(count)
+        ends.append(end)
+        token_ids += sequence.token_ids[end - count : end]
+        pages += sequence.pages
+        num_pages.append(len(sequence.pages))
+    counts_S, ends_S, num_pages_S = np.array(counts), np.array(ends), np.array(num_pages)
     starts_S1 = np.concatenate(([0], np.cumsum(counts_S)))
-    rows_T = np.repeat(np.arange(len(work)), counts_S)
+    rows_T = np.repeat(np.arange(len(counts)), counts_S)
     positions_T = np.arange(starts_S1[-1]) + (ends_S - starts_S1[1:])[rows_T]
-    block_table_SM = np.full((len(work), max(len(s.pages) for s, _ in work)), -1, dtype=np.int32)
-    for row, (sequence, _) in enumerate(work):
-        block_table_SM[row, : len(sequence.pages)] = sequence.pages
+    block_table_SM = np.full((len(counts), max(num_pages)), -1, dtype=np.int32)
+    block_table_SM[np.arange(max(num_pages)) < num_pages_S[:, None]] = pages
     pages_T = block_table_SM[rows_T, positions_T // page_size].astype(np.int64)
     attention = AttentionBatch(
         num_decodes=len(schedule.decodes),
@@ -55,7 +56,7 @@ def make_batch(schedule: Schedule, page_size: int, device: torch.device) -> Batc
         slots_T=torch.from_numpy(pages_T * page_size + positions_T % page_size).to(device),
     )
     return Batch(
-        token_ids_T=torch.tensor(token_ids, dtype=torch.int64, device=device),
+        token_ids_T=torch.from_numpy(np.array(token_ids)).to(device),
         positions_T=torch.from_numpy(positions_T).to(device),
         attention=attention,
     )
