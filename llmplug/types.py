@@ -63,6 +63,7 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
     num_sequences: int = 1
     priority: int = 0  # lower runs earlier
     cache_salt: str = ""  # prefixes are shared only between equal salts
+    tenant: str = ""  # for whom: within a priority, the tenant served least goes first
 
 
 class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
@@ -105,6 +106,10 @@ class EngineStats(msgspec.Struct, frozen=True, kw_only=True):
     num_prompt_tokens: int = 0
     num_generated_tokens: int = 0
     num_cached_tokens: int = 0  # prompt tokens served from the prefix cache
+    schedule_s: float = 0.0  # seconds of all steps, by the phases of the loop
+    run_s: float = 0.0
+    sample_s: float = 0.0
+    record_s: float = 0.0
 
 
 class StepOutput(msgspec.Struct, frozen=True, kw_only=True, tag="step"):

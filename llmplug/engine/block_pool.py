@@ -9,7 +9,9 @@ page, in flat arrays; the digests are the only objects.
 from __future__ import annotations
 
 from array import array
+from collections import Counter
 from hashlib import blake2b
+from itertools import chain
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -88,6 +90,11 @@ class BlockPool:
     def count_free(self, pages: Iterable[int]) -> int:
         """Count those of `pages` that nobody uses."""
         return sum(self._num_users[page] == 0 for page in pages)
+
+    def find_freed(self, holders: Iterable[Sequence[int]]) -> set[int]:
+        """Return the pages that nobody would use if these holders gave theirs back."""
+        counts = Counter(chain.from_iterable(holders))
+        return {page for page, count in counts.items() if count == self._num_users[page]}
 
     def share(self, pages: Iterable[int]) -> None:
         """Add one user to each page."""

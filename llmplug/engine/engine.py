@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import secrets
 from dataclasses import dataclass, field, replace
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from llmplug.engine.block_pool import BlockPool
+from llmplug.engine.cost_model import CostModel, Work
 from llmplug.engine.limits import normalise
 from llmplug.engine.logprobs import compute_logprobs
 from llmplug.engine.runner import Runner
@@ -81,7 +83,8 @@ class Engine:
         self.settings = settings
         self.report: dict[str, Any] = {}  # whoever builds an engine may tell how
         self._pool = BlockPool(settings.num_pages, settings.page_size)
-        self._scheduler = Scheduler(settings, self._pool)
+        self._cost = CostModel()
+        self._scheduler = Scheduler(settings, self._pool, self._cost)
         self._runner = Runner(model, shape, ops, settings, device)
         self._chain = SamplerChain(samplers, settings.vocab_size, device)
         params = tuple(spec.params for spec in self._chain.specs)
@@ -94,6 +97,8 @@ class Engine:
         self._num_prompt_tokens = 0
         self._num_generated_tokens = 0
         self._num_cached_tokens = 0
+        self._seconds = {"schedule_s": 0.0, "run_s": 0.0, "sample_s": 0.0, "record_s": 0.0}
+        self._unawaited: tuple[Work, float] | None = None  # what the device may still be at
 
     @property
     def has_work(self) -> bool:
@@ -113,6 +118,7 @@ class Engine:
             num_prompt_tokens=self._num_prompt_tokens,
             num_generated_tokens=self._num_generated_tokens,
             num_cached_tokens=self._num_cached_tokens,
+            **self._seconds,
         )
 
     def ready_message(self) -> EngineReady:
@@ -168,11 +174,20 @@ class Engine:
             EngineError: several forward passes in succession failed; the engine is of no more use.
         """
         with torch.inference_mode():
+            started = perf_counter()
             schedule = self._scheduler.schedule()
+            scheduled = perf_counter()
             forward = self._run(schedule)
+            ran = perf_counter()
             samples = self._sample(schedule, forward)
+            sampled = perf_counter()
             deltas = self._record(schedule, samples)
         self._num_steps += 1
+        self._seconds["schedule_s"] += scheduled - started
+        self._seconds["run_s"] += ran - scheduled
+        self._seconds["sample_s"] += sampled - ran
+        self._learn(schedule, forward, sampled - scheduled)
+        self._seconds["record_s"] += perf_counter() - sampled
         return StepOutput(deltas=deltas, stats=self.stats)
 
     def _run(self, schedule: Schedule) -> _Forward:
@@ -203,6 +218,24 @@ class Engine:
         self._num_failed_steps = 0
         return forward
 
+    def _learn(self, schedule: Schedule, forward: _Forward, seconds: float) -> None:
+        """Tell the cost model how long a step took.
+
+        A device may still be at it until a token of the step is waited for: a step of which none
+        is chosen counts together with the one that follows.
+        """
+        unawaited, self._unawaited = self._unawaited, None
+        if forward.hidden_TD is None:
+            return
+        work = schedule.work
+        if unawaited is not None:
+            work.add_all(unawaited[0])
+            seconds += unawaited[1]
+        if forward.rows:
+            self._cost.observe(work, seconds)
+        else:
+            self._unawaited = work, seconds
+
     def _sample(self, schedule: Schedule, forward: _Forward) -> list[_Sample]:
         """Choose a token for each sequence whose tokens are all computed now."""
         samples = [_Sample(error=forward.error) for _ in range(len(schedule))]
@@ -230,7 +263,7 @@ class Engine:
     def _record(self, schedule: Schedule, samples: list[_Sample]) -> list[SequenceDelta]:
         """Note what the step computed and chose; end the sequences that are done."""
         deltas, self._aborted = self._aborted, []
-        for (sequence, count), sample in zip(list(schedule), samples, strict=True):
+        for (sequence, count), sample in zip(schedule, samples, strict=True):
             if sample.error is not None:
                 deltas.append(self._finish(sequence, FinishReason.ERROR, error=sample.error))
                 continue
@@ -244,10 +277,15 @@ class Engine:
     ) -> SequenceDelta:
         finish_reason = sequence.append(token_id)
         self._num_generated_tokens += 1
+        is_first = len(sequence.output_ids) == 1
+        if finish_reason is None and logprob is None and not is_first:  # nearly always
+            return SequenceDelta(
+                request_id=sequence.request.request_id, index=sequence.index, token_ids=[token_id]
+            )
         news: dict[str, Any] = {"token_ids": [token_id]}
         if logprob is not None:
             news["logprobs"] = [logprob]
-        if len(sequence.output_ids) == 1:
+        if is_first:
             news["num_cached_tokens"] = sequence.num_cached_tokens or 0
             news["prompt_logprobs"] = sequence.prompt_logprobs
             if sequence.leader is None:

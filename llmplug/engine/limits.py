@@ -89,6 +89,7 @@ def normalise(request: GenerateRequest, limits: RequestLimits) -> GenerateReques
     _check_whole("priority", request.priority, -INT32, INT32 - 1)
     _check_text("request_id", request.request_id, 1, MAX_SALT_CHARS)
     _check_text("cache_salt", request.cache_salt, 0, MAX_SALT_CHARS)
+    _check_text("tenant", request.tenant, 0, MAX_SALT_CHARS)
     _check_prompt(request.prompt_ids, limits)
     room = limits.max_tokens - len(request.prompt_ids)
     sampling = _normalise_sampling(request.sampling, limits, room)

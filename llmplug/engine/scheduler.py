@@ -1,20 +1,25 @@
 """Which sequences get how many tokens in the next step. Touches no tensor.
 
-A step takes one token of every sequence that decodes, then chunks of prompts as far as
-`max_batch_tokens` goes. A sequence gets the pages of all its tokens when it is admitted, and one
-more whenever it outgrows them. When none is free, the sequence of the worst rank (priority, then
-arrival) gives its pages back and waits: later it computes its tokens again. The sequence of the
-best rank can always go on, as `limits` lets none in that does not fit alone.
+A step takes one token of every sequence that decodes, then chunks of prompts as far as its budget
+goes. A sequence gets the pages of all its tokens when it is admitted, and one more whenever it
+outgrows them. When none is free, the sequence of the worst rank (priority, then arrival) gives its
+pages back and waits: later it computes its tokens again. So do running ones for a waiting one of
+better priority that lacks a place. Who gives way has the worse rank, always: the sequence of the
+best rank goes on to its end, as `limits` lets none in that does not fit alone.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
+from bisect import bisect_left, bisect_right, insort
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING
 
 from llmplug.engine.block_pool import BlockPool, extend_digests
+from llmplug.engine.cost_model import CostModel, Work
+from llmplug.engine.fairness import FairShare
+from llmplug.engine.step_budget import StepBudget
+from llmplug.engine.waiting import WaitingQueue, by_rank
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,6 +34,7 @@ class Schedule:
 
     decodes: list[Sequence] = field(default_factory=list)
     chunks: list[tuple[Sequence, int]] = field(default_factory=list)  # (sequence, new tokens)
+    work: Work = field(default_factory=Work)  # what its time depends on
 
     def __len__(self) -> int:
         return len(self.decodes) + len(self.chunks)
@@ -42,49 +48,56 @@ class Schedule:
         """Give a sequence tokens in this step."""
         if num_tokens == 1:
             self.decodes.append(sequence)
-        else:
+            self.work.add_decode(sequence.num_computed)
+        elif num_tokens:
             self.chunks.append((sequence, num_tokens))
-
-
-def _rank(sequence: Sequence) -> tuple[int, int]:
-    return sequence.rank
+            self.work.add_chunk(sequence.num_computed, num_tokens)
 
 
 class Scheduler:
-    """Holds all sequences that are not finished: waiting or running, each list by rank."""
+    """Holds all sequences that are not finished: waiting, or running in the order of rank."""
 
-    def __init__(self, settings: EngineSettings, pool: BlockPool) -> None:
-        self.waiting: list[Sequence] = []
-        self.running: list[Sequence] = []
-        self.num_preemptions = 0
+    def __init__(
+        self, settings: EngineSettings, pool: BlockPool, cost: CostModel | None = None
+    ) -> None:
+        """Start with none.
+
+        Args:
+            cost: fed by whoever runs the steps; left out: chunks have a fixed size.
+        """
         self._settings = settings
         self._pool = pool
+        self._cost = cost or CostModel()
+        self._shares = FairShare()
+        self.waiting = WaitingQueue(self._shares)
+        self.running: list[Sequence] = []
+        self.num_preemptions = 0
 
     def add(self, sequence: Sequence) -> None:
         """Let a sequence wait for its turn."""
-        insort(self.waiting, sequence, key=_rank)
+        self._shares.enter(sequence, self.running)
+        self.waiting.add(sequence)
 
     def remove(self, sequence: Sequence) -> None:
         """Forget a sequence that has ended, and give its pages back."""
-        queue = self.running if sequence.is_running else self.waiting
-        del queue[bisect_left(queue, sequence.rank, key=_rank)]
+        self._shares.leave(sequence)
+        if sequence.is_running:
+            del self.running[bisect_left(self.running, sequence.rank, key=by_rank)]
+        else:
+            self.waiting.remove(sequence)
         self._release(sequence)
 
     def schedule(self) -> Schedule:
         """Choose the next step's work; allocate the pages that it writes to."""
         schedule = Schedule()
-        budget = self._settings.max_batch_tokens
-        budget -= sum(sequence.num_missing == 1 for sequence in self.running)
-        position = 0
-        while position < len(self.running):  # preemption shortens the list from its end
-            sequence = self.running[position]
-            missing = sequence.num_missing
-            count = 1 if missing == 1 else min(missing, self._settings.prefill_chunk, budget)
-            if count > 0 and self._grow(sequence, count):
-                schedule.add(sequence, count)
-                budget -= 0 if missing == 1 else count
-            position += 1
-        self._admit(schedule, budget)
+        if self.waiting:
+            self._admit_better()
+        prompts = self._decode(schedule)
+        if prompts or self.waiting:
+            budget = StepBudget(self._settings, self._cost, schedule)
+            for sequence in prompts:
+                schedule.add(sequence, budget.take(sequence))
+            self._admit(schedule, budget)
         return schedule
 
     def advance(self, sequence: Sequence, num_tokens: int) -> None:
@@ -97,22 +110,36 @@ class Scheduler:
                 self._pool.publish(sequence.pages[i], sequence.digests[i])
             sequence.num_published = num_full
 
-    def _grow(self, sequence: Sequence, count: int) -> bool:
-        """Make room for new tokens; False: the sequence itself had to give way."""
-        needed = self._num_pages(sequence.num_computed + count) - len(sequence.pages)
-        while needed > self._pool.num_free:
+    def _decode(self, schedule: Schedule) -> list[Sequence]:
+        """Schedule a token of each sequence that decodes; return those still in their prompt."""
+        prompts = []
+        page_size = self._pool.page_size
+        position = 0
+        while position < len(self.running):  # preemption shortens the list from its end
+            sequence = self.running[position]
+            position += 1
+            num_computed = sequence.num_computed
+            if len(sequence.token_ids) - num_computed > 1:
+                prompts.append(sequence)
+            elif num_computed < len(sequence.pages) * page_size or self._grow(sequence):
+                schedule.decodes.append(sequence)
+                schedule.work.add_decode(num_computed)
+        return prompts
+
+    def _grow(self, sequence: Sequence) -> bool:
+        """Add a page to a sequence; False: the sequence itself had to give way."""
+        while self._pool.num_free == 0:
             victim = self.running[-1]
             self._preempt(victim)
             if victim is sequence:
                 return False
-        if needed > 0:
-            sequence.pages.extend(self._pool.allocate(needed))
+        sequence.pages.extend(self._pool.allocate(1))
         return True
 
     def _preempt(self, victim: Sequence) -> None:
         self.running.pop()
         self._release(victim)
-        insort(self.waiting, victim, key=_rank)
+        self.waiting.add(victim)
         self.num_preemptions += 1
 
     def _release(self, sequence: Sequence) -> None:
@@ -121,26 +148,69 @@ class Scheduler:
         sequence.num_computed = sequence.num_published = 0
         sequence.is_running = False
 
-    def _admit(self, schedule: Schedule, budget: int) -> None:
+    def _admit(self, schedule: Schedule, budget: StepBudget) -> None:
         """Let waiting sequences in, in their order; none overtakes one that lacks room."""
-        position = 0
-        while (
-            budget > 0
-            and position < len(self.waiting)
-            and len(self.running) < self._settings.max_sequences
-        ):
-            sequence = self.waiting[position]
-            if self._must_follow(sequence):
-                position += 1
-                continue
-            if not self._allocate(sequence):
+        passed: dict[str, int] = {}
+        while budget.has_room and len(self.running) < self._settings.max_sequences:
+            sequence = self._find_next(passed)
+            if sequence is None or not self._allocate(sequence):
                 return
-            del self.waiting[position]
-            sequence.is_running = True
-            insort(self.running, sequence, key=_rank)
-            count = min(sequence.num_missing, self._settings.prefill_chunk, budget)
-            schedule.add(sequence, count)
-            budget -= count
+            self._start(sequence)
+            schedule.add(sequence, budget.take(sequence))
+
+    def _admit_better(self) -> None:
+        """Let sequences in that running ones of worse priority must make room for.
+
+        Not more of them than a step has tokens for: the others' turn is early enough later.
+        """
+        passed: dict[str, int] = {}
+        while self.running and (best := self.waiting.best_priority) is not None:
+            worst = self.running[-1].priority
+            if best >= worst:
+                return
+            sequence = self._find_next(passed)
+            if sequence is None or sequence.priority >= worst:
+                return
+            keep = bisect_right(self.running, sequence.priority, key=lambda other: other.priority)
+            num_missing = sum(other.num_missing for other in islice(self.running, keep))
+            if num_missing >= self._settings.max_batch_tokens:
+                return
+            if not self._make_room(sequence, keep):
+                return
+            self._start(sequence)
+
+    def _make_room(self, sequence: Sequence, keep: int) -> bool:
+        """Take pages for a sequence, preempting those behind the first `keep` as far as needed.
+
+        False: all of them would not be enough, and none is touched.
+        """
+        if len(self.running) < self._settings.max_sequences and self._allocate(sequence):
+            return True
+        freed = self._pool.find_freed(other.pages for other in islice(self.running, keep, None))
+        cached = self._find_cached(sequence)
+        needed = self._num_pages(len(sequence.token_ids)) - len(cached)
+        needed += self._pool.count_free(cached) + len(freed.intersection(cached)) + keep
+        if keep >= self._settings.max_sequences or needed > self._pool.num_free + len(freed):
+            return False
+        while True:
+            self._preempt(self.running[-1])
+            if self._allocate(sequence):
+                return True
+
+    def _find_next(self, passed: dict[str, int]) -> Sequence | None:
+        """Return who is to be admitted next; who waits for a sibling's pages is passed by."""
+        if self._shares.is_contended:
+            self._shares.charge_outputs(self.running)
+        while (sequence := self.waiting.find_next(passed)) and self._must_follow(sequence):
+            tenant = sequence.request.tenant
+            passed[tenant] = passed.get(tenant, 0) + 1
+        return sequence
+
+    def _start(self, sequence: Sequence) -> None:
+        """Make a waiting sequence that has its pages a running one."""
+        self.waiting.remove(sequence)
+        sequence.is_running = True
+        insort(self.running, sequence, key=by_rank)
 
     def _must_follow(self, sequence: Sequence) -> bool:
         """Say whether to wait a moment for pages that a sibling is just computing."""
@@ -152,12 +222,7 @@ class Scheduler:
 
     def _allocate(self, sequence: Sequence) -> bool:
         """Take the pages of all tokens of a sequence, cached ones where there are; or none."""
-        cached: list[int] = []
-        if self._can_share(sequence):
-            self._extend_digests(sequence)
-            # One token at least is computed: the next is chosen from its logits.
-            num_full = (len(sequence.token_ids) - 1) // self._pool.page_size
-            cached = self._pool.match(islice(sequence.digests, num_full))
+        cached = self._find_cached(sequence)
         needed = self._num_pages(len(sequence.token_ids)) - len(cached)
         # A page for each running sequence, or the next step would send this one away again.
         spare = len(self.running)
@@ -170,7 +235,19 @@ class Scheduler:
         sequence.num_computed = len(cached) * self._pool.page_size
         if sequence.num_cached_tokens is None:
             sequence.num_cached_tokens = sequence.num_computed
+            self._shares.charge_prompt(sequence)
         return True
+
+    def _find_cached(self, sequence: Sequence) -> list[int]:
+        """Return the pages of the longest cached prefix that leaves a token to compute.
+
+        The next token is chosen from the logits of that one.
+        """
+        if not self._can_share(sequence):
+            return []
+        self._extend_digests(sequence)
+        num_full = (len(sequence.token_ids) - 1) // self._pool.page_size
+        return self._pool.match(islice(sequence.digests, num_full))
 
     def _can_share(self, sequence: Sequence) -> bool:
         """Say whether cached pages may stand in; who asks for prompt logprobs needs the logits."""

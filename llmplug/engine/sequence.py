@@ -23,6 +23,7 @@ class Sequence:
         "is_running",
         "leader",
         "num_cached_tokens",
+        "num_charged",
         "num_computed",
         "num_published",
         "output_ids",
@@ -64,10 +65,16 @@ class Sequence:
         self.num_computed = 0
         self.num_published = 0  # pages that the prefix cache knows by their digest
         self.num_cached_tokens: int | None = None  # prompt tokens found cached at first admission
+        self.num_charged = 0  # output tokens that its tenant's counter has
         self.prompt_logprobs: list[TokenLogprob | None] | None = (
             None if sampling.prompt_logprobs is None else [None]
         )
         self.is_running = False
+
+    @property
+    def priority(self) -> int:
+        """Lower runs earlier."""
+        return self.rank[0]
 
     @property
     def num_prompt(self) -> int:

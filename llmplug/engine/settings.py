@@ -26,7 +26,9 @@ class EngineSettings:
     page_size: int = 16  # tokens of a page
     max_batch_tokens: int = 512  # tokens of a step
     max_sequences: int = 64  # sequences that run at once
-    prefill_chunk: int = 256  # prompt tokens of one sequence in a step
+    prefill_chunk: int = 256  # prompt tokens of one sequence in a step, at most
+    # What a step may take that has prompts beside decodes; None: as `step_budget` finds right.
+    inter_token_ms: float | None = None
     cache_dtype: str = "float32"  # torch's name
     is_prefix_cached: bool = True  # whether prompts share pages with earlier ones
     eos_token_ids: frozenset[int] = frozenset()
@@ -45,6 +47,8 @@ class EngineSettings:
         for name in sizes:
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.inter_token_ms is not None and not self.inter_token_ms > 0:
+            raise ConfigError(f"inter_token_ms is {self.inter_token_ms}; it must be above 0")
         if self.max_batch_tokens < self.max_sequences:
             raise ConfigError(
                 f"max_batch_tokens ({self.max_batch_tokens}) is below max_sequences "

@@ -135,7 +135,7 @@ def make_request(request_id: str, prompt_ids: Sequence[int], **changes: Any) -> 
     """A greedy request of 8 tokens, unless said otherwise."""
     outer = {
         name: changes.pop(name)
-        for name in ("num_sequences", "priority", "cache_salt")
+        for name in ("num_sequences", "priority", "cache_salt", "tenant")
         if name in changes
     }
     sampling = SamplingParams(**{"temperature": 0.0, "max_tokens": 8, **changes})

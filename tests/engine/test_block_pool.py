@@ -98,6 +98,33 @@ def test_the_end_of_a_prefix_goes_before_its_start() -> None:
     assert pool.match(digests) == pages[:2]
 
 
+def test_memory_that_was_touched_goes_before_new_and_new_before_a_known_prefix() -> None:
+    pool = BlockPool(6, 4)
+    first = pool.allocate(4)
+    pool.publish(first[0], b"known")
+    pool.free(first)
+    worthless, (known,) = first[1:], first[:1]
+    assert pool.allocate(3) == worthless
+    never_used = pool.allocate(2)
+    assert not set(never_used) & set(first)
+    assert pool.match([b"known"]) == [known]
+    pool.free(never_used[:1])
+    assert pool.allocate(1) == never_used[:1]
+    assert pool.allocate(1) == [known]
+    assert pool.match([b"known"]) == []
+
+
+def test_pages_that_would_be_freed_are_those_of_nobody_else() -> None:
+    pool = BlockPool(8, 4)
+    shared, alone, other = pool.allocate(2), pool.allocate(2), pool.allocate(1)
+    pool.share(shared)
+    pool.share(shared[:1])
+    holders = [[*shared, *alone], [*shared, *other]]
+    assert pool.find_freed(holders) == {shared[1], *alone, *other}
+    assert pool.find_freed(holders[:1]) == set(alone)
+    assert pool.find_freed([]) == set()
+
+
 def test_digests_are_of_all_tokens_before_and_of_the_salt() -> None:
     def digests(token_ids, salt=""):
         found: list[bytes] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 
@@ -22,6 +23,8 @@ from engine.fake_model import (
 from pydantic import BaseModel
 
 from llmplug import EngineError, InvalidRequest, SamplerSpec
+from llmplug.engine import engine as engine_module
+from llmplug.engine.cost_model import Work
 from llmplug.types import FinishReason
 
 
@@ -141,6 +144,61 @@ def test_num_sequences_share_the_prompt_and_differ_by_seed() -> None:
     shared = (count - 1) // 4 * 4
     assert model.num_tokens == count + 4 * (count - shared) + 5 * 3
     assert [found["a", i][0].num_cached_tokens for i in range(5)] == [0] + [shared] * 4
+
+
+def test_num_sequences_hold_the_pages_of_the_prompt_once() -> None:
+    """Ten full pages of the prompt are everybody's; its end and the answer are each one's own."""
+    engine = make_engine(max_batch_tokens=256, prefill_chunk=256)
+    engine.add(make_request("a", range(42), num_sequences=5, max_tokens=8, ignore_eos=True))
+    used = []
+    while engine.has_work:
+        engine.step()
+        used.append(engine.stats.num_pages_used)
+    assert max(used) == 10 + 5 * 2  # the last token is never computed
+
+
+def test_a_better_priority_gets_in_at_once_and_nobody_loses_a_token() -> None:
+    prompts = make_prompts(6)
+    engine = make_engine(max_sequences=3)
+    for i in range(5):
+        engine.add(make_request(str(i), prompts[i], max_tokens=40, priority=1))
+    for _ in range(10):
+        engine.step()
+    engine.add(make_request("5", prompts[5], max_tokens=3))
+    early = [delta for _ in range(8) for delta in engine.step().deltas]
+    assert finish_of([d for d in early if d.request_id == "5"]) is FinishReason.LENGTH
+    assert engine.stats.num_preemptions > 0
+    found = drain(engine)
+    assert_is_empty(engine)
+    assert sorted(found) == [(str(i), 0) for i in range(5)]
+
+
+def test_seconds_are_told_by_phase(monkeypatch) -> None:
+    """The clock is read five times a step: seconds 1, 2, 4 and 8 go by between."""
+    durations = itertools.cycle([0, 1, 2, 4, 8])
+    clock = itertools.accumulate(durations)
+    monkeypatch.setattr(engine_module, "perf_counter", clock.__next__)
+    engine = make_engine()
+    seen: list[float] = []
+    engine._cost.observe = lambda work, seconds: seen.append(seconds)
+    engine.add(make_request("a", [1, 2, 3], max_tokens=3))
+    drain(engine)
+    stats = engine.stats
+    assert stats.num_steps == 3
+    seconds = (stats.schedule_s, stats.run_s, stats.sample_s, stats.record_s)
+    assert seconds == (3 * 1, 3 * 2, 3 * 4, 3 * 8)
+    assert seen == [2 + 4] * 3  # a device is waited for while sampling
+
+
+def test_the_cost_model_hears_of_each_step_once() -> None:
+    engine = make_engine(prefill_chunk=16, max_batch_tokens=16)
+    seen: list[Work] = []
+    engine._cost.observe = lambda work, seconds: seen.append(work)
+    engine.add(make_request("a", range(40), max_tokens=3))
+    drain(engine)
+    # Of the first two steps nothing was chosen: they count with the third.
+    assert [(w.num_steps, w.num_tokens) for w in seen] == [(3, 40), (1, 1), (1, 1)]
+    assert [w.num_read for w in seen] == [16 + 32 + 40, 41, 42]
 
 
 def test_prefix_cache_is_told_salted_and_gives_the_same_tokens() -> None:
