@@ -49,6 +49,8 @@ class EngineCollector(Collector):
         ("engine_cached_tokens", "num_cached_tokens", "Prompt tokens found in the prefix cache"),
     )
 
+    _PHASES = ("schedule", "run", "sample", "record")
+
     def __init__(self, read: StatsReader) -> None:
         self._read = read
 
@@ -67,6 +69,13 @@ class EngineCollector(Collector):
                 if stats is not None:
                     family.add_metric([model], float(getattr(stats, field)))
             yield family
+        seconds = CounterMetricFamily(
+            "llmplug_engine_seconds", "Seconds of all steps by phase", labels=["model", "phase"]
+        )
+        for model, _, stats in rows:
+            for phase in self._PHASES if stats is not None else ():
+                seconds.add_metric([model, phase], float(getattr(stats, f"{phase}_s")))
+        yield seconds
 
 
 class Metrics:

@@ -229,6 +229,7 @@ class Service:
         num_sequences: int = 1,
         priority: int = 0,
         cache_salt: str = "",
+        tenant: str = "",
         continues_text: bool = False,
         echoes: Sequence[Echo] = (),
         is_scoring: bool = False,
@@ -253,6 +254,7 @@ class Service:
                 num_sequences=num_sequences,
                 priority=priority,
                 cache_salt=cache_salt,
+                tenant=tenant,
             )
             for ids in prompts
         ]

@@ -136,7 +136,9 @@ class FakeEngine:
         self.script = script or speak("Hello", " wor", "ld")
         self.state = "loading"
         self.loading: EngineLoading | None = None
-        self.stats: EngineStats | None = EngineStats(num_running=3, num_pages=10, num_pages_used=4)
+        self.stats: EngineStats | None = EngineStats(
+            num_running=3, num_pages=10, num_pages_used=4, schedule_s=0.5, run_s=12.0
+        )
         self.failure: LlmplugError | None = None
         self.requests: list[GenerateRequest] = []
         self.aborted: list[tuple[str, int | None]] = []

@@ -106,6 +106,26 @@ async def test_prefixes_are_shared_within_a_key_only(start: StartServer) -> None
     assert first == hashlib.sha256(KEYS[0].encode()).hexdigest()[:16] + "/s"
 
 
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/completions", {"prompt": "a"}),
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "a"}]}),
+    ],
+)
+async def test_the_engine_is_told_whose_request_it_is(start: StartServer, path, body) -> None:
+    server = await start(api_keys=KEYS)
+    for key in KEYS:
+        headers = {"x-api-key": key}
+        response = await server.http.post(path, json={"model": "toy", **body}, headers=headers)
+        assert response.status_code == 200
+    tenants = [request.tenant for request in server.engine.requests]
+    assert tenants == [hashlib.sha256(key.encode()).hexdigest()[:16] for key in KEYS]
+    is_open = await start()
+    assert (await is_open.http.post(path, json={"model": "toy", **body})).status_code == 200
+    assert is_open.engine.requests[0].tenant == ""
+
+
 async def test_logs_hold_neither_prompt_nor_key(
     start: StartServer, caplog: pytest.LogCaptureFixture
 ) -> None:

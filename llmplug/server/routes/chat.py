@@ -89,6 +89,7 @@ async def _prepare(
         num_sequences=1 if asked.n is None else asked.n,
         priority=asked.priority or 0,
         cache_salt=salt_for(request, asked.cache_salt),
+        tenant=record_of(request).caller,
         continues_text=is_continued,
     )
 

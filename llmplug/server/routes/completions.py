@@ -99,6 +99,7 @@ async def _prepare(
         num_sequences=1 if asked.n is None else asked.n,
         priority=asked.priority or 0,
         cache_salt=salt_for(request, asked.cache_salt),
+        tenant=record_of(request).caller,
         continues_text=True,
         echoes=echoes,
         is_scoring=is_scoring,
