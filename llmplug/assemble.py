@@ -153,10 +153,12 @@ def plan_engine(
         cache_dtype=cache_dtype.chosen,
         context_length=rules.context_length,
     )
+    pace = config.scheduler.inter_token_ms
     settings = EngineSettings(
         max_batch_tokens=config.scheduler.max_batch_tokens,
         max_sequences=config.scheduler.max_sequences,
         prefill_chunk=config.scheduler.prefill_chunk,
+        inter_token_ms=None if pace == "auto" else pace,
         page_size=config.cache.page_size,
         num_pages=num_pages,
         context_length=rules.context_length,

@@ -9,9 +9,10 @@ with LLM("config/mine.yaml") as llm:
 
 from __future__ import annotations
 
+import math
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -76,7 +77,11 @@ class LLM:
         self._progress = TerminalProgress() if progress is None else progress
         registry = assemble.load_registry(self._config)
         chosen = _choose_model(self._config, model)
-        self.plan = assemble.plan_model(chosen, registry, self._progress)
+        plan = assemble.plan_model(chosen, registry, self._progress)
+        if plan.settings.inter_token_ms is None:  # nobody reads along: steps as full as they can be
+            settings = replace(plan.settings, inter_token_ms=math.inf)
+            plan = replace(plan, settings=settings)
+        self.plan = plan
         self._engine = assemble.build_engine(self.plan, registry, self._progress)
         self.tokenizer = self.plan.tokenizer
 

@@ -50,6 +50,12 @@ def folder(made: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(made, tmp_path / "copy"))
 
 
+@pytest.mark.parametrize(("sets", "expected"), [((), None), (("35",), 35.0), (("auto",), None)])
+def test_the_engine_gets_the_inter_token_time(made: Path, sets, expected) -> None:
+    plan = make_plan(made, *(f"scheduler.inter_token_ms={value}" for value in sets))
+    assert plan.settings.inter_token_ms == expected
+
+
 # --- memory -------------------------------------------------------------------------------------
 @pytest.mark.parametrize(("dtype", "num_bytes"), [("float32", 4), ("float16", 2), ("auto", 2)])
 def test_the_cache_is_what_the_pages_hold(made: Path, dtype: str, num_bytes: int) -> None:

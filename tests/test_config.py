@@ -144,6 +144,20 @@ def test_config_travels_as_json() -> None:
             "x.yaml:4: models.0.scheduler.prefill_chunk: 600 is more than max_batch_tokens, 512",
         ),
         (
+            MODEL + "    scheduler:\n      inter_token_ms: 0\n",
+            (
+                "x.yaml:4: models.0.scheduler.inter_token_ms: expected auto, or milliseconds "
+                "above 0, got 0"
+            ),
+        ),
+        (
+            MODEL + "    scheduler: {inter_token_ms: fast}\n",
+            (
+                "x.yaml:3: models.0.scheduler.inter_token_ms: expected auto, or milliseconds "
+                "above 0, got 'fast'"
+            ),
+        ),
+        (
             MODEL + "    name: ' '\n",
             (
                 "x.yaml:3: models.0.name: ' ' is no name: empty, or with blanks around or control "

@@ -65,6 +65,13 @@ def llm(shared: LLM) -> Iterator[LLM]:
     assert (stats.num_running, stats.num_waiting, stats.num_pages_used) == (0, 0, 0)
 
 
+@pytest.mark.parametrize(("said", "expected"), [("auto", math.inf), ("30", 30.0)])
+def test_nobody_reads_along_unless_the_config_says_so(folder: Path, said, expected) -> None:
+    config = from_source(str(folder), sets=[f"models.0.scheduler.inter_token_ms={said}"])
+    with LLM(config, progress=ignore_progress) as llm:
+        assert llm._engine.settings.inter_token_ms == expected
+
+
 @torch.inference_mode()
 def decode(model: Any, prompt_ids: list[int], count: int = NUM_TOKENS) -> list[int]:
     """Let transformers decode greedily, past every end of text."""

@@ -6,6 +6,7 @@ The descriptions are what `llmplug config schema` and the docs print.
 from __future__ import annotations
 
 import ipaddress
+import math
 import re
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
@@ -75,6 +76,15 @@ def _parse_cache_memory(value: Any) -> Any:
     return size
 
 
+def _parse_inter_token_ms(value: Any) -> Any:
+    if value == "auto":
+        return value
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not 0 < value < math.inf:
+        raise ValueError(f"expected auto, or milliseconds above 0, got {value!r}")
+    return float(value)
+
+
 def _check_key(key: str) -> str:
     if not re.fullmatch(r"[!-~]+", key):
         raise ValueError("an API key is printable ASCII without spaces, and not empty")
@@ -103,6 +113,7 @@ CacheMemory = Annotated[
     PlainSerializer(format_size),
     WithJsonSchema(_SIZE_SCHEMA),
 ]
+InterTokenMs = Annotated[float | Literal["auto"], BeforeValidator(_parse_inter_token_ms)]
 Name = Annotated[str, AfterValidator(_check_name)]
 ApiKey = Annotated[str, AfterValidator(_check_key)]
 
@@ -182,7 +193,12 @@ class SchedulerConfig(Section):
     max_batch_tokens: int = Field(
         512, ge=1, description="Tokens of one step, prefill and decode together."
     )
-    prefill_chunk: int = Field(256, ge=1, description="Tokens of one prompt in one step.")
+    prefill_chunk: int = Field(256, ge=1, description="Tokens of one prompt in one step, at most.")
+    inter_token_ms: InterTokenMs = Field(
+        "auto",
+        description="What a step may take, so that prompts do not hold up whoever is being "
+        "answered; auto: 50, or twice what the step takes without prompts where that is more.",
+    )
 
     @model_validator(mode="after")
     def _check_budget(self) -> SchedulerConfig:
