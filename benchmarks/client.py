@@ -15,10 +15,16 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from benchmarks.workload import spell
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
 REQUEST_TIMEOUT_S = 590.0
+
+
+# How prompts are sent: as token ids, as text, as one message of a chat.
+PATHS = {"tokens": "/v1/completions", "text": "/v1/completions", "chat": "/v1/chat/completions"}
 
 
 class Job(msgspec.Struct, frozen=True):
@@ -29,6 +35,9 @@ class Job(msgspec.Struct, frozen=True):
     prompts: list[list[int]]
     output_tokens: int
     concurrency: int
+    api: str = "tokens"  # one of PATHS
+    fields: dict[str, Any] = {}  # of the request, besides or instead of ours; null takes one away
+    needs_done: bool = True  # whether a stream without a `[DONE]` at its end is a failure
 
 
 class Timing(msgspec.Struct):
@@ -38,15 +47,32 @@ class Timing(msgspec.Struct):
     content_times: list[float] = []
     ended: float = 0.0
     output_tokens: int = 0
+    prompt_tokens: int = 0  # as the server counts them, or else as many as were sent
+    cached_tokens: int | None = None  # of the prompt; None: the server does not say
     failure: str = ""
+
+
+class _Message(msgspec.Struct):
+    content: str | None = ""
 
 
 class _Choice(msgspec.Struct):
     text: str | None = ""
+    delta: _Message | None = None
+
+    @property
+    def has_text(self) -> bool:
+        return bool(self.text or (self.delta and self.delta.content))
+
+
+class _PromptDetails(msgspec.Struct):
+    cached_tokens: int | None = None
 
 
 class _Usage(msgspec.Struct):
+    prompt_tokens: int = 0
     completion_tokens: int = 0
+    prompt_tokens_details: _PromptDetails | None = None
 
 
 class _Event(msgspec.Struct):
@@ -77,11 +103,11 @@ async def read_body(reader: asyncio.StreamReader) -> AsyncIterator[bytes]:
         yield (await reader.readexactly(size + 2))[:-2]
 
 
-async def read_events(reader: asyncio.StreamReader) -> AsyncIterator[bytes]:
+async def read_events(reader: asyncio.StreamReader, needs_done: bool) -> AsyncIterator[bytes]:
     """Yield the data of server-sent events, up to and without `[DONE]`.
 
     Raises:
-        _RefusedError: the stream ends without it.
+        _RefusedError: the stream ends without it, though it needs one.
     """
     rest = b""
     async for part in read_body(reader):
@@ -92,47 +118,61 @@ async def read_events(reader: asyncio.StreamReader) -> AsyncIterator[bytes]:
                 if data == b"[DONE]":
                     return
                 yield data
-    raise _RefusedError("the stream ends without [DONE]")
+    if needs_done:
+        raise _RefusedError("the stream ends without [DONE]")
 
 
-async def _follow(reader: asyncio.StreamReader, timing: Timing) -> None:
-    async for data in read_events(reader):
+async def _follow(reader: asyncio.StreamReader, timing: Timing, needs_done: bool) -> None:
+    async for data in read_events(reader, needs_done):
         now = time.monotonic()
         event = _decode_event(data)
         if event.error is not None:
             raise _RefusedError(str(event.error))
-        if any(choice.text for choice in event.choices):
+        if any(choice.has_text for choice in event.choices):
             timing.content_times.append(now)
         if event.usage is not None:
             timing.output_tokens = event.usage.completion_tokens
+            timing.prompt_tokens = event.usage.prompt_tokens or timing.prompt_tokens
+            if event.usage.prompt_tokens_details is not None:
+                timing.cached_tokens = event.usage.prompt_tokens_details.cached_tokens
+
+
+def make_request(job: Job, prompt: Sequence[int]) -> bytes:
+    """Write the HTTP request for one prompt."""
+    fields: dict[str, Any] = {
+        "model": job.model,
+        "max_tokens": job.output_tokens,
+        "temperature": 0,
+        "ignore_eos": True,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+    if job.api == "chat":
+        fields["messages"] = [{"role": "user", "content": spell(prompt)}]
+    else:
+        fields["prompt"] = prompt if job.api == "tokens" else spell(prompt)
+    fields |= job.fields
+    body = msgspec.json.encode({key: value for key, value in fields.items() if value is not None})
+    head = (
+        f"POST {PATHS[job.api]} HTTP/1.1\r\nHost: {urlsplit(job.url).netloc}\r\n"
+        "Connection: close\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {len(body)}\r\n\r\n"
+    )
+    return head.encode() + body
 
 
 async def send(job: Job, prompt: Sequence[int]) -> Timing:
     """Send one streamed request and time it; never raises for what the server does."""
     parts = urlsplit(job.url)
-    body = msgspec.json.encode(
-        {
-            "model": job.model,
-            "prompt": prompt,
-            "max_tokens": job.output_tokens,
-            "temperature": 0,
-            "ignore_eos": True,
-            "stream": True,
-            "stream_options": {"include_usage": True},
-        }
-    )
-    head = (
-        f"POST /v1/completions HTTP/1.1\r\nHost: {parts.netloc}\r\nConnection: close\r\n"
-        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-    )
-    timing = Timing(started=time.monotonic())
+    request = make_request(job, prompt)
+    timing = Timing(started=time.monotonic(), prompt_tokens=len(prompt))
     writer = None
     try:
         async with asyncio.timeout(REQUEST_TIMEOUT_S):
             reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
             timing.started = time.monotonic()
-            writer.write(head.encode() + body)
-            await _follow(reader, timing)
+            writer.write(request)
+            await _follow(reader, timing, job.needs_done)
     except (OSError, EOFError, TimeoutError, msgspec.MsgspecError, _RefusedError) as error:
         timing.failure = f"{type(error).__name__}: {error}"
     finally:

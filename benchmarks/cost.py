@@ -12,14 +12,22 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
     from benchmarks.probe import Probe
     from benchmarks.workload import Workload
+    from llmplug import KeptWeight, LazyTensor
     from llmplug.plan import ModelPlan
+    from llmplug.registry import Registry
+    from llmplug.specs import Weight
+
+    Keep = Callable[[LazyTensor, str], KeptWeight]
 
 # One integer instruction multiplies four times as many 8-bit numbers as one FMA does float32.
 INTEGER_SPEEDUP = 4.0
 KV_BYTES = 2  # of one cached number: the least that is in use
-FLOAT_FORMATS = {"F64", "F32", "F16", "BF16"}
+FLOAT_FORMATS = {"F64", "F32", "F16", "BF16", "float32", "float16", "bfloat16"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +55,7 @@ class Limit:
     """The best that the machine allows."""
 
     output_tok_s: float
+    ttft_s: float
     tpot_s: float
     bound: str  # memory or compute
 
@@ -56,7 +65,7 @@ def find_limit(cost: ModelCost, machine: Probe, workload: Workload, concurrency:
 
     Of each request, all tokens but a cached prefix are computed; each step reads the weights
     once for at most `concurrency` new tokens, and what of the sequences' keys and values is not
-    shared.
+    shared. The first token waits for its own prompt and for nobody else's.
     """
     bandwidth = machine.bandwidth_gb_s * 1e9
     flops = machine.gemm_gflop_s * 1e9 * (INTEGER_SPEEDUP if cost.is_integer else 1.0)
@@ -71,33 +80,70 @@ def find_limit(cost: ModelCost, machine: Probe, workload: Workload, concurrency:
     token_compute_s = 2 * (cost.body_params + cost.head_params) / flops
     return Limit(
         output_tok_s=output / max(memory_s, compute_s),
+        ttft_s=max(read_s, 2 * prompt * cost.body_params / flops),
         tpot_s=max(read_s + attend_s, token_compute_s),
         bound="memory" if memory_s >= compute_s else "compute",
     )
 
 
-def read_cost(plan: ModelPlan) -> ModelCost:
-    """Read from a model's weight table and file headers what one pass takes.
+def find_cost(config_path: Path | None, sets: Sequence[str] = ()) -> ModelCost | None:
+    """Plan the first model of a config and count what it takes; None without a config."""
+    if config_path is None:
+        return None
+    from llmplug.assemble import load_registry, plan_model
+    from llmplug.config import load
 
-    Bytes are those of the file: a kernel that unpacks weights reads more, none reads fewer.
+    config = load(config_path, sets=list(sets))
+    registry = load_registry(config)
+    plan = plan_model(config.models[0], registry, lambda stage, done, total: None)
+    return read_cost(plan, find_keep(plan, registry))
+
+
+def find_keep(plan: ModelPlan, registry: Registry) -> Keep | None:
+    """Return how the kernel that serves `linear` keeps weights; None: dense."""
+    (chosen,) = [choice.kernel for choice in plan.kernels if choice.op == "linear"]
+    specs = [entry.spec for entry in registry.kernels if entry.spec.op == "linear"]
+    return next((spec.keep for spec in specs if spec.name == chosen), None)
+
+
+def list_tensors(plan: ModelPlan) -> Iterator[tuple[Weight, bool, LazyTensor]]:
+    """Yield what a step reads, but biases: (entry of the table, in a layer?, tensor of the file).
+
+    An embedding table is left out, of which a step reads a few rows; an output head that is tied
+    to it is not.
     """
     tensors = plan.checkpoint.tensors
-    weight_bytes = body = head = 0
-    is_integer = False
     for weight in plan.model.weights(plan.checkpoint.config):
+        is_layer = "{layer}" in weight.name
         if weight.kind == "embedding":
-            continue  # a few rows a step
-        for layer in range(plan.shape.num_layers) if "{layer}" in weight.name else [None]:
-            for source in weight.sources:
+            continue
+        for layer in range(plan.shape.num_layers) if is_layer else [0]:
+            for at, source in enumerate(weight.sources):
                 name = source.format(layer=layer)
                 if name not in tensors:
-                    name = weight.tied_to[weight.sources.index(source)].format(layer=layer)
-                tensor = tensors[name]
-                weight_bytes += tensor.num_bytes
-                is_integer |= tensor.format not in FLOAT_FORMATS
-                if weight.kind == "linear" and layer is None:
-                    head += math.prod(tensor.shape)
-                elif weight.kind == "linear":
-                    body += math.prod(tensor.shape)
+                    name = weight.tied_to[at].format(layer=layer)
+                yield weight, is_layer, tensors[name]
+
+
+def read_cost(plan: ModelPlan, keep: Keep | None = None) -> ModelCost:
+    """Read from a model's weight table and file headers what one pass takes.
+
+    Bytes of a weight are the fewer of those in its file and those that are kept of it: unpacking
+    is a choice, and no reason for a lower limit.
+    """
+    weight_bytes = body = head = 0
+    is_integer = False
+    for weight, is_layer, tensor in list_tensors(plan):
+        num_bytes, formats = tensor.num_bytes, {tensor.format}
+        if keep is not None and weight.kind == "linear":
+            kept = keep(tensor, plan.config.weights.format)
+            num_bytes = min(num_bytes, kept.num_bytes)
+            formats.add(kept.format)
+        weight_bytes += num_bytes
+        is_integer |= not formats <= FLOAT_FORMATS
+        if weight.kind == "linear" and is_layer:
+            body += math.prod(tensor.shape)
+        elif weight.kind == "linear":
+            head += math.prod(tensor.shape)
     kv = sum(2 * layer.num_kv_heads * layer.head_width for layer in plan.shape.layers)
     return ModelCost(weight_bytes, body, head, kv * KV_BYTES, is_integer)

@@ -22,6 +22,13 @@ class Probe:
     bandwidth_gb_s: float  # read only, 1e9 bytes
     gemm_gflop_s: float  # float32 on a CPU, bfloat16 on a GPU
 
+    def better(self, other: Probe) -> Probe:
+        """Return the best of both."""
+        return Probe(
+            max(self.bandwidth_gb_s, other.bandwidth_gb_s),
+            max(self.gemm_gflop_s, other.gemm_gflop_s),
+        )
+
 
 def best_s(run: Callable[[], object], finish: Callable[[], object]) -> float:
     """Return the least of the timings that fit into PROBE_S, in seconds; at least two."""

@@ -1,161 +1,206 @@
-"""Measure a server over HTTP: `python -m benchmarks.serve --help`.
+"""Measure servers over HTTP: `python -m benchmarks.serve --help`.
 
-One JSON line first for the machine, the server and the probe, then one for each workload and
-number of clients. The server is ours (`--config`), any other with the same API (`--command`), or
-one that runs already (`--url`).
+One JSON line first for each server (the machine, the probe, how long it took to start), then one
+for each workload and number of clients. The first server is ours (`--config`), any other with the
+same API (`--command`), or one that runs already (`--url`). Others can be put beside it; they are
+measured one after the other, never two at once, and compared at the end.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
 import json
 import shlex
 import signal
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.client import Job, run_clients
-from benchmarks.cost import ModelCost, find_limit, read_cost
+import httpx
+
+from benchmarks.compare import compare_runs
+from benchmarks.cost import find_cost
 from benchmarks.machine import describe_machine
-from benchmarks.probe import Probe, probe
-from benchmarks.report import summarise_row, summarise_run
-from benchmarks.server import ServerProcess, find_free_port, first_model, wait_ready
-from benchmarks.workload import WORKLOADS, Workload, make_prompts
+from benchmarks.probe import probe
+from benchmarks.report import ImpossibleNumberError, summarise_row
+from benchmarks.server import first_model, read_version
+from benchmarks.session import Session
+from benchmarks.target import Target, add_target_arguments, make_targets
+from benchmarks.workload import WORKLOADS, Workload
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
-WARM_UP = Workload("warm-up", 64, 16)
+    from benchmarks.report import Run
+
+# What a peer may do without ending the measurement: not start, not serve, be faster than possible.
+PEER_ERRORS = (RuntimeError, OSError, ImpossibleNumberError, httpx.HTTPError)
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.serve", description=__doc__)
-    target = parser.add_mutually_exclusive_group(required=True)
-    target.add_argument("--config", type=Path, help="start llmplug with this file")
-    target.add_argument("--command", help="start this server; {port} is filled in")
-    target.add_argument("--url", help="measure the server at http://host:port")
-    parser.add_argument("--model", help="name of the model; the first one listed if left out")
+    add_target_arguments(parser)
     parser.add_argument(
-        "--workload", action="append", choices=sorted(WORKLOADS), help="default: random-128-128"
+        "--workload",
+        action="append",
+        choices=[*WORKLOADS, "all"],
+        help="may be given several times; default: random-128-128",
     )
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 8, 32])
     parser.add_argument("--requests", type=int, help="of a run; default: 2 a client, at least 4")
-    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--runs", type=int, default=3, help="of each row")
+    parser.add_argument(
+        "--rounds", type=int, default=1, help="over all servers, so that they take turns"
+    )
+    parser.add_argument(
+        "--idle", type=float, default=10, metavar="S", help="seconds to watch the idle server"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--client-processes", type=int, default=1)
     parser.add_argument("--ready-timeout", type=float, default=600, metavar="S")
     parser.add_argument("--probe-device", default="cpu", help="cpu, cuda")
-    parser.add_argument(
-        "--cost", type=Path, metavar="CONFIG", help="config of the same model, for the limit"
-    )
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    try:
+        args.targets = make_targets(args)
+    except ValueError as error:
+        parser.error(str(error))
+    names = args.workload or ["random-128-128"]
+    args.workloads = list(WORKLOADS.values()) if "all" in names else [WORKLOADS[n] for n in names]
+    return args
 
 
-def start_command(args: argparse.Namespace, port: int) -> list[str]:
-    """Return the command line of the server under test."""
-    if args.command:
-        return shlex.split(args.command.replace("{port}", str(port)))
-    program = Path(sys.executable).with_name("llmplug")
-    return [str(program), "serve", "--config", str(args.config), "--set", f"server.port={port}"]
-
-
-@contextlib.contextmanager
-def open_target(args: argparse.Namespace, log: Path) -> Iterator[tuple[str, ServerProcess | None]]:
-    """Yield the server's address, and its process if it is started here."""
-    if args.url:
-        url = args.url.rstrip("/").removesuffix("/v1")
-        wait_ready(url, args.ready_timeout)
-        yield url, None
-        return
-    port = find_free_port()
-    url = f"http://127.0.0.1:{port}"
-    with ServerProcess(start_command(args, port), url, log, args.ready_timeout) as process:
-        yield url, process
-
-
-def find_cost(config_path: Path | None) -> ModelCost | None:
-    """Plan the model of a config and count what it takes; None without a config."""
-    if config_path is None:
-        return None
-    from llmplug.assemble import load_registry, plan_model
-    from llmplug.config import load
-
-    config = load(config_path)
-    plan = plan_model(config.models[0], load_registry(config), lambda stage, done, total: None)
-    return read_cost(plan)
-
-
-def warm_up(url: str, model: str, clients: int) -> float:
-    """Send a few requests that are not counted; return how many seconds they took."""
-    started = time.monotonic()
-    prompts = make_prompts(WARM_UP, clients, seed=0)
-    timings = run_clients(Job(url, model, prompts, WARM_UP.output_tokens, clients))
-    failures = {timing.failure for timing in timings if timing.failure}
-    if failures:
-        raise RuntimeError(f"the server does not serve: {'; '.join(sorted(failures))}")
-    return time.monotonic() - started
-
-
-def measure_row(
-    args: argparse.Namespace, url: str, model: str, workload: Workload, clients: int
-) -> list[Any]:
-    """Run one workload several times, with prompts that no run before it had."""
-    count = args.requests or max(4, 2 * clients)
-    runs = []
-    for run in range(args.runs):
-        prompts = make_prompts(workload, count, seed=1_000_000 * args.seed + 1_000 * clients + run)
-        job = Job(url, model, prompts, workload.output_tokens, clients)
-        runs.append(summarise_run(run_clients(job, args.client_processes)))
-    return runs
-
-
-def print_row(**fields: Any) -> None:
+def print_line(**fields: Any) -> None:
     """Print one JSON line at once, so that nothing is lost when a later row fails."""
     print(json.dumps(fields), flush=True)
 
 
-def measure(args: argparse.Namespace, machine: Probe, cost: ModelCost | None, log: Path) -> bool:
-    """Measure every row; return whether all requests succeeded."""
-    is_good = True
-    with open_target(args, log) as (url, process):
-        model = args.model or first_model(url)
-        print_row(
-            kind="setup",
-            target=args.command or args.url or str(args.config),
-            model=model,
-            machine=describe_machine(),
-            probe=dataclasses.asdict(machine),
-            cost=dataclasses.asdict(cost) if cost else None,
-            ready_s=round(process.ready_s, 2) if process else None,
-            warm_up_s=round(warm_up(url, model, max(args.clients)), 2),
-            arguments=" ".join(sys.argv[1:]),
+class Measurement:
+    """All runs so far, by server, workload and number of clients; prints them as rows."""
+
+    def __init__(self, args: argparse.Namespace, log: Path) -> None:
+        self.args = args
+        self.log = log
+        self.runs: dict[tuple[str, str, int], list[Run]] = {}
+        self.costs = {t.name: find_cost(t.cost, t.sets) for t in args.targets}
+
+    def list_rows(self) -> list[tuple[Workload, int]]:
+        """Return workloads and numbers of clients, in the order in which they are measured."""
+        return [
+            (workload, clients)
+            for workload in self.args.workloads
+            for clients in ([1] if workload.is_prefill else self.args.clients)
+        ]
+
+    def measure_all(self) -> bool:
+        """Measure every server in every round; return whether all requests to ours succeeded.
+
+        Raises:
+            ImpossibleNumberError, RuntimeError, TimeoutError: about the first server.
+        """
+        for round_ in range(self.args.rounds):
+            for target in self.args.targets:
+                try:
+                    self.measure_target(target, round_)
+                except PEER_ERRORS as error:
+                    if target is self.args.targets[0]:
+                        raise
+                    print_line(kind="failure", server=target.name, round=round_, error=str(error))
+        if self.args.rounds > 1:
+            self.print_pooled()
+        self.print_ratios()
+        ours = self.args.targets[0].name
+        return not any(
+            run.failures for (name, *_), runs in self.runs.items() if name == ours for run in runs
         )
-        for name in args.workload or ["random-128-128"]:
-            workload = WORKLOADS[name]
-            for clients in args.clients:
-                runs = measure_row(args, url, model, workload, clients)
-                limit = find_limit(cost, machine, workload, clients) if cost else None
-                row = summarise_row(runs, limit)
-                is_good &= not row["failures"]
-                rss = round(process.peak_rss_bytes / 2**20) if process else None
-                print_row(kind="row", workload=name, clients=clients, **row, peak_rss_mib=rss)
-    return is_good
+
+    def measure_target(self, target: Target, round_: int) -> None:
+        """Probe, start one server, measure its rows, watch it idle, stop it."""
+        machine = probe(self.args.probe_device)
+        cost = self.costs[target.name]
+        with target.open(self.log, self.args.ready_timeout) as (url, process):
+            model = target.model or first_model(url)
+            session = Session(self.args, target, round_, url, process, model, machine, cost)
+            warm_up_s, warm_up_failures = session.warm_up(max(self.args.clients))
+            print_line(
+                kind="setup",
+                server=target.name,
+                round=round_,
+                target=shlex.join(target.command).replace(f"{Path.cwd()}/", "") or target.url,
+                version=read_version(url),
+                model=model,
+                api=target.api,
+                fields=target.fields,
+                machine=describe_machine(),
+                probe=dataclasses.asdict(machine),
+                cost=dataclasses.asdict(cost) if cost else None,
+                ready_s=round(process.ready_s, 2) if process else None,
+                warm_up_s=round(warm_up_s, 2),
+                warm_up_failures=warm_up_failures,
+                arguments=shlex.join(sys.argv[1:]),
+            )
+            for workload, clients in self.list_rows():
+                self.measure_row(session, workload, clients)
+            if process and self.args.idle:
+                watched = session.watch_idle(self.args.idle)
+                print_line(kind="idle", server=target.name, round=round_, **watched)
+
+    def measure_row(self, session: Session, workload: Workload, clients: int) -> None:
+        """Measure one workload and number of clients, and print what is known of it now.
+
+        Raises:
+            ImpossibleNumberError: none of these runs is kept.
+        """
+        key = (session.target.name, workload.name, clients)
+        known, runs = self.runs.get(key, []), session.measure_row(workload, clients)
+        try:
+            row = summarise_row([*known, *runs], workload)
+        except ImpossibleNumberError:
+            # The machine may have been busier while it was probed than while it was measured.
+            session.machine = session.machine.better(probe(self.args.probe_device))
+            print_line(kind="probe", server=key[0], **dataclasses.asdict(session.machine))
+            limit = session.find_limit(workload, clients)
+            runs = [dataclasses.replace(run, limit=limit) for run in runs]
+            row = summarise_row([*known, *runs], workload)
+        self.runs[key] = [*known, *runs]
+        # With several rounds, what a row says is known at the end; parts are for a crash.
+        kind = "part" if self.args.rounds > 1 else "row"
+        print_line(kind=kind, **self.name_row(*key), **row)
+
+    @staticmethod
+    def name_row(server: str, workload: str, clients: int) -> dict[str, Any]:
+        """Return what a row is of."""
+        return {"server": server, "workload": workload, "clients": clients}
+
+    def print_pooled(self) -> None:
+        """Print the rows over all rounds."""
+        for workload, clients in self.list_rows():
+            for target in self.args.targets:
+                key = (target.name, workload.name, clients)
+                if key in self.runs:
+                    row = summarise_row(self.runs[key], workload)
+                    print_line(kind="row", **self.name_row(*key), **row)
+
+    def print_ratios(self) -> None:
+        """Print how the first server compares with each other one, where both have a row."""
+        ours, *peers = (target.name for target in self.args.targets)
+        for workload, clients in self.list_rows():
+            for peer in peers:
+                sides = [self.runs.get((name, workload.name, clients)) for name in (ours, peer)]
+                if sides[0] and sides[1]:
+                    ratios = compare_runs(sides[0], sides[1], workload)
+                    names = self.name_row(ours, workload.name, clients)
+                    print_line(kind="ratio", peer=peer, **names, **ratios)
 
 
-def main() -> int:
-    """Probe, start, measure, print; 1 if a request failed."""
-    args = parse_arguments()
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure and print; 1 if a request to the first server failed."""
+    args = parse_arguments(argv)
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(143))  # so that the server stops
-    cost = find_cost(args.cost or args.config)
-    machine = probe(args.probe_device)
     with tempfile.TemporaryDirectory(prefix="llmplug-bench-") as folder:
-        return 0 if measure(args, machine, cost, Path(folder) / "server.log") else 1
+        return 0 if Measurement(args, Path(folder) / "server.log").measure_all() else 1
 
 
 if __name__ == "__main__":

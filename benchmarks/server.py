@@ -1,4 +1,4 @@
-"""A server under test: start it, wait until it answers, watch its memory, stop it."""
+"""A server under test: start it, wait until it answers, watch what it takes, stop it."""
 
 from __future__ import annotations
 
@@ -9,17 +9,24 @@ import socket
 import subprocess
 import threading
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 import httpx
+from prometheus_client.parser import text_string_to_metric_families
+
+from benchmarks.processes import list_tree, read_cpu_by_role, read_rss
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
     from types import TracebackType
 
 SAMPLE_S = 0.2  # between two looks at the memory
 STOP_TIMEOUT_S = 30.0
+# Where servers say that they are ready; the first one that there is decides.
+READY_PATHS = ("/ready", "/health", "/v1/models")
+# Where they say what they are: the name of the field.
+VERSION_FIELDS = {"/version": "version", "/props": "build_info"}
 
 
 def find_free_port() -> int:
@@ -27,29 +34,6 @@ def find_free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])
-
-
-def list_tree(pid: int) -> list[int]:
-    """Return a process and all its descendants; empty when it is gone."""
-    try:
-        children = [
-            int(child)
-            for tasks in Path(f"/proc/{pid}/task").iterdir()
-            for child in (tasks / "children").read_text().split()
-        ]
-    except (FileNotFoundError, ProcessLookupError):
-        return []
-    return [pid, *(member for child in children for member in list_tree(child))]
-
-
-def read_rss(pid: int) -> int:
-    """Return the resident bytes of one process, 0 when it is gone."""
-    try:
-        status = Path(f"/proc/{pid}/status").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return 0
-    sizes = [line.split()[1] for line in status.splitlines() if line.startswith("VmRSS:")]
-    return int(sizes[0]) * 1024 if sizes else 0  # a zombie has none
 
 
 class ServerProcess:
@@ -99,6 +83,11 @@ class ServerProcess:
     ) -> None:
         self._stop()
 
+    @property
+    def cpu_s(self) -> dict[str, float]:
+        """Processor seconds so far, by role: see `processes.list_roles`."""
+        return read_cpu_by_role(self._process.pid)
+
     def _check_alive(self) -> None:
         if self._process.poll() is not None:
             tail = self._log.read_text(errors="replace")[-2000:]
@@ -122,31 +111,63 @@ class ServerProcess:
             os.killpg(self._process.pid, signal.SIGKILL)
 
 
-def wait_ready(url: str, timeout_s: float, check_alive: object = None) -> None:
-    """Wait for 200 from /ready, or from /v1/models where there is no such route.
+def wait_ready(url: str, timeout_s: float, check_alive: Callable[[], None] = lambda: None) -> None:
+    """Wait for 200 from the first of READY_PATHS that the server has.
 
     Raises:
         TimeoutError: it did not come in time.
     """
     deadline = time.monotonic() + timeout_s
-    path = "/ready"
+    paths = list(READY_PATHS)
     with httpx.Client(base_url=url, timeout=5.0, trust_env=False) as http:
         while time.monotonic() < deadline:
-            if callable(check_alive):
-                check_alive()
+            check_alive()
             try:
-                status = http.get(path).status_code
+                status = http.get(paths[0]).status_code
             except httpx.TransportError:
                 status = 0
             if status == httpx.codes.OK:
                 return
-            if status == httpx.codes.NOT_FOUND:
-                path = "/v1/models"
+            if httpx.codes.is_client_error(status) and len(paths) > 1:
+                del paths[0]
+                continue
             time.sleep(0.05)
-    raise TimeoutError(f"{url}{path} is not ready after {timeout_s:.0f} s")
+    raise TimeoutError(f"{url}{paths[0]} is not ready after {timeout_s:.0f} s")
 
 
 def first_model(url: str) -> str:
-    """Return the id of the first model that the server lists."""
-    answer = httpx.get(f"{url}/v1/models", timeout=30.0, trust_env=False).raise_for_status()
-    return str(answer.json()["data"][0]["id"])
+    """Return the id of the first model that the server lists.
+
+    Raises:
+        RuntimeError: it lists none.
+    """
+    answer = httpx.get(f"{url}/v1/models", timeout=30.0, trust_env=False)
+    try:
+        return str(answer.raise_for_status().json()["data"][0]["id"])
+    except (httpx.HTTPStatusError, ValueError, LookupError, TypeError) as error:
+        raise RuntimeError(f"{url}/v1/models lists no model: name one") from error
+
+
+def read_version(url: str) -> str | None:
+    """Return what the server says it is, None where it does not say."""
+    with httpx.Client(base_url=url, timeout=5.0, trust_env=False) as http:
+        for path, field in VERSION_FIELDS.items():
+            try:
+                return str(http.get(path).raise_for_status().json()[field])
+            except (httpx.HTTPError, ValueError, LookupError, TypeError):
+                continue
+    return None
+
+
+def read_engine_s(url: str) -> dict[str, float]:
+    """Return the seconds of each phase of our engines so far; empty where nobody counts them."""
+    answer = httpx.get(f"{url}/metrics", timeout=30.0, trust_env=False)
+    if answer.status_code != httpx.codes.OK:
+        return {}
+    seconds: dict[str, float] = {}
+    for family in text_string_to_metric_families(answer.text):
+        for sample in family.samples:
+            if sample.name == "llmplug_engine_seconds_total":
+                phase = sample.labels["phase"]
+                seconds[phase] = seconds.get(phase, 0.0) + sample.value
+    return seconds

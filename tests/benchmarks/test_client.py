@@ -24,6 +24,7 @@ class FakeServer:
     def __init__(self, parts: list[bytes]) -> None:
         self.parts = parts
         self.bodies: list[dict[str, object]] = []
+        self.paths: list[str] = []
         self.url = ""
         self.most_at_once = 0
         self._at_once = 0
@@ -32,6 +33,7 @@ class FakeServer:
         self._at_once += 1
         self.most_at_once = max(self.most_at_once, self._at_once)
         head = (await reader.readuntil(b"\r\n\r\n")).decode()
+        self.paths.append(head.split()[1])
         length = int(head.split("Content-Length: ")[1].split("\r\n")[0])
         self.bodies.append(json.loads(await reader.readexactly(length)))
         for part in self.parts:
@@ -112,6 +114,48 @@ async def test_requests_fix_the_length_and_never_exceed_the_concurrency() -> Non
     assert sorted(body["prompt"] for body in fake.bodies) == prompts
     body = fake.bodies[0]
     assert (body["max_tokens"], body["ignore_eos"], body["stream"]) == (4, True, True)
+
+
+async def test_what_a_prompt_cost_is_read_from_the_usage() -> None:
+    details = {"prompt_tokens": 9, "completion_tokens": 4}
+    silent = await request_once(chunked(4 * TEXT + USAGE + DONE))
+    assert (silent.prompt_tokens, silent.cached_tokens) == (2, None)  # as many as were sent
+    details["prompt_tokens_details"] = {"cached_tokens": 7}
+    event = "data: " + json.dumps({"choices": [], "usage": details}) + "\n\n"
+    told = await request_once(chunked(4 * TEXT + event + DONE))
+    assert (told.prompt_tokens, told.cached_tokens) == (9, 7)
+
+
+async def test_chat_and_text_carry_words_in_place_of_ids() -> None:
+    delta = 'data: {"choices": [{"delta": {"role": "assistant", "content": "a"}}]}\n\n'
+    role = 'data: {"choices": [{"delta": {"role": "assistant"}}]}\n\n'
+    async with serving(chunked(role + 4 * delta + USAGE + DONE)) as fake:
+        jobs = [Job(fake.url, "m", [[3, 1, 3]], 4, 1, api=api) for api in ("chat", "text")]
+        timings = [timing for job in jobs for timing in await run_job(job)]
+    assert [timing.failure for timing in timings] == ["", ""]
+    assert [len(timing.content_times) for timing in timings] == [4, 4]  # a role is no text
+    chat, text = fake.bodies
+    assert chat["messages"] == [{"role": "user", "content": text["prompt"]}]
+    words = str(text["prompt"]).split()
+    assert len(words) == 3
+    assert words[0] == words[2] != words[1]
+    assert fake.paths == ["/v1/chat/completions", "/v1/completions"]
+
+
+async def test_fields_are_added_replaced_and_left_out() -> None:
+    fields = {"ignore_eos": None, "temperature": 0.5, "min_tokens": 4}
+    async with serving(chunked(4 * TEXT + USAGE + DONE)) as fake:
+        await run_job(Job(fake.url, "m", [[1]], 4, 1, fields=fields))
+    (body,) = fake.bodies
+    assert "ignore_eos" not in body
+    assert (body["temperature"], body["min_tokens"], body["max_tokens"]) == (0.5, 4, 4)
+
+
+async def test_some_servers_need_not_say_that_they_are_done() -> None:
+    async with serving(chunked(4 * TEXT + USAGE)) as fake:
+        job = Job(fake.url, "m", [[1]], 4, 1, needs_done=False)
+        (timing,) = await run_job(job)
+    assert timing.failure == ""
 
 
 async def test_client_processes_share_the_work() -> None:
