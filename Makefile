@@ -93,5 +93,5 @@ $(SERVE_READY): $(FROZEN) | $(BIN)/python
 	@touch $@
 
 $(WORK_READY): $(SERVE_READY)
-	@$(INSTALL) --no-build-isolation --editable '.[test,dev]'
+	@$(INSTALL) --no-build-isolation --editable '.[test,dev,bench]'
 	@touch $@
