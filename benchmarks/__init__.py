@@ -1,11 +1,22 @@
-"""Measurements: `python -m benchmarks.serve` measures a server from outside, over HTTP.
+"""Measurements: `python -m benchmarks.serve` measures servers from outside, over HTTP.
 
 workload   prompts, the same for the same seed
 client     requests and their timings, in processes of their own
-server     start, wait until ready, peak memory, stop
+target     the servers of the command line: ours, variants of it, peers
+server     start, wait until ready, ask what it is, stop
+processes  memory and processor time of a server's processes
+session    what is done with one server: warm it up, measure it, watch it idle
 probe      what the machine can do: bandwidth, matrix products
 cost       what the model asks of it, and so the limit that no server passes
-samplers   what sampling alone costs, without a server
-report     timings to numbers, numbers to a JSON line
+report     timings to numbers; defines them
+compare    ours / theirs
 machine    what it ran on
+
+quality    what a weight format costs in quality, without a server
+samplers   what sampling alone costs, without a server
+cpu_kernels   what the kernels alone reach
+
+results    the printed lines, read again
+table      ... as markdown
+plot       ... as a picture
 """
