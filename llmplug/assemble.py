@@ -24,7 +24,6 @@ from llmplug import generation_defaults, plugins, resources
 from llmplug.config import Config, ModelConfig
 from llmplug.did_you_mean import did_you_mean
 from llmplug.engine.settings import EngineSettings
-from llmplug.engine.stage_clock import StageClock
 from llmplug.errors import ConfigError, PluginError, SourceError
 from llmplug.plan import (
     Choice,
@@ -43,6 +42,7 @@ if TYPE_CHECKING:
     from llmplug.engine.client import EngineClient
     from llmplug.engine.engine import Engine
     from llmplug.engine.process import EngineProcess
+    from llmplug.engine.stage_clock import StageClock
     from llmplug.ops import KernelChoice
     from llmplug.specs import Checkpoint, KeptWeight, KernelSpec, LazyTensor, Progress
 
@@ -347,13 +347,19 @@ def connect_engine(
     )
 
 
-def run_engine_process(socket_path: str) -> int:
-    """Run one model's engine: the other end of `connect_engine`. Returns the exit status."""
+def run_engine_process(socket_path: str, clock: StageClock) -> int:
+    """Run one model's engine: the other end of `connect_engine`.
+
+    Args:
+        clock: has begun with the stage of imports.
+
+    Returns:
+        The exit status.
+    """
     from llmplug.engine.worker import read_payload, run_worker
 
-    gc.disable()  # a start leaves no garbage to speak of; `run_worker` turns it on again
-    clock = StageClock("imports")
     _import_engine()
+    gc.freeze()  # the modules live on: no collection need look at them
     clock.begin("waiting")
     wanted = msgspec.json.decode(read_payload(socket_path))
     clock.begin("plugins")
@@ -366,13 +372,15 @@ def run_engine_process(socket_path: str) -> int:
                 "the engine process finds other plugins than the server did; "
                 "were some installed or removed meanwhile? Start the server again"
             )
-        clock.begin("plan")
+        clock.begin("files")
         (model,) = [model for model in config.models if model.name == wanted["model"]]
         # The server has resolved the source; the engine process opens the very same files.
         files = open_files(Path(wanted["path"]), registry, [])
         rules = msgspec.convert(wanted["rules"], SequenceRules)
+        timed = clock.watch(progress)
+        timed("kernels", 0, 0)  # to plan with them, a plugin may compile its own the first time
         plan = plan_engine(model, files, rules, registry)
-        engine = build_engine(plan, registry, clock.watch(progress))
+        engine = build_engine(plan, registry, timed)
         engine.report["choices"] = [[line.topic, line.chosen] for line in plan.report()]
         engine.report["seconds"] = clock.end()
         return engine

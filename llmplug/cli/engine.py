@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 
 NAME = "engine"
 HELP = argparse.SUPPRESS
@@ -15,6 +16,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Serve one model until the server says stop or goes away."""
+    from llmplug.engine.stage_clock import StageClock
+
+    # To look for garbage meanwhile makes a start a fifth longer; `run_worker` turns it on again.
+    gc.disable()
+    clock = StageClock("imports")
     from llmplug.assemble import run_engine_process
 
-    return run_engine_process(args.socket)
+    return run_engine_process(args.socket, clock)

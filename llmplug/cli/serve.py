@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import logging
 import sys
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from llmplug.config import Config, ModelConfig
     from llmplug.engine.process import EngineProcess
@@ -36,31 +37,27 @@ def run(args: argparse.Namespace) -> int:
     """Plan, start the engines and serve."""
     from llmplug.engine.process import EngineProcess
 
-    # Before all else: an engine imports torch meanwhile, which takes longer than to plan, and
-    # whatever the config says, it has a model.
+    gc.disable()  # a start leaves no garbage to speak of
     with ExitStack() as stack:
-        processes = [stack.enter_context(_running_ahead(EngineProcess(ENGINE_ARGV)))]
-        from llmplug.cli.arguments import read_config_or_source
-
-        config = read_config_or_source(args, host=args.host, port=args.port, api_key=args.api_key)
-        for _ in config.models[1:]:
-            processes.append(stack.enter_context(_running_ahead(EngineProcess(ENGINE_ARGV))))
-        _set_up_logging(config)
-        if args.source is not None:
-            from llmplug.config import dump_yaml
-
-            sys.stderr.write(f"# the same as --config with this file:\n{dump_yaml(config)}\n")
+        stack.callback(gc.enable)
+        stack.callback(gc.unfreeze)
+        # Before all else, as an engine takes longer to import torch than we to plan; whatever the
+        # config says, it has a model.
+        processes = [stack.enter_context(EngineProcess(ENGINE_ARGV))]
+        config = _read_config(args)
+        processes += [stack.enter_context(EngineProcess(ENGINE_ARGV)) for _ in config.models[1:]]
         _serve(config, processes)
     return 0
 
 
-@contextmanager
-def _running_ahead(process: EngineProcess) -> Iterator[EngineProcess]:
-    """End the process at last, if nobody else has done it."""
-    try:
-        yield process
-    finally:
-        process.discard()
+def _read_config(args: argparse.Namespace) -> Config:
+    from llmplug.cli.arguments import read_config_or_source
+    from llmplug.config import dump_yaml
+
+    config = read_config_or_source(args, host=args.host, port=args.port, api_key=args.api_key)
+    if args.source is not None:
+        sys.stderr.write(f"# the same as --config with this file:\n{dump_yaml(config)}\n")
+    return config
 
 
 def _serve(config: Config, processes: Sequence[EngineProcess]) -> None:
@@ -70,6 +67,7 @@ def _serve(config: Config, processes: Sequence[EngineProcess]) -> None:
     from llmplug.server.app import create_app, serve
     from llmplug.server.service import Service
 
+    _set_up_logging(config)
     registry = assemble.load_registry(config)
     for plugin in registry.report.problems:
         logging.getLogger("llmplug").warning("%s", plugin)
@@ -78,6 +76,8 @@ def _serve(config: Config, processes: Sequence[EngineProcess]) -> None:
             _make_model(model, config, registry, progress, process)
             for model, process in zip(config.models, processes, strict=True)
         ]
+        gc.freeze()  # tokenizers live on: no collection need look at them while requests wait
+        gc.enable()
         try:
             serve(create_app(Service(models), config.server), config.server)
         except OSError as error:

@@ -11,7 +11,7 @@ import threading
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING, Self
 
 import msgspec
 import zmq
@@ -30,6 +30,9 @@ from llmplug.types import (
     StopEngine,
 )
 
+if TYPE_CHECKING:
+    from types import TracebackType
+
 MAX_SOCKET_PATH = 100  # bytes; the kernel's sockaddr_un takes 108 on Linux, 104 elsewhere
 STOP_S = 5.0  # to end by itself, then again after SIGTERM
 
@@ -39,7 +42,7 @@ class EngineProcess:
 
     The child starts with the constructor, outside of any event loop, so that it can import what
     takes long before its parent knows what to tell it. Whoever makes one calls `close`, or
-    `discard` where no loop runs.
+    `discard` where no loop runs, as a `with` block does at its end.
     """
 
     def __init__(self, argv: Sequence[str]) -> None:
@@ -62,6 +65,17 @@ class EngineProcess:
         self._decoder: msgspec.msgpack.Decoder[
             StepOutput | EngineReady | EngineLoading | EngineFailed
         ] = msgspec.msgpack.Decoder(EngineMessage)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.discard()
 
     @property
     def pid(self) -> int:

@@ -73,7 +73,7 @@ def serve(app: Sanic[Any, Any], settings: ServerConfig) -> None:
 
     Raises:
         OSError: the address is in use or not ours.
-        LlmplugError: no engine can start.
+        LlmplugError: no engine can start, or one cannot for what the config says.
     """
     # Sanic rewrites its own methods without the signals that nobody listens to: once a process.
     app.config.TOUCHUP = True
@@ -90,7 +90,7 @@ async def _serve(app: Sanic[Any, Any], settings: ServerConfig) -> None:
     first, second = asyncio.Event(), asyncio.Event()
     _on_signals(lambda: second.set() if first.is_set() else first.set())
     service.start()
-    failed = asyncio.create_task(service.wait_all_failed())
+    failed = asyncio.create_task(service.wait_failed())
     try:
         await _first_of(asyncio.create_task(first.wait()), failed)
         if not failed.cancelled():

@@ -25,6 +25,7 @@ from llmplug import (
 )
 from llmplug.engine import client as client_module
 from llmplug.engine.client import EngineClient
+from llmplug.engine.process import EngineProcess
 from llmplug.types import FinishReason
 
 WORKER = Path(__file__).parent / "fake_worker.py"
@@ -177,6 +178,45 @@ async def test_a_killed_engine_restarts_and_replays_what_sent_nothing(
         assert not is_alive(first)
 
 
+async def test_a_process_that_runs_ahead_is_the_first_and_the_next_is_like_it(monkeypatch) -> None:
+    monkeypatch.setattr(client_module, "FIRST_BACKOFF_S", 0.01)
+    ahead = EngineProcess(ARGV)
+    client = EngineClient(ARGV, b"{}", first_process=ahead)
+    assert (client.state, client.pid) == ("loading", None)
+    await client.start()
+    try:
+        await client.wait_ready()
+        assert client.pid == ahead.pid
+        os.kill(ahead.pid, signal.SIGKILL)
+        await until(lambda: client.state == "ready" and client.pid != ahead.pid)
+        assert output_of(await collect(client, make_request("a", [1]))) == expected_output([1], 8)
+    finally:
+        await client.stop()
+    ahead.discard()  # whoever started it need not know that it was taken over
+
+
+async def test_a_process_that_died_while_it_ran_ahead_tells_how() -> None:
+    with EngineProcess(ARGV) as ahead:
+        os.kill(ahead.pid, signal.SIGKILL)
+        payload = json.dumps({"padding": "x" * 2**20}).encode()  # more than a pipe holds
+        client = EngineClient(ARGV, payload, first_process=ahead)
+        await client.start()
+        with pytest.raises(EngineUnavailable, match="killed by signal 9 while loading"):
+            await client.wait_ready()
+        await client.stop()
+
+
+async def test_a_payload_may_be_longer_than_a_pipe() -> None:
+    async with running(padding="x" * 2**20) as client:
+        assert output_of(await collect(client, make_request("a", [1]))) == expected_output([1], 8)
+
+
+def test_a_process_that_nobody_talks_to_is_discarded() -> None:
+    with EngineProcess(ARGV) as ahead:
+        assert is_alive(ahead.pid)
+    assert not is_alive(ahead.pid)
+
+
 async def test_a_request_that_kills_twice_is_not_asked_again(monkeypatch) -> None:
     monkeypatch.setattr(client_module, "FIRST_BACKOFF_S", 0.01)
     async with running() as client:
@@ -227,13 +267,18 @@ async def test_an_idle_engine_uses_no_processor() -> None:
 
 
 PARENT = """
-import asyncio, sys
+import asyncio, os, signal, sys
 sys.path[:0] = [sys.argv[1]]
 from engine.test_client import running
 
 async def main():
     async with running() as client:
         print(client.pid, flush=True)
+        if "fork" in sys.argv:
+            pid = os.fork()
+            if pid == 0:
+                signal.pause()
+            print(pid, flush=True)
         await asyncio.Event().wait()
 
 asyncio.run(main())
@@ -251,6 +296,48 @@ async def test_an_orphan_ends_and_cleans_up(own_temporary_folder, signum) -> Non
     assert folder.stat().st_mode & 0o777 == 0o700
     assert (folder / "engine").stat().st_mode & 0o777 == 0o600
     parent.send_signal(signum)
+    parent.wait()
+    parent.stdout.close()
+    await until(lambda: not is_alive(pid))
+    await until(lambda: not list(own_temporary_folder.iterdir()))
+
+
+async def test_an_orphan_ends_though_its_pipe_lives_on(own_temporary_folder) -> None:
+    """Another child of its parent may hold the other end of its stdin open."""
+    parent = subprocess.Popen(  # noqa: ASYNC220 - lines of output are all that is awaited
+        [sys.executable, "-W", "ignore", "-c", PARENT, str(WORKER.parents[1]), "fork"],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    pid, holder = (int(parent.stdout.readline()) for _ in range(2))
+    try:
+        parent.kill()
+        parent.wait()
+        await until(lambda: not is_alive(pid))
+        assert is_alive(holder)
+    finally:
+        os.kill(holder, signal.SIGKILL)
+        parent.stdout.close()
+    await until(lambda: not list(own_temporary_folder.iterdir()))
+
+
+AHEAD = """
+import signal, sys
+sys.path[:0] = [sys.argv[1]]
+from engine.test_client import ARGV, EngineProcess
+
+ahead = EngineProcess(ARGV)
+print(ahead.pid, flush=True)
+signal.pause()
+"""
+
+
+async def test_an_orphan_that_ran_ahead_ends_and_cleans_up(own_temporary_folder) -> None:
+    parent = subprocess.Popen(  # noqa: ASYNC220 - a line of output is all that is awaited
+        [sys.executable, "-c", AHEAD, str(WORKER.parents[1])], stdout=subprocess.PIPE, text=True
+    )
+    pid = int(parent.stdout.readline())
+    parent.kill()
     parent.wait()
     parent.stdout.close()
     await until(lambda: not is_alive(pid))
