@@ -131,7 +131,8 @@ class LoaderSpec:
     Attributes:
         name: of the format: `safetensors`, `gguf`.
         claims: whether a path looks like this format; opens no more than a header, raises nothing.
-        open: reads headers. Raises CheckpointError for damaged or truncated files.
+        open: reads headers. Raises CheckpointError for damaged or truncated files. Runs in the
+            server process too, which does without torch: import it when a tensor is read.
     """
 
     name: str
@@ -232,8 +233,8 @@ class ModelSpec:
     Attributes:
         name: short name of the family.
         architectures: entries of `architectures` in config.json that it claims.
-        describe: config -> ModelShape. Raises CheckpointError for settings it does not support:
-            a setting that changes the result is never ignored.
+        describe: config -> ModelShape, without torch. Raises CheckpointError for settings it does
+            not support: a setting that changes the result is never ignored.
         weights: config -> the weight table, every tensor of the checkpoint that matters.
         build: context -> Model.
         ignored: names of checkpoint tensors that are derived and not read; `{layer}` works.
