@@ -166,6 +166,7 @@ def plan_engine(
         eos_token_ids=rules.end_ids,
         sampling_defaults=rules.sampling_defaults,
         cache_dtype=cache_dtype.chosen,
+        is_prefix_cached=config.cache.share_prefixes,
     )
     return EnginePlan(
         config=config,

@@ -57,6 +57,11 @@ def test_the_engine_gets_the_inter_token_time(made: Path, sets, expected) -> Non
 
 
 # --- memory -------------------------------------------------------------------------------------
+def test_prefixes_are_shared_unless_the_config_says_no(made: Path) -> None:
+    assert make_plan(made).settings.is_prefix_cached
+    assert not make_plan(made, "cache.share_prefixes=false").settings.is_prefix_cached
+
+
 @pytest.mark.parametrize(("dtype", "num_bytes"), [("float32", 4), ("float16", 2), ("auto", 2)])
 def test_the_cache_is_what_the_pages_hold(made: Path, dtype: str, num_bytes: int) -> None:
     plan = make_plan(made, "cache.page_size=8", "cache.memory=1MiB", f"cache.dtype={dtype}")

@@ -184,6 +184,9 @@ class CacheConfig(Section):
     memory: CacheMemory = Field(
         "auto", description="Size, such as 512MiB; auto: a share of what is free."
     )
+    share_prefixes: bool = Field(
+        True, description="Whether prompts reuse what was computed of an equal beginning."
+    )
 
 
 class SchedulerConfig(Section):
@@ -220,10 +223,11 @@ class KernelsConfig(Section):
 class WeightsConfig(Section):
     """How weights are kept in memory."""
 
-    format: Literal["auto", "float32", "bfloat16", "int8", "int4"] = Field(
+    format: Literal["auto", "float32", "bfloat16", "int8", "int4", "w4a8"] = Field(
         "auto",
         description="Of linear layers: auto: what the kernel finds best for the file and the "
-        "device; int4 keeps a file's own 4 and 8 bit blocks.",
+        "device; int4 keeps a file's own 4 and 8 bit blocks, exact up to rounding; w4a8 also "
+        "rounds activations to 8 bits where they meet 4-bit blocks: faster, less exact.",
     )
 
 
