@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import re
@@ -105,7 +106,7 @@ def test_a_server_never_imports_torch_and_nobody_transformers(
         server = subprocess.Popen(
             [sys.executable, "-m", "llmplug", "serve", "--config", str(config)],
             stderr=file,
-            env={**os.environ, "PYTHONPATH": str(site)},
+            env={**os.environ, "PYTHONPATH": f"{site}:{os.environ.get('PYTHONPATH', '')}"},
         )
     try:
         until(lambda: server.poll() is not None or "listening on" in log.read_text())
@@ -219,6 +220,7 @@ def test_an_interrupted_plan_leaves_no_engine(
     monkeypatch.setattr("llmplug.assemble.plan_text", plan_text)
     assert main(["serve", "--config", write_config(tmp_path / "x.yaml", folder, "")]) == 130
     assert len(spawned) == 1
+    assert gc.isenabled()
 
 
 def test_a_mistake_that_only_an_engine_finds_ends_the_server(
