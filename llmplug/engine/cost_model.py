@@ -22,11 +22,15 @@ MEMORY = 0.9
 # A step that took less than this share of what was predicted is taken to be a mistake of the
 # clock: slow ones weigh little by themselves.
 MIN_RATIO = 0.5
+# As many steps in succession that took more than so many times what was predicted are no outliers:
+# the machine has changed, and all evidence is from before.
+MAX_SLOW = 8
+SLOW_RATIO = 2.0
 # A coefficient is expected to explain no more than the whole of the first step that it has a part
 # in, give or take; steps scatter by a tenth or so. The square of one in units of the other.
 PRIOR = 100.0
 # Steps with a chunk after which predictions are worth more than a fixed size.
-MIN_CHUNKS = 4
+MIN_CHUNKS = 2
 
 
 @dataclass(slots=True)
@@ -75,6 +79,7 @@ class CostModel:
         self._estimate = [0.0] * 4  # unbounded, as the recursion needs it
         # Of the estimate, in units of the variance of the relative error; 0: never needed yet.
         self._covariance = [[0.0] * 4 for _ in range(4)]
+        self._num_slow = 0  # steps in succession
         self._bounded: list[float] | None = None  # what follows from both, once asked for
 
     @property
@@ -133,6 +138,12 @@ class CostModel:
             [p - y * a, q - y * b, r - y * c, s - y * d]
             for (p, q, r, s), y in zip(self._covariance, px, strict=True)
         ]
+        self._num_slow = self._num_slow + 1 if seconds > SLOW_RATIO * predicted else 0
+        has_changed = self._num_slow >= MAX_SLOW
+        # Durations that differ by many orders of magnitude may use up the digits of a variance.
+        if has_changed or any(row[i] < 0.0 for i, row in enumerate(self._covariance)):
+            self._covariance = [[0.0] * 4 for _ in range(4)]
+            self._num_slow = 0
 
     def _bound(self) -> list[float]:
         """Hold the most negative coefficient at zero, correct the others for that, and so on."""

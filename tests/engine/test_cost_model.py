@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmplug.engine.cost_model import CostModel, Work
+from llmplug.engine.cost_model import MIN_CHUNKS, CostModel, Work
 
 # Seconds of a step, a token, a token read, a pair: a small model on a few cores, and on a GPU.
 CPU = (8e-3, 9e-4, 2e-7, 6e-8)
@@ -106,7 +106,7 @@ def test_it_is_ready_after_some_chunks_and_not_after_any_number_of_decodes() -> 
     for _ in range(100):
         model.observe(decode_work([10]), 0.01)
     assert not model.is_ready
-    for _ in range(4):
+    for _ in range(MIN_CHUNKS):
         assert not model.is_ready
         work = Work()
         work.add_chunk(0, 64)
@@ -133,6 +133,17 @@ def test_whatever_steps_take_coefficients_are_finite_and_not_negative(steps) -> 
         model.observe(work, seconds)
         assert all(0.0 <= c < 1e12 for c in model.coefficients)
         assert model.fit_chunk(length, 0.05) >= 0.0
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_it_recovers_from_times_that_make_no_sense(seed) -> None:
+    source, model = random.Random(seed), CostModel()
+    for _ in range(3000):
+        model.observe(draw_work(source), 10 ** source.uniform(-6, 3))
+    for _ in range(300):
+        work = draw_work(source)
+        model.observe(work, true_s(CPU, work))
+    assert model.predict(work) == pytest.approx(true_s(CPU, work), rel=0.1)
 
 
 @pytest.mark.parametrize("device", [CPU, GPU, (0.0, 0.0, 0.0, 1e-8), (1e-3, 1e-3, 0.0, 0.0)])
