@@ -129,6 +129,12 @@ class CostModel:
         a, b, c, d = [part / duration for part in x]
         px = [p * a + q * b + r * c + s * d for p, q, r, s in self._covariance]
         novelty = px[0] * a + px[1] * b + px[2] * c + px[3] * d
+        self._num_slow = self._num_slow + 1 if seconds > SLOW_RATIO * predicted else 0
+        # Durations of many orders of magnitude may use up the digits: then novelty is nonsense.
+        if self._num_slow >= MAX_SLOW or novelty <= 0.0:
+            self._covariance = [[0.0] * 4 for _ in range(4)]
+            self._num_slow = 0
+            return
         gain = (1.0 - predicted / duration) / (1.0 + novelty)
         self._estimate = [old + gain * p for old, p in zip(self._estimate, px, strict=True)]
         # Along x the evidence, 1 / novelty, becomes MEMORY * (1 / novelty + 1).
@@ -138,23 +144,20 @@ class CostModel:
             [p - y * a, q - y * b, r - y * c, s - y * d]
             for (p, q, r, s), y in zip(self._covariance, px, strict=True)
         ]
-        self._num_slow = self._num_slow + 1 if seconds > SLOW_RATIO * predicted else 0
-        has_changed = self._num_slow >= MAX_SLOW
-        # Durations that differ by many orders of magnitude may use up the digits of a variance.
-        if has_changed or any(row[i] < 0.0 for i, row in enumerate(self._covariance)):
-            self._covariance = [[0.0] * 4 for _ in range(4)]
-            self._num_slow = 0
 
     def _bound(self) -> list[float]:
         """Hold the most negative coefficient at zero, correct the others for that, and so on."""
         bounded, covariance = self._estimate, self._covariance
-        while (lowest := min(bounded)) < 0.0:
+        for _ in bounded:
+            lowest = min(bounded)
             i = bounded.index(lowest)
-            shares = [row[i] / covariance[i][i] for row in covariance]
+            variance = covariance[i][i]
+            if lowest >= 0.0 or variance <= 0.0:
+                break
+            shares = [row[i] / variance for row in covariance]
             bounded = [old - lowest * share for old, share in zip(bounded, shares, strict=True)]
             covariance = [
                 [entry - share * other for entry, other in zip(row, covariance[i], strict=True)]
                 for row, share in zip(covariance, shares, strict=True)
             ]
-            bounded[i] = 0.0
-        return bounded
+        return [max(0.0, value) for value in bounded]
