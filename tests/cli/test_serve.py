@@ -49,6 +49,24 @@ def is_alive(pid: int) -> bool:
     return state != "Z"
 
 
+def is_quiet(pid: int) -> bool:
+    """Watch a process and its children for so long that whatever polls would have woken up."""
+    tasks = list(Path(f"/proc/{pid}/task").iterdir())
+    for child in " ".join((task / "children").read_text() for task in tasks).split():
+        tasks += Path(f"/proc/{child}/task").iterdir()
+
+    def count_wakeups() -> int:
+        status = "".join((task / "status").read_text() for task in tasks)
+        return sum(map(int, re.findall(r"(?m)^voluntary_ctxt_switches:\s+(\d+)", status)))
+
+    try:
+        before = count_wakeups()
+        time.sleep(2.5)  # the period that is watched, not a wait for something
+        return count_wakeups() == before
+    except FileNotFoundError:  # a thread has just ended
+        return False
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_checkpoint("llama", tmp_path_factory.mktemp("made") / "tiny-one")
@@ -88,7 +106,7 @@ atexit.register(note)
 """
 
 
-def test_a_server_never_imports_torch_and_nobody_transformers(
+def test_a_server_never_imports_torch_and_nobody_transformers_or_polls(
     folder: Path, gguf: Path, tmp_path: Path
 ) -> None:
     """From the start to the end, answers included, with a model in either format."""
@@ -118,6 +136,7 @@ def test_a_server_never_imports_torch_and_nobody_transformers(
             body = {"model": name, "prompt": "ab", "max_tokens": 3, "ignore_eos": True}
             answer = httpx.post(f"{url}/v1/completions", json=body, timeout=DEADLINE_S)
             assert answer.json()["usage"]["completion_tokens"] == 3
+        until(lambda: is_quiet(server.pid))
     finally:
         server.terminate()
         status = server.wait(DEADLINE_S)
