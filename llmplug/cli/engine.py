@@ -18,7 +18,7 @@ def run(args: argparse.Namespace) -> int:
     """Serve one model until the server says stop or goes away."""
     from llmplug.engine.stage_clock import StageClock
 
-    # To look for garbage meanwhile makes a start a fifth longer; `run_worker` turns it on again.
+    # To look for garbage meanwhile makes imports a tenth longer; `run_worker` turns it on again.
     gc.disable()
     clock = StageClock("imports")
     from llmplug.assemble import run_engine_process

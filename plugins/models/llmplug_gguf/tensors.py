@@ -34,7 +34,7 @@ _PLAIN = {  # torch's names
 }
 # Numbers that the gguf package is asked for at a time. Asked for an embedding of 28 million, it
 # holds two copies of it: 0.14 s of CPU and 220 MiB, against 0.06 s and 110 MiB (2 cores of an
-# EPYC Zen 3). More at a time no longer fit the second-level cache.
+# EPYC). More at a time no longer fit the second-level cache.
 _AT_A_TIME = 1 << 16
 
 
