@@ -288,6 +288,19 @@ def test_pages_that_better_ones_share_need_not_be_freed() -> None:
     assert [sequence.is_running for sequence in worse] == [True, False]
 
 
+def test_shared_pages_that_only_worse_ones_hold_are_no_gain() -> None:
+    """A prefix that is known through a worse one needs pages of its own once that one is gone."""
+    pool = Pool(num_pages=18, context_length=70, max_batch_tokens=64, prefill_chunk=64)
+    (better,) = fill(pool, 1, priority=-1)
+    prompt = list(range(40))
+    worse = pool.add([*prompt, 50], 1, max_tokens=20)
+    pool.step()
+    urgent = pool.add([*prompt, *range(60, 81)], 0)  # 16 pages and one to spare; 15 would be free
+    for _ in range(3):
+        assert pool.step().decodes == [better, worse]
+    assert not urgent.is_running
+
+
 def test_not_more_is_preempted_than_a_step_can_compute() -> None:
     pool = Pool(max_sequences=6, max_batch_tokens=16, num_pages=200)
     running = fill(pool, 6)
