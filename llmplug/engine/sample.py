@@ -9,6 +9,7 @@ them raises, the step is sampled again row by row: only the rows that raise alon
 from __future__ import annotations
 
 import logging
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -97,19 +98,26 @@ class SamplerChain:
     def _choose(self, logits_SV: torch.Tensor, sequences: list[Sequence]) -> list[Choice]:
         _hold_back_stops(logits_SV, sequences)
         groups = self._group(sequences)
-        ids_S = torch.full((len(sequences),), -1, device=logits_SV.device)
+        ids_S: torch.Tensor | None = None
         for place in sorted(groups):
             rows, sampler_rows = groups[place]
-            spec, sampler = self.specs[place], self._samplers[place]
-            has_all = len(rows) == len(sequences)
+            sampler, is_last = self._samplers[place], self.specs[place].stage == "choose"
+            if len(rows) == len(sequences):  # nearly always; each torch op costs some 20 us
+                if is_last:
+                    return self._check(logits_SV, sampler.choose(logits_SV, sampler_rows))
+                sampler.apply(logits_SV, sampler_rows)
+                continue
             rows_R = torch.tensor(rows, device=logits_SV.device)
-            logits_RV = logits_SV if has_all else logits_SV[rows_R]
-            if spec.stage == "choose":
+            logits_RV = logits_SV[rows_R]
+            if is_last:
+                if ids_S is None:
+                    ids_S = torch.full((len(sequences),), -1, device=logits_SV.device)
                 ids_S[rows_R] = sampler.choose(logits_RV, sampler_rows)
                 continue
             sampler.apply(logits_RV, sampler_rows)
-            if not has_all:
-                logits_SV[rows_R] = logits_RV
+            logits_SV[rows_R] = logits_RV
+        if ids_S is None:
+            raise EngineError("no sampler chose a token")
         return self._check(logits_SV, ids_S)
 
     def _group(self, sequences: list[Sequence]) -> dict[int, tuple[list[int], list[SamplerRow]]]:
@@ -136,14 +144,16 @@ class SamplerChain:
 
         One number a row tells: an argmax over a row with a NaN finds the NaN.
         """
-        inside_S1 = ids_S.clamp(0, self._vocab_size - 1)[:, None]
-        is_finite = logits_SV.gather(1, inside_S1)[:, 0].isfinite().tolist()
+        token_ids: list[int] = ids_S.tolist()
+        if min(token_ids) < 0 or max(token_ids) >= self._vocab_size:
+            ids_S = ids_S.clamp(0, self._vocab_size - 1)
+        logits: list[float] = logits_SV.gather(1, ids_S[:, None])[:, 0].tolist()
         choices = []
-        for token_id, is_good in zip(ids_S.tolist(), is_finite, strict=True):
+        for token_id, logit in zip(token_ids, logits, strict=True):
             error = None
             if not 0 <= token_id < self._vocab_size:
                 error = EngineError(f"a sampler chose token {token_id}, which does not exist")
-            elif not is_good:
+            elif not math.isfinite(logit):
                 error = EngineError(
                     "the model's logits are not finite, or every token is forbidden"
                 )

@@ -41,6 +41,7 @@ class _Step(ctypes.Structure):
     _fields_ = (
         ("residual", _POINTER),
         ("x", _POINTER),
+        ("width", _INT64),
         ("has_x", _INT64),
         ("num_tokens", _INT64),
         *((name, _POINTER) for name in ("positions", "slots", "query_starts", "cached_lens",
@@ -50,7 +51,7 @@ class _Step(ctypes.Structure):
     )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class PreparedLayer:
     """What `FusedDecoderLayer.prepare` makes; the library reads `call`."""
 
@@ -59,6 +60,9 @@ class PreparedLayer:
     heads: tuple[int, int]  # key/value heads, head width
     num_positions: int
     keep: tuple[object, ...]  # what `call` points to
+    # The cache it was called with last, nearly always the same, and how the library finds it.
+    cache: KVCache | None = None
+    cache_arguments: tuple[int, int, int, int] = (0, 0, 0, 0)
 
 
 @dataclass(slots=True)
@@ -69,6 +73,9 @@ class _Plan:
     positions_T: torch.Tensor  # as they were given
     last_position: int
     keep: tuple[torch.Tensor, ...]  # what `call` points to, beside the batch
+    # What the layer before has returned: `call` points to both, nothing is left to check.
+    x_TD: torch.Tensor | None = None
+    residual_TD: torch.Tensor | None = None
 
 
 class FusedDecoderLayer:
@@ -134,27 +141,49 @@ class FusedDecoderLayer:
         plan = batch.plans.get(self)
         if plan is None or plan.positions_T is not positions_T:
             plan = batch.plans[self] = _plan(batch, positions_T)
-        residual_TD = as_rows(residual_TD, "residual_TD").contiguous()
-        has_x = x_TD is not None
-        x_TD = torch.empty_like(residual_TD) if x_TD is None else as_rows(x_TD, "x_TD").contiguous()
-        shape = (plan.call.num_tokens, layer.width)
-        if residual_TD.shape != shape or x_TD.shape != shape:
+        if x_TD is None or x_TD is not plan.x_TD or residual_TD is not plan.residual_TD:
+            x_TD, residual_TD = _point_to(plan, x_TD, residual_TD, layer.width)
+        if cache is not layer.cache:
+            _take_cache(layer, cache)
+        if plan.last_position >= layer.num_positions or plan.call.width != layer.width:
             raise KernelInputError(
-                f"x of {tuple(x_TD.shape)} and a residual of {tuple(residual_TD.shape)} for "
-                f"{shape[0]} tokens of width {shape[1]}"
+                f"positions up to {plan.last_position} and a width of {plan.call.width}, for a "
+                f"layer of {layer.num_positions} positions and a width of {layer.width}"
             )
-        if cache.key.shape[1::2] != layer.heads or plan.last_position >= layer.num_positions:
-            raise KernelInputError(
-                f"a cache of heads {tuple(cache.key.shape[1::2])} and positions up to "
-                f"{plan.last_position}, for heads {layer.heads} and {layer.num_positions} positions"
-            )
-        step = plan.call
-        step.residual, step.x, step.has_x = residual_TD.data_ptr(), x_TD.data_ptr(), has_x
-        self._run(
-            ctypes.byref(layer.call), ctypes.byref(step), cache.key.data_ptr(),
-            cache.value.data_ptr(), cache.page_size, CACHE_KINDS[cache.key.dtype],
-        )  # fmt: skip
+        self._run(ctypes.byref(layer.call), ctypes.byref(plan.call), *layer.cache_arguments)
+        plan.call.has_x = 1
         return x_TD, residual_TD
+
+
+def _point_to(
+    plan: _Plan, x_TD: torch.Tensor | None, residual_TD: torch.Tensor, width: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Let the library read and write these; copies of them if they are not dense."""
+    plan.call.has_x = x_TD is not None
+    residual_TD = as_rows(residual_TD, "residual_TD").contiguous()
+    x_TD = torch.empty_like(residual_TD) if x_TD is None else as_rows(x_TD, "x_TD").contiguous()
+    shape = (plan.call.num_tokens, width)
+    if residual_TD.shape != shape or x_TD.shape != shape:
+        raise KernelInputError(
+            f"x of {tuple(x_TD.shape)} and a residual of {tuple(residual_TD.shape)} for "
+            f"{shape[0]} tokens of width {shape[1]}"
+        )
+    plan.call.x, plan.call.residual = x_TD.data_ptr(), residual_TD.data_ptr()
+    plan.call.width = width
+    plan.x_TD, plan.residual_TD = x_TD, residual_TD
+    return x_TD, residual_TD
+
+
+def _take_cache(layer: PreparedLayer, cache: KVCache) -> None:
+    if cache.key.shape[1::2] != layer.heads:
+        raise KernelInputError(
+            f"a cache of heads {tuple(cache.key.shape[1::2])} for heads {layer.heads}"
+        )
+    kind = CACHE_KINDS[cache.key.dtype]
+    layer.cache = cache
+    layer.cache_arguments = (
+        cache.key.data_ptr(), cache.value.data_ptr(), cache.page_size, kind
+    )  # fmt: skip
 
 
 def _plan(batch: AttentionBatch, positions_T: torch.Tensor) -> _Plan:

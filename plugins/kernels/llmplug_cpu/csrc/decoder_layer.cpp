@@ -34,6 +34,7 @@ struct DecoderLayer {
 struct DecoderStep {
   float* residual;  // [tokens, width]; x is added to it
   float* x;         // [tokens, width]; what is still to be added, then what is again
+  int64_t width;
   int64_t has_x;    // 0: before the first layer
   int64_t num_tokens;
   const int64_t* positions;
