@@ -200,7 +200,7 @@ class SchedulerConfig(Section):
     inter_token_ms: InterTokenMs = Field(
         "auto",
         description="What a step may take, so that prompts do not hold up whoever is being "
-        "answered; auto: 50, or twice what the step takes without prompts where that is more.",
+        "answered; auto: 50, or four times what the step takes without prompts where that is more.",
     )
 
     @model_validator(mode="after")
@@ -227,7 +227,8 @@ class WeightsConfig(Section):
         "auto",
         description="Of linear layers: auto: what the kernel finds best for the file and the "
         "device; int4 keeps a file's own 4 and 8 bit blocks, exact up to rounding; w4a8 also "
-        "rounds activations to 8 bits where they meet 4-bit blocks: faster, less exact.",
+        "rounds activations to 8 bits where they meet 4-bit blocks: faster, less exact, and what "
+        "auto takes for such a file on a CPU.",
     )
 
 

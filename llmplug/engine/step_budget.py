@@ -1,11 +1,13 @@
 """How many prompt tokens a step computes: all that fit, unless something decodes meanwhile.
 
 While something decodes, a step may take `inter_token_ms`: that long does everybody wait for the
-next token. None is `auto`: 50 ms, which is 20 tokens a second, faster than people read; or twice
-what the step takes without prompts, where that is more, as on a slow CPU: prompts get half of the
-time then, and decodes keep half of their speed. Where nothing decodes, only the prompts themselves
-wait for the step, and they get what `prefill_chunk` and `max_batch_tokens` allow. So they do
-while the cost model has seen too little, and where `inter_token_ms` is infinite: offline.
+next token. None is `auto`: 50 ms, which is 20 tokens a second, faster than people read; or four
+times what the step takes without prompts, where that is more, as on a slow CPU with many at work:
+prompts get three quarters of the time then. An answer of as many tokens as its prompt has needs
+about half of the time for the prompt; with a share of half, prompts would never catch up with a
+burst of requests. Where nothing decodes, only the prompts themselves wait for the step, and they
+get what `prefill_chunk` and `max_batch_tokens` allow. So they do while the cost model has seen too
+little, and where `inter_token_ms` is infinite: offline.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
     from llmplug.engine.settings import EngineSettings
 
 AUTO_S = 0.05
-AUTO_RATIO = 2.0
+AUTO_RATIO = 4.0
 # Prompt tokens of each step that are computed whatever it takes, so that no prompt starves.
 MIN_CHUNK = 16
 

@@ -101,7 +101,7 @@ def test_auto_is_fifty_ms_where_decodes_are_fast() -> None:
         assert 0.035 < seconds < 0.055
 
 
-def test_auto_is_twice_the_decodes_where_they_are_slow() -> None:
+def test_auto_is_four_times_the_decodes_where_they_are_slow() -> None:
     server = Server(slowness=10.0)
     server.start_decoding(8)
     _, alone_s = server.step()
@@ -110,7 +110,7 @@ def test_auto_is_twice_the_decodes_where_they_are_slow() -> None:
     for _ in range(8):
         schedule, seconds = server.step()
         assert len(schedule.decodes) == 8
-        assert 1.3 * alone_s < seconds < 2.2 * alone_s
+        assert 2.6 * alone_s < seconds < 4.4 * alone_s
 
 
 def test_a_prompt_goes_on_where_decodes_alone_take_too_long() -> None:

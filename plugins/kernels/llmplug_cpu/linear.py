@@ -57,14 +57,16 @@ def choose_format(source: LazyTensor, wanted: str) -> tuple[str, str]:
                 f"{wanted} keeps the blocks of {', '.join(_BLOCK_FORMATS)} files; this weight is "
                 f"{source.format} of width {source.shape[1]}: set the format to int8 or auto"
             )
-        has_a8 = wanted == "w4a8" and f"{source.format} a8" in _CODES
-        return source.format + (" a8" if has_a8 else ""), "asked for"
+        return (_with_a8(source.format) if wanted == "w4a8" else source.format), "asked for"
     if wanted in {"float32", "bfloat16", "int8"}:
         return wanted, "asked for"
     if wanted != "auto":
         raise KernelInputError(
             f"unknown format {wanted!r}: use auto, float32, bfloat16, int8, int4 or w4a8"
         )
+    if has_blocks and _with_a8(source.format) != source.format:
+        reason = "the file's blocks, times activations of 8 bits: the fastest; int4 is more exact"
+        return _with_a8(source.format), reason
     if has_blocks:
         return source.format, "the file's blocks, unchanged, are the smallest and the fastest"
     if source.format == "BF16":
@@ -72,6 +74,12 @@ def choose_format(source: LazyTensor, wanted: str) -> tuple[str, str]:
     if source.format in {"F32", "F16"}:
         return "float32", "the file's numbers, unchanged"
     return "int8", f"{source.format} has no kernel; int8 with a scale per output is close to it"
+
+
+def _with_a8(block_format: str) -> str:
+    """Return the same blocks with 8-bit activations, where there is a kernel for that."""
+    name = f"{block_format} a8"
+    return name if name in _CODES else block_format
 
 
 class PackedLinear:
