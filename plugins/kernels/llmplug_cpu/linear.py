@@ -51,19 +51,23 @@ def choose_format(source: LazyTensor, wanted: str) -> tuple[str, str]:
         KernelInputError: the format is unknown, or this source cannot be kept in it.
     """
     has_blocks = source.format in _BLOCK_FORMATS and source.shape[1] % _BLOCK == 0
-    if wanted in {"int4", "w4a8"}:
-        if not has_blocks:
-            raise KernelInputError(
-                f"{wanted} keeps the blocks of {', '.join(_BLOCK_FORMATS)} files; this weight is "
-                f"{source.format} of width {source.shape[1]}: set the format to int8 or auto"
-            )
-        return (_with_a8(source.format) if wanted == "w4a8" else source.format), "asked for"
+    if wanted == "auto":
+        return _choose_best(source, has_blocks=has_blocks)
     if wanted in {"float32", "bfloat16", "int8"}:
         return wanted, "asked for"
-    if wanted != "auto":
+    if wanted not in {"int4", "w4a8"}:
         raise KernelInputError(
             f"unknown format {wanted!r}: use auto, float32, bfloat16, int8, int4 or w4a8"
         )
+    if not has_blocks:
+        raise KernelInputError(
+            f"{wanted} keeps the blocks of {', '.join(_BLOCK_FORMATS)} files; this weight is "
+            f"{source.format} of width {source.shape[1]}: set the format to int8 or auto"
+        )
+    return (_with_a8(source.format) if wanted == "w4a8" else source.format), "asked for"
+
+
+def _choose_best(source: LazyTensor, *, has_blocks: bool) -> tuple[str, str]:
     if has_blocks and _with_a8(source.format) != source.format:
         reason = "the file's blocks, times activations of 8 bits: the fastest; int4 is more exact"
         return _with_a8(source.format), reason
