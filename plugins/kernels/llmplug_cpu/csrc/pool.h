@@ -28,6 +28,8 @@ enum class Scratch : int {
   kScales,
   kTileStarts,
   kTile,
+  kParts,
+  kPartSums,
   kNormed,
   kHeads,
   kAttended,
