@@ -1,0 +1,101 @@
+"""What every kernel is held to, whoever wrote it: its reference, and its manners."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import pytest
+import torch
+
+from llmplug.ops import REFERENCES, Op
+from llmplug.ops.attention_examples import apply_attention
+from llmplug.ops.decoder_layer_examples import apply_decoder_layer
+from llmplug.ops.linear import apply_linear
+from llmplug.ops.table import make_reference_table
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+REFERENCE_TABLE = make_reference_table(REFERENCES)
+
+
+@pytest.fixture(autouse=True)
+def poisoned_memory() -> Iterator[None]:
+    """Fill fresh memory with NaN, so that an output element never written to shows."""
+    torch.use_deterministic_algorithms(True)
+    assert torch.utils.deterministic.fill_uninitialized_memory
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+def reference_of(op: Op) -> Any:
+    return REFERENCE_TABLE if op.compose is not None else op.reference
+
+
+def copied(example: Mapping[str, Any]) -> dict[str, Any]:
+    """A kernel may write to what it is allowed to; the other side gets its own tensors."""
+    return {k: v.clone() if isinstance(v, torch.Tensor) else v for k, v in example.items()}
+
+
+def call(op: Op, kernel: Any, example: Mapping[str, Any]) -> tuple[torch.Tensor, ...]:
+    """The outputs of one kernel on one example."""
+    apply: dict[str, Callable[..., torch.Tensor]] = {
+        "attention": apply_attention,
+        "linear": apply_linear,
+        "decoder_layer": apply_decoder_layer,
+    }
+    outputs = apply[op.name](kernel, example) if op.name in apply else kernel(**copied(example))
+    return outputs if isinstance(outputs, tuple) else (outputs,)
+
+
+def check_equals_reference(
+    op: Op, kernel: Any, examples: Sequence[Mapping[str, Any]], dtype: str
+) -> None:
+    rtol, atol = op.tolerances[dtype]
+    for example in examples:
+        if op.compare is not None:
+            pairs = op.compare(kernel, reference_of(op), example)
+        else:
+            got, expected = call(op, kernel, example), call(op, op.reference, example)
+            pairs = list(zip(got, expected, strict=True))
+        for got_tensor, expected_tensor in pairs:
+            assert not expected_tensor.isnan().any()
+            torch.testing.assert_close(got_tensor, expected_tensor, rtol=rtol, atol=atol)
+
+
+def check_first_row_stands_alone(
+    op: Op, kernel: Any, examples: Sequence[Mapping[str, Any]]
+) -> None:
+    """The first row (sequence) is bitwise the same whatever the others hold."""
+    for example in examples:
+        if "lens" in example:
+            if len(example["lens"]) < 2:
+                continue
+            first = example["lens"][0][0]
+            changed = {**example, "neighbours": 99}
+        else:
+            first, changed = 1, with_other_neighbours(example)
+        before, after = call(op, kernel, example), call(op, kernel, changed)
+        for x, y in zip(before, after, strict=True):
+            assert torch.equal(x[:first], y[:first])
+
+
+def with_other_neighbours(example: Mapping[str, Any], factor: float = 1000) -> dict[str, Any]:
+    """Huge values in all rows but the first, of every argument whose first dimension is T."""
+    changed = copied(example)
+    for name, value in changed.items():
+        is_per_token = name.rpartition("_")[2].startswith("T") and value.is_floating_point()
+        if is_per_token and isinstance(value, torch.Tensor):
+            value[1:] *= factor
+    return changed
+
+
+def check_leaves_its_inputs_alone(
+    op: Op, kernel: Any, examples: Sequence[Mapping[str, Any]]
+) -> None:
+    may_write = {"add_rms_norm": {"residual_TD"}}.get(op.name, set())
+    for example in examples:
+        passed = copied(example)
+        kernel(**passed)
+        for name, value in example.items():
+            if isinstance(value, torch.Tensor) and name not in may_write:
+                assert torch.equal(passed[name], value), name
