@@ -1,0 +1,71 @@
+"""Kernels for NVIDIA GPUs in Triton, which compiles them when they are first called.
+
+Every file is one op, kernel and launcher, and is named after it; `tensors.py` is what the launchers
+share. All sum in float32, and no token's result depends on the other tokens of its batch. Without a
+GPU, Triton's interpreter runs them in the tests.
+"""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import Any
+
+from llmplug import KernelSpec, hookimpl
+
+_DTYPES = ("float32", "bfloat16", "float16")
+
+
+def _supports(device: str, dtype: str) -> str | None:
+    if device.partition(":")[0] != "cuda":
+        return f"it runs on an NVIDIA GPU (cuda), not on {device}"
+    if dtype not in _DTYPES:
+        return f"it computes in {', '.join(_DTYPES)}, not in {dtype}"
+    if find_spec("triton") is None:
+        return "triton is not installed: pip install triton"
+    return None
+
+
+def _load_rms_norm() -> Any:
+    from llmplug_triton.rms_norm import rms_norm
+
+    return rms_norm
+
+
+def _load_add_rms_norm() -> Any:
+    from llmplug_triton.rms_norm import add_rms_norm
+
+    return add_rms_norm
+
+
+def _load_silu_mul() -> Any:
+    from llmplug_triton.silu_mul import silu_mul
+
+    return silu_mul
+
+
+def _load_rope() -> Any:
+    from llmplug_triton.rope import rope
+
+    return rope
+
+
+def _load_attention() -> Any:
+    from llmplug_triton.attention import PagedAttention
+
+    return PagedAttention()
+
+
+@hookimpl
+def llmplug_kernels() -> list[KernelSpec]:
+    """Offer twins of the ops that are not matrix products."""
+    loaders = {
+        "rms_norm": _load_rms_norm,
+        "add_rms_norm": _load_add_rms_norm,
+        "silu_mul": _load_silu_mul,
+        "rope": _load_rope,
+        "attention": _load_attention,
+    }
+    return [
+        KernelSpec(op=op, name="triton", supports=_supports, load=load, priority=20)
+        for op, load in loaders.items()
+    ]
