@@ -21,8 +21,12 @@ from llmplug_triton import llmplug_kernels
 
 HOPPER = GPUTarget("cuda", 90, 32)
 CPU = torch.device("cpu")
-# Heads, key heads and their width as models have them: all three attention kernels are reached.
-ATTENTION = make_attention_example([(1, 300), (40, 40)], heads=(8, 2, 128))
+# As models have them; with and without a window, and a width that is no power of two.
+ATTENTION = [
+    (torch.bfloat16, make_attention_example([(1, 300), (40, 40)], heads=(8, 2, 128))),
+    (torch.float16, make_attention_example([(1, 9), (4, 4)], heads=(6, 2, 80), window=64)),
+    (torch.float32, make_attention_example([(1, 9), (4, 4)], heads=(2, 2, 64))),
+]
 
 
 def compile_only(kernel: JITFunction, grid: tuple[int, ...]) -> functools.partial[object]:
@@ -39,14 +43,15 @@ def main() -> None:
     )
     JITFunction.__getitem__ = compile_only
     for spec in llmplug_kernels():
-        for dtype in (torch.bfloat16, torch.float32):
-            kernel = spec.load()
-            if spec.op == "attention":
-                apply_attention(kernel, {**ATTENTION, "device": CPU, "dtype": dtype})
-            else:
-                for example in REFERENCES[spec.op].example_inputs(CPU, dtype)[1:4]:
+        kernel = spec.load()
+        if spec.op == "attention":
+            for dtype, example in ATTENTION:
+                apply_attention(kernel, {**example, "device": CPU, "dtype": dtype})
+        else:
+            for dtype in (torch.bfloat16, torch.float32):
+                for example in REFERENCES[spec.op].example_inputs(CPU, dtype)[2:4]:
                     kernel(**example)
-            print(spec.op, dtype)
+        print(spec.op)
 
 
 if __name__ == "__main__":
