@@ -227,8 +227,7 @@ class WeightsConfig(Section):
         "auto",
         description="Of linear layers: auto: what the kernel finds best for the file and the "
         "device; int4 keeps a file's own 4 and 8 bit blocks, exact up to rounding; w4a8 also "
-        "rounds activations to 8 bits where they meet 4-bit blocks: faster, less exact, and what "
-        "auto takes for such a file on a CPU.",
+        "rounds activations to 8 bits where they meet 4-bit blocks: faster, less exact.",
     )
 
 

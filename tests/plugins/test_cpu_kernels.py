@@ -266,7 +266,7 @@ def test_joined_sources_may_differ_in_format(linear):
         for source, bias in zip(sources, bias_O.split([24, 9, 17, 5]), strict=True)
     ]
     assert torch.equal(linear(x_TI, packed), torch.cat(parts, 1))
-    assert packed.format == "Q4_1 a8+Q8_0+float32"
+    assert packed.format == "Q4_1+Q8_0+float32"
 
 
 @needs_avx2
@@ -278,9 +278,7 @@ def test_auto_keeps_what_the_file_has_and_says_why(linear):
         for name in (*BLOCKS, "F32", "BF16", "F16", "Q6_K")
     }
     assert chosen == {
-        "Q4_0": "Q4_0 a8",
-        "Q4_1": "Q4_1 a8",
-        "Q8_0": "Q8_0",
+        **{name: name for name in BLOCKS},
         "F32": "float32",
         "BF16": "bfloat16",
         "F16": "float32",

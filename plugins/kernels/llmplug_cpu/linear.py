@@ -68,11 +68,10 @@ def choose_format(source: LazyTensor, wanted: str) -> tuple[str, str]:
 
 
 def _choose_best(source: LazyTensor, *, has_blocks: bool) -> tuple[str, str]:
-    if has_blocks and _with_a8(source.format) != source.format:
-        reason = "the file's blocks, times activations of 8 bits: the fastest; int4 is more exact"
-        return _with_a8(source.format), reason
     if has_blocks:
-        return source.format, "the file's blocks, unchanged, are the smallest and the fastest"
+        has_a8 = _with_a8(source.format) != source.format
+        more = "; w4a8 is faster under load and less exact" if has_a8 else ""
+        return source.format, f"the file's blocks, unchanged, are the smallest{more}"
     if source.format == "BF16":
         return "bfloat16", "the file's numbers, unchanged, at half the bytes of float32"
     if source.format in {"F32", "F16"}:
