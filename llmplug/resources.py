@@ -7,7 +7,7 @@ import os
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from llmplug.errors import ConfigError
+from llmplug.errors import ConfigError, KernelInputError
 from llmplug.plan import Choice, MemoryPlan, format_bytes
 from llmplug.specs import KeptWeight
 
@@ -137,6 +137,11 @@ def plan_weights(
     Raises:
         KernelInputError: the kernel cannot keep a weight in the wanted format.
     """
+    if keep is None and wanted not in {"auto", dtype}:
+        raise KernelInputError(
+            f"weights.format is {wanted}, but the linear kernel in use keeps weights dense, in "
+            f"{dtype}: set it to auto, or add or unblock a kernel plugin that keeps {wanted}"
+        )
     total, formats, reasons = 0, Counter[str](), dict[str, None]()
     for weight in table:
         for layer in range(num_layers) if "{layer}" in weight.name else (0,):

@@ -162,6 +162,8 @@ def test_a_cpu_computes_in_float32_unless_told(made: Path) -> None:
 def test_a_format_that_the_kernel_does_not_keep_is_refused_before_loading(made: Path) -> None:
     with pytest.raises(KernelInputError, match="int4"):
         make_plan(made, "weights.format=int4")
+    with pytest.raises(KernelInputError, match=r"weights.format is int8, but .* in float32"):
+        make_plan(made, "weights.format=int8", "kernels.block=[avx2,onednn]")
 
 
 def test_downloads_lie_in_the_users_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -335,11 +335,11 @@ def test_the_last_set_wins() -> None:
         ("=1", "--set '=1': expected key=value, such as server.port=8001"),
         ("server..port=1", "--set 'server..port=1': expected key=value, such as server.port=8001"),
         ("server.prot=1", "--set server.prot: unknown key 'prot'; did you mean 'port'?"),
-        ("server.port=x", "--set server.port: server.port: expected a whole number, got 'x'"),
+        ("server.port=x", "--set server.port: expected a whole number, got 'x'"),
         ("models.5.source=x", "--set models.5.source: 5 leads nowhere"),
         ("models.name=x", "--set models.name: 'name' leads nowhere"),
         ("server.port=[", "--set server.port: no valid YAML: "),
-        ("models.0.source=${HOME}", "--set models.0.source: models.0.source: ${NAME} is read in"),
+        ("models.0.source=${HOME}", "--set models.0.source: ${NAME} is read in"),
     ],
 )
 def test_bad_set_is_told(assignment: str, expected: str) -> None:

@@ -40,21 +40,22 @@ def _describe(detail: ErrorDetails, document: Document) -> str:
     cause = context.get("error")
     if isinstance(cause, FieldProblem):
         path = (*path, *cause.path)
-    place, key = document.place(path), dotted(path)
+    place = document.place(path)
     if kind == "extra_forbidden":
         *above, word = path
         known = known_keys(tuple(above))
         hint = did_you_mean(str(word), known) or f"; known keys: {', '.join(known)}"
         return f"{place}: unknown key {word!r}{hint}"
     if kind == "missing":
-        return f"{place}: missing key {key!r}"
+        return f"{place}: missing key {dotted(path)!r}"
+    start = document.locate(path)
     if cause is not None:
-        return f"{place}: {key}: {cause}"
+        return f"{start}: {cause}"
     expected = _EXPECTED.get(kind)
     if expected is None:
-        return f"{place}: {key}: {detail['msg']}"
+        return f"{start}: {detail['msg']}"
     got = "" if is_secret(path) else f", got {_show(detail['input'])}"
-    return f"{place}: {key}: expected {expected.format_map(context)}{got}{_hint(kind, detail)}"
+    return f"{start}: expected {expected.format_map(context)}{got}{_hint(kind, detail)}"
 
 
 def _show(value: Any) -> str:

@@ -34,6 +34,11 @@ class Document:
     values: Any = field(default_factory=dict)
     places: dict[Path, str] = field(default_factory=dict)
 
+    def locate(self, path: Path) -> str:
+        """Say where a value was written, and its key: `config/x.yaml:12: server.port`."""
+        place, key = self.place(path), dotted(path)
+        return place if place == f"--set {key}" else f"{place}: {key}"
+
     def place(self, path: Path) -> str:
         """Return where the value at a path stands, or the nearest thing around it."""
         for length in range(len(path), 0, -1):
@@ -75,7 +80,7 @@ class Document:
             return value
         if not is_secret(path):
             raise ConfigError(
-                f"{self.place(path)}: {dotted(path)}: ${{NAME}} is read in secrets only "
+                f"{self.locate(path)}: ${{NAME}} is read in secrets only "
                 "(server.api_keys); write the value itself, or override it with --set"
             )
         return _VARIABLE.sub(lambda match: self._variable(match[1], path), value)
@@ -83,9 +88,7 @@ class Document:
     def _variable(self, name: str, path: Path) -> str:
         value = os.environ.get(name)
         if not value:
-            raise ConfigError(
-                f"{self.place(path)}: {dotted(path)}: environment variable {name!r} is not set"
-            )
+            raise ConfigError(f"{self.locate(path)}: environment variable {name!r} is not set")
         return value
 
 
