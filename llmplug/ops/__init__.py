@@ -12,6 +12,7 @@ from llmplug.ops.attention_examples import ATTENTION
 from llmplug.ops.decoder_layer import ComposedDecoderLayer, DecoderLayer
 from llmplug.ops.decoder_layer_examples import DECODER_LAYER
 from llmplug.ops.embed import EMBED, embed
+from llmplug.ops.gelu_mul import GELU_MUL, gelu_mul
 from llmplug.ops.linear import LINEAR, DenseLinear, DenseWeight, LoadedTensor, join_sources
 from llmplug.ops.rms_norm import ADD_RMS_NORM, RMS_NORM, add_rms_norm, rms_norm
 from llmplug.ops.rope import ROPE, make_rope_table, rope
@@ -21,7 +22,17 @@ from llmplug.ops.table import KernelChoice, KernelTable, Op, choose_kernels, loa
 # What is composed of other ops comes after them.
 REFERENCES: dict[str, Op] = {
     op.name: op
-    for op in (EMBED, RMS_NORM, ADD_RMS_NORM, LINEAR, ROPE, ATTENTION, SILU_MUL, DECODER_LAYER)
+    for op in (
+        EMBED,
+        RMS_NORM,
+        ADD_RMS_NORM,
+        LINEAR,
+        ROPE,
+        ATTENTION,
+        SILU_MUL,
+        GELU_MUL,
+        DECODER_LAYER,
+    )
 }
 
 __all__ = [
@@ -40,6 +51,7 @@ __all__ = [
     "add_rms_norm",
     "choose_kernels",
     "embed",
+    "gelu_mul",
     "join_sources",
     "load_kernels",
     "make_rope_table",

@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import LlamaConfig
+from transformers import GemmaConfig, LlamaConfig
+from transformers.activations import ACT2FN
+from transformers.models.gemma.modeling_gemma import GemmaMLP
 from transformers.models.llama.modeling_llama import (
     LlamaMLP,
     LlamaRMSNorm,
@@ -20,6 +22,7 @@ from llmplug.ops import (
     LoadedTensor,
     add_rms_norm,
     embed,
+    gelu_mul,
     make_rope_table,
     rms_norm,
     rope,
@@ -64,6 +67,18 @@ def test_silu_mul_equals_the_gate_in_transformers() -> None:
     x_TD = randn(5, 6)
     gate_up_TF = torch.cat([module.gate_proj(x_TD), module.up_proj(x_TD)], dim=-1)
     torch.testing.assert_close(module.down_proj(silu_mul(gate_up_TF)), module(x_TD))
+
+
+@pytest.mark.parametrize(
+    ("activation", "approximate"), [("gelu_pytorch_tanh", "tanh"), ("gelu", "none")]
+)
+def test_gelu_mul_equals_the_gate_in_transformers(activation: str, approximate: str) -> None:
+    module = GemmaMLP(GemmaConfig(hidden_size=6, intermediate_size=11)).eval()
+    module.act_fn = ACT2FN[activation]
+    x_TD = randn(5, 6)
+    gate_up_TF = torch.cat([module.gate_proj(x_TD), module.up_proj(x_TD)], dim=-1)
+    gated_TF = gelu_mul(gate_up_TF, approximate=approximate)
+    torch.testing.assert_close(module.down_proj(gated_TF), module(x_TD))
 
 
 def test_embed_is_a_lookup() -> None:

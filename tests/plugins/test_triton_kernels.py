@@ -125,6 +125,8 @@ BAD_INPUTS = {
         {"eps": 1e-5},
     ),
     "an odd width": ("silu_mul", (zeros(2, 7),), {}),
+    "rows of no two halves": ("gelu_mul", (zeros(2, 7),), {}),
+    "an unknown approximation": ("gelu_mul", (zeros(2, 8),), {"approximate": "fast"}),
     "positions in int32": (
         "rope",
         (zeros(2, 1, 8), zeros(2, 1, 8), zeros(2, dtype=torch.int32), zeros(4, 8)),

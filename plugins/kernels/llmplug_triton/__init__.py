@@ -43,6 +43,12 @@ def _load_silu_mul() -> Any:
     return silu_mul
 
 
+def _load_gelu_mul() -> Any:
+    from llmplug_triton.gelu_mul import gelu_mul
+
+    return gelu_mul
+
+
 def _load_rope() -> Any:
     from llmplug_triton.rope import rope
 
@@ -62,6 +68,7 @@ def llmplug_kernels() -> list[KernelSpec]:
         "rms_norm": _load_rms_norm,
         "add_rms_norm": _load_add_rms_norm,
         "silu_mul": _load_silu_mul,
+        "gelu_mul": _load_gelu_mul,
         "rope": _load_rope,
         "attention": _load_attention,
     }
