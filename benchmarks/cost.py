@@ -11,6 +11,8 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from llmplug.resources import keep_linear
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
     from llmplug.registry import Registry
     from llmplug.specs import Weight
 
-    Keep = Callable[[LazyTensor, str], KeptWeight]
+    Keep = Callable[[LazyTensor], KeptWeight]
 
 # One integer instruction multiplies four times as many 8-bit numbers as one FMA does float32.
 INTEGER_SPEEDUP = 4.0
@@ -99,11 +101,13 @@ def find_cost(config_path: Path | None, sets: Sequence[str] = ()) -> ModelCost |
     return read_cost(plan, find_keep(plan, registry))
 
 
-def find_keep(plan: ModelPlan, registry: Registry) -> Keep | None:
-    """Return how the kernel that serves `linear` keeps weights; None: dense."""
+def find_keep(plan: ModelPlan, registry: Registry) -> Keep:
+    """Return how the kernel that serves `linear` keeps a weight."""
     (chosen,) = [choice.kernel for choice in plan.kernels if choice.op == "linear"]
     specs = [entry.spec for entry in registry.kernels if entry.spec.op == "linear"]
-    return next((spec.keep for spec in specs if spec.name == chosen), None)
+    keep = next((spec.keep for spec in specs if spec.name == chosen), None)
+    wanted = plan.config.weights.format
+    return lambda tensor: keep_linear(tensor, keep, wanted, plan.dtype)
 
 
 def list_tensors(plan: ModelPlan) -> Iterator[tuple[Weight, bool, LazyTensor]]:
@@ -136,7 +140,7 @@ def read_cost(plan: ModelPlan, keep: Keep | None = None) -> ModelCost:
     for weight, is_layer, tensor in list_tensors(plan):
         num_bytes, formats = tensor.num_bytes, {tensor.format}
         if keep is not None and weight.kind == "linear":
-            kept = keep(tensor, plan.config.weights.format)
+            kept = keep(tensor)
             num_bytes = min(num_bytes, kept.num_bytes)
             formats.add(kept.format)
         weight_bytes += num_bytes

@@ -135,13 +135,7 @@ def count_linear(plan: ModelPlan, registry: Registry) -> dict[str, Any]:
     """Return the bytes that all linear weights are kept in, and the formats."""
     keep = find_keep(plan, registry)
     tensors = [tensor for weight, _, tensor in list_tensors(plan) if weight.kind == "linear"]
-    if keep is None:
-        num_params = sum(math.prod(tensor.shape) for tensor in tensors)
-        return {
-            "linear_bytes": num_params * getattr(torch, plan.dtype).itemsize,
-            "kept": [plan.dtype],
-        }
-    kept = [keep(tensor, plan.config.weights.format) for tensor in tensors]
+    kept = [keep(tensor) for tensor in tensors]
     return {
         "linear_bytes": sum(each.num_bytes for each in kept),
         "kept": sorted({each.format for each in kept}),

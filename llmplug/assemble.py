@@ -259,7 +259,7 @@ def _allowed_kernels(
 
 def _find_keep(
     kernels: Sequence[KernelChoice], registry: Registry
-) -> Callable[[LazyTensor, str], KeptWeight] | None:
+) -> Callable[[LazyTensor, str], KeptWeight | None] | None:
     """Return how the chosen `linear` keeps weights."""
     (chosen,) = [choice.kernel for choice in kernels if choice.op == "linear"]
     for spec, _ in registry.kernels:

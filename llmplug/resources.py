@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from llmplug.config import ModelConfig
     from llmplug.specs import Checkpoint, LazyTensor, ModelShape, Weight
 
+    Keep = Callable[[LazyTensor, str], KeptWeight | None]  # of a KernelSpec
+
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 # What `cache.memory: auto` may take of the memory that is free: a CPU is shared with others.
 AUTO_CACHE_SHARE = {"cpu": 0.25, "cuda": 0.85}
@@ -121,7 +123,7 @@ def plan_weights(
     table: Sequence[Weight],
     num_layers: int,
     *,
-    keep: Callable[[LazyTensor, str], KeptWeight] | None,
+    keep: Keep | None,
     wanted: str,
     dtype: str,
 ) -> tuple[int, Choice]:
@@ -137,11 +139,6 @@ def plan_weights(
     Raises:
         KernelInputError: the kernel cannot keep a weight in the wanted format.
     """
-    if keep is None and wanted not in {"auto", dtype}:
-        raise KernelInputError(
-            f"weights.format is {wanted}, but the linear kernel in use keeps weights dense, in "
-            f"{dtype}: set it to auto, or add or unblock a kernel plugin that keeps {wanted}"
-        )
     total, formats, reasons = 0, Counter[str](), dict[str, None]()
     for weight in table:
         for layer in range(num_layers) if "{layer}" in weight.name else (0,):
@@ -149,16 +146,33 @@ def plan_weights(
                 tensor = checkpoint.tensors.get(name)
                 if tensor is None:
                     continue  # loading says which one is missing
-                kept = KeptWeight(dtype, math.prod(tensor.shape) * DTYPE_BYTES[dtype], "")
-                if weight.kind == "linear" and keep is not None and len(tensor.shape) == 2:
-                    kept = keep(tensor, wanted)
-                    reasons[kept.reason] = None
-                if weight.kind == "linear" and len(tensor.shape) == 2:
-                    formats[kept.format] += 1
+                if weight.kind != "linear" or len(tensor.shape) != 2:
+                    total += math.prod(tensor.shape) * DTYPE_BYTES[dtype]
+                    continue
+                kept = keep_linear(tensor, keep, wanted, dtype)
+                reasons[kept.reason] = None
+                formats[kept.format] += 1
                 total += kept.num_bytes
     shown = ", ".join(f"{count} {name}" for name, count in formats.most_common())
-    why = "; ".join(reasons) or f"dense, as the kernel keeps them; weights.format is {wanted}"
-    return total, Choice(topic="linear weights", chosen=shown, why=why)
+    return total, Choice(topic="linear weights", chosen=shown, why="; ".join(reasons))
+
+
+def keep_linear(tensor: LazyTensor, keep: Keep | None, wanted: str, dtype: str) -> KeptWeight:
+    """Compute how one weight of a linear layer will be kept; for the arguments see above.
+
+    Raises:
+        KernelInputError: not in the wanted format.
+    """
+    kept = None if keep is None else keep(tensor, wanted)
+    if kept is not None:
+        return kept
+    if wanted not in {"auto", dtype}:
+        raise KernelInputError(
+            f"weights.format is {wanted}, but the linear kernel in use keeps weights dense, in "
+            f"{dtype}: set it to auto, or add or unblock a kernel plugin that keeps {wanted}"
+        )
+    why = f"dense, as the kernel keeps them; weights.format is {wanted}"
+    return KeptWeight(dtype, math.prod(tensor.shape) * DTYPE_BYTES[dtype], why)
 
 
 def _names(weight: Weight, layer: int, tensors: Mapping[str, LazyTensor]) -> tuple[str, ...]:

@@ -272,7 +272,8 @@ class KernelSpec:
         load: makes the kernel: same signature as the reference. Called once, in the engine.
         priority: higher wins among those that support the device.
         keep: for the op `linear`: (weight in its file, wanted format) -> how `pack` will keep it;
-            reads no weight. None: dense, in the dtype of the model. Raises KernelInputError.
+            reads no weight. None, or a None that it returns: dense, in the dtype of the model.
+            Raises KernelInputError.
         needs: for a kernel that fuses other ops, such as `decoder_layer`: ops whose packed weights
             or caches it reads. It is chosen only where kernels of its own name serve these.
     """
@@ -282,7 +283,7 @@ class KernelSpec:
     supports: Callable[[str, str], str | None]
     load: Callable[[], Any]
     priority: int = 0
-    keep: Callable[[LazyTensor, str], KeptWeight] | None = None
+    keep: Callable[[LazyTensor, str], KeptWeight | None] | None = None
     needs: tuple[str, ...] = ()
 
 

@@ -47,6 +47,14 @@ def main() -> None:
         if spec.op == "attention":
             for dtype, example in ATTENTION:
                 apply_attention(kernel, {**example, "device": CPU, "dtype": dtype})
+        elif spec.op == "linear":
+            for dtype in (torch.bfloat16, torch.float32):
+                for example in REFERENCES["linear"].example_inputs(CPU, dtype)[2:4]:
+                    packed = kernel.pack(
+                        example["sources"], example["bias_O"], device=CPU, dtype=dtype,
+                        format="int8",
+                    )  # fmt: skip
+                    kernel(example["x_TI"], packed)
         else:
             for dtype in (torch.bfloat16, torch.float32):
                 for example in REFERENCES[spec.op].example_inputs(CPU, dtype)[2:4]:

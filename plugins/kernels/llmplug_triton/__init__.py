@@ -10,7 +10,7 @@ from __future__ import annotations
 from importlib.util import find_spec
 from typing import Any
 
-from llmplug import KernelSpec, hookimpl
+from llmplug import KeptWeight, KernelSpec, LazyTensor, hookimpl
 
 _DTYPES = ("float32", "bfloat16", "float16")
 
@@ -61,9 +61,21 @@ def _load_attention() -> Any:
     return PagedAttention()
 
 
+def _load_linear() -> Any:
+    from llmplug_triton.linear import Linear
+
+    return Linear()
+
+
+def _keep_weight(source: LazyTensor, wanted: str) -> KeptWeight | None:
+    from llmplug_triton.linear import keep_weight
+
+    return keep_weight(source, wanted)
+
+
 @hookimpl
 def llmplug_kernels() -> list[KernelSpec]:
-    """Offer twins of the ops that are not matrix products."""
+    """Offer twins of ops, for NVIDIA GPUs."""
     loaders = {
         "rms_norm": _load_rms_norm,
         "add_rms_norm": _load_add_rms_norm,
@@ -71,8 +83,16 @@ def llmplug_kernels() -> list[KernelSpec]:
         "gelu_mul": _load_gelu_mul,
         "rope": _load_rope,
         "attention": _load_attention,
+        "linear": _load_linear,
     }
     return [
-        KernelSpec(op=op, name="triton", supports=_supports, load=load, priority=20)
+        KernelSpec(
+            op=op,
+            name="triton",
+            supports=_supports,
+            load=load,
+            priority=20,
+            keep=_keep_weight if op == "linear" else None,
+        )
         for op, load in loaders.items()
     ]

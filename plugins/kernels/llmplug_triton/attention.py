@@ -24,7 +24,7 @@ import triton.language as tl
 
 from llmplug import KernelInputError
 from llmplug.ops import AttentionBatch, KVCache
-from llmplug_triton.tensors import round_up_to_power, with_dense_rows
+from llmplug_triton.tensors import DTYPES, choose_dot_dtype, round_up_to_power, with_dense_rows
 
 # All sizes below are reasoned, none is measured yet.
 # Bytes of keys in a tile, and as many of values: two stages of both leave room for a second program
@@ -41,12 +41,6 @@ _PREFILL_ROWS = 64
 _MIN_SIDE = 16
 # Parts of a decode that are joined at once.
 _JOINED_PARTS = 16
-
-_DTYPES = {
-    torch.float32: tl.float32,
-    torch.bfloat16: tl.bfloat16,
-    torch.float16: tl.float16,
-}
 
 
 @triton.jit
@@ -310,7 +304,7 @@ class PagedAttention:
         dtype: torch.dtype,
     ) -> KVCache:
         """Make one layer's cache, zeroed; the engine owns it and drops it."""
-        if dtype not in _DTYPES:
+        if dtype not in DTYPES:
             raise KernelInputError(f"no cache of {dtype}: float32, bfloat16 or float16")
         shape = (num_pages, num_kv_heads, page_size, head_width)
         return KVCache(
@@ -377,7 +371,7 @@ class PagedAttention:
             "PAGE": cache.page_size,
             "BLOCK_H": block_H,
             "BLOCK_C": min(max(tile_tokens, _MIN_SIDE), _TILE_TOKENS),
-            "DTYPE": _choose_dot_dtype(q_TNH.dtype),
+            "DTYPE": choose_dot_dtype(q_TNH.dtype, _decode_kernel),
         }
         out_TNH = torch.empty(q_TNH.shape, device=q_TNH.device, dtype=q_TNH.dtype)
         scale *= math.log2(math.e)
@@ -421,13 +415,6 @@ def _attend_decodes(
     )  # fmt: skip
 
 
-def _choose_dot_dtype(dtype: torch.dtype) -> Any:
-    """Return what tiles are multiplied in; the interpreter has no products of bfloat16."""
-    if dtype is torch.bfloat16 and not isinstance(_decode_kernel, triton.JITFunction):
-        return tl.float32
-    return _DTYPES[dtype]
-
-
 def _plan(batch: AttentionBatch, tile_queries: int, window: int | None) -> _Plan:
     seen = [min(n, window or n) for n in batch.cached_lens[: batch.num_decodes]]
     tiles = [
@@ -447,7 +434,7 @@ def _check(q_TNH: torch.Tensor, cache: KVCache, batch: AttentionBatch) -> None:
         raise KernelInputError(
             f"queries of {tuple(q_TNH.shape)} for a cache of {num_kv_heads} heads of {width}"
         )
-    if q_TNH.dtype not in _DTYPES:
+    if q_TNH.dtype not in DTYPES:
         raise KernelInputError(f"no queries of {q_TNH.dtype}: float32, bfloat16 or float16")
     if q_TNH.shape[0] != sum(batch.query_lens):
         raise KernelInputError(

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Any
 
+import torch
 import triton
-
-if TYPE_CHECKING:
-    import torch
+import triton.language as tl
 
 # Numbers that one warp takes of a row: 16 a thread. From the size of the loads (16 bytes a thread,
 # at most four in flight), not yet measured.
 _NUMBERS_PER_WARP = 512
+
+DTYPES = {
+    torch.float32: tl.float32,
+    torch.bfloat16: tl.bfloat16,
+    torch.float16: tl.float16,
+}
+
+
+def choose_dot_dtype(dtype: torch.dtype, kernel: Any) -> Any:
+    """Return what tiles are multiplied in; the interpreter has no products of bfloat16."""
+    if dtype is torch.bfloat16 and not isinstance(kernel, triton.JITFunction):
+        return tl.float32
+    return DTYPES[dtype]
 
 
 def with_dense_rows(x: torch.Tensor) -> torch.Tensor:
