@@ -1,8 +1,8 @@
 """Kernels for NVIDIA GPUs in Triton, which compiles them when they are first called.
 
 Every file is one op, kernel and launcher, and is named after it; `tensors.py` is what the launchers
-share. All sum in float32, and no token's result depends on the other tokens of its batch. Without a
-GPU, Triton's interpreter runs them in the tests.
+share, `gated_rows.py` what the gates do. All sum in float32, and no token's result is to depend on
+the other tokens of its batch. Without a GPU, Triton's interpreter runs them in the tests.
 """
 
 from __future__ import annotations

@@ -10,15 +10,16 @@ https://arxiv.org/abs/2002.05202, section 2 (GEGLU)
 
 from __future__ import annotations
 
-import torch
+from typing import TYPE_CHECKING
+
 import triton
 import triton.language as tl
 
 from llmplug import KernelInputError
-from llmplug_triton.tensors import count_warps, round_up_to_power, with_dense_rows
+from llmplug_triton.gated_rows import launch_gate
 
-# As for `silu_mul`: the same traffic, and a little more arithmetic. Not yet measured.
-_BLOCK = 1024
+if TYPE_CHECKING:
+    import torch
 
 
 @triton.jit
@@ -51,18 +52,6 @@ def gelu_mul(x_T2F: torch.Tensor, *, approximate: str = "tanh") -> torch.Tensor:
         KernelInputError: x is no matrix, its rows are of odd width, or `approximate` is neither
             `tanh` nor `none`.
     """
-    if x_T2F.dim() != 2 or x_T2F.shape[1] % 2:
-        raise KernelInputError(f"gelu_mul takes rows of even width, not {tuple(x_T2F.shape)}")
     if approximate not in {"tanh", "none"}:
         raise KernelInputError(f"gelu_mul approximates by 'tanh' or 'none', not {approximate!r}")
-    x_T2F = with_dense_rows(x_T2F)
-    num_tokens, width = x_T2F.shape[0], x_T2F.shape[1] // 2
-    y_TF = torch.empty((num_tokens, width), device=x_T2F.device, dtype=x_T2F.dtype)
-    if y_TF.numel() == 0:
-        return y_TF
-    block = min(round_up_to_power(width), _BLOCK)
-    _gelu_mul_kernel[(num_tokens, triton.cdiv(width, block))](
-        x_T2F, y_TF, x_T2F.stride(0),
-        WIDTH=width, IS_TANH=approximate == "tanh", BLOCK_F=block, num_warps=count_warps(block),
-    )  # fmt: skip
-    return y_TF
+    return launch_gate(_gelu_mul_kernel, "gelu_mul", x_T2F, IS_TANH=approximate == "tanh")

@@ -6,16 +6,15 @@ Source: https://arxiv.org/abs/2002.05202, section 2 (SwiGLU)
 
 from __future__ import annotations
 
-import torch
+from typing import TYPE_CHECKING
+
 import triton
 import triton.language as tl
 
-from llmplug import KernelInputError
-from llmplug_triton.tensors import count_warps, round_up_to_power, with_dense_rows
+from llmplug_triton.gated_rows import launch_gate
 
-# Numbers of a row that one program takes. Two inputs and an output of 16 numbers a thread fit the
-# registers, and a single row of 8192 still spreads over eight programs. Not yet measured.
-_BLOCK = 1024
+if TYPE_CHECKING:
+    import torch
 
 
 @triton.jit
@@ -38,15 +37,4 @@ def silu_mul(x_T2F: torch.Tensor) -> torch.Tensor:
     Raises:
         KernelInputError: x is no matrix, or its rows are of odd width.
     """
-    if x_T2F.dim() != 2 or x_T2F.shape[1] % 2:
-        raise KernelInputError(f"silu_mul takes rows of even width, not {tuple(x_T2F.shape)}")
-    x_T2F = with_dense_rows(x_T2F)
-    num_tokens, width = x_T2F.shape[0], x_T2F.shape[1] // 2
-    y_TF = torch.empty((num_tokens, width), device=x_T2F.device, dtype=x_T2F.dtype)
-    if y_TF.numel() == 0:
-        return y_TF
-    block = min(round_up_to_power(width), _BLOCK)
-    _silu_mul_kernel[(num_tokens, triton.cdiv(width, block))](
-        x_T2F, y_TF, x_T2F.stride(0), WIDTH=width, BLOCK_F=block, num_warps=count_warps(block)
-    )
-    return y_TF
+    return launch_gate(_silu_mul_kernel, "silu_mul", x_T2F)
