@@ -98,14 +98,14 @@ def find_cost(config_path: Path | None, sets: Sequence[str] = ()) -> ModelCost |
     config = load(config_path, sets=list(sets))
     registry = load_registry(config)
     plan = plan_model(config.models[0], registry, lambda stage, done, total: None)
-    return read_cost(plan, find_keep(plan, registry))
+    return read_cost(plan, bind_keep(plan, registry))
 
 
-def find_keep(plan: ModelPlan, registry: Registry) -> Keep:
+def bind_keep(plan: ModelPlan, registry: Registry) -> Keep:
     """Return how the kernel that serves `linear` keeps a weight."""
-    (chosen,) = [choice.kernel for choice in plan.kernels if choice.op == "linear"]
-    specs = [entry.spec for entry in registry.kernels if entry.spec.op == "linear"]
-    keep = next((spec.keep for spec in specs if spec.name == chosen), None)
+    from llmplug.assemble import find_keep
+
+    keep = find_keep(plan.kernels, registry)
     wanted = plan.config.weights.format
     return lambda tensor: keep_linear(tensor, keep, wanted, plan.dtype)
 

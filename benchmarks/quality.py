@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from benchmarks.cost import find_keep, list_tensors
+from benchmarks.cost import bind_keep, list_tensors
 from benchmarks.machine import read_commit
 from llmplug import GenerateRequest, KernelInputError, SamplingParams
 from llmplug.assemble import build_engine, load_registry, plan_model
@@ -133,7 +133,7 @@ def make_reader(config: Path, window: int, *sets: str) -> tuple[Reader, Registry
 
 def count_linear(plan: ModelPlan, registry: Registry) -> dict[str, Any]:
     """Return the bytes that all linear weights are kept in, and the formats."""
-    keep = find_keep(plan, registry)
+    keep = bind_keep(plan, registry)
     tensors = [tensor for weight, _, tensor in list_tensors(plan) if weight.kind == "linear"]
     kept = [keep(tensor) for tensor in tensors]
     return {

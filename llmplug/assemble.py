@@ -37,14 +37,15 @@ from llmplug.plan import (
 from llmplug.registry import Entry, Registry
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from llmplug.engine.client import EngineClient
     from llmplug.engine.engine import Engine
     from llmplug.engine.process import EngineProcess
     from llmplug.engine.stage_clock import StageClock
     from llmplug.ops import KernelChoice
-    from llmplug.specs import Checkpoint, KeptWeight, KernelSpec, LazyTensor, Progress
+    from llmplug.resources import Keep
+    from llmplug.specs import Checkpoint, KernelSpec, Progress
 
 
 def cache_dir() -> Path:
@@ -139,7 +140,7 @@ def plan_engine(
         checkpoint,
         model.weights(checkpoint.config),
         shape.num_layers,
-        keep=_find_keep(kernels, registry),
+        keep=find_keep(kernels, registry),
         wanted=config.weights.format,
         dtype=dtype.chosen,
     )
@@ -257,10 +258,8 @@ def _allowed_kernels(
     ]
 
 
-def _find_keep(
-    kernels: Sequence[KernelChoice], registry: Registry
-) -> Callable[[LazyTensor, str], KeptWeight | None] | None:
-    """Return how the chosen `linear` keeps weights."""
+def find_keep(kernels: Sequence[KernelChoice], registry: Registry) -> Keep | None:
+    """Return how the chosen `linear` keeps weights; None: dense."""
     (chosen,) = [choice.kernel for choice in kernels if choice.op == "linear"]
     for spec, _ in registry.kernels:
         if spec.op == "linear" and spec.name == chosen:
