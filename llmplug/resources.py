@@ -168,8 +168,9 @@ def keep_linear(tensor: LazyTensor, keep: Keep | None, wanted: str, dtype: str) 
         return kept
     if wanted not in {"auto", dtype}:
         raise KernelInputError(
-            f"weights.format is {wanted}, but the linear kernel in use keeps weights dense, in "
-            f"{dtype}: set it to auto, or add or unblock a kernel plugin that keeps {wanted}"
+            f"weights.format is {wanted}, but the linear kernel in use keeps no such weights; "
+            f"dense ones it keeps in {dtype}: set it to auto, or add or unblock a kernel plugin "
+            f"that keeps {wanted}"
         )
     why = f"dense, as the kernel keeps them; weights.format is {wanted}"
     return KeptWeight(dtype, math.prod(tensor.shape) * DTYPE_BYTES[dtype], why)

@@ -3,8 +3,8 @@
 int8 keeps each output's weights as whole numbers of one scale, which halves what a product reads;
 the tile is turned into the inputs' dtype in registers, exactly, and the scale multiplies the sum.
 
-Tiles are of one size whatever the batch, so that a token's sum runs in one order: its result is the
-same alone and in any batch.
+Tiles are of one size whatever the batch, so that a token's sum runs in one order: its result is to
+be the same alone and in any batch. No GPU has shown it yet.
 
 Legend: T packed tokens, I inputs, O outputs.
 """
@@ -120,7 +120,8 @@ class Linear:
             return self._dense.pack(sources, bias_O, device=device, dtype=dtype, format=format)
         weight_OI = join_sources(sources, bias_O, device, torch.float32)
         scale_O = weight_OI.abs().amax(1) / _LARGEST
-        divisor_O = torch.where(scale_O > 0, scale_O, 1.0)  # a row of zeros stays one
+        # Zeros stay zeros, and rows so small that their scale has lost its digits become zeros.
+        divisor_O = torch.where((1 / scale_O).isinf(), torch.inf, scale_O)
         return Int8Weight(
             (weight_OI / divisor_O[:, None]).round_().to(torch.int8),
             scale_O,
