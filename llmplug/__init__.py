@@ -1,6 +1,7 @@
 """llmplug: serve language models over the OpenAI API, every model part a plugin.
 
-The names below are public. They are loaded when first used, so that `import llmplug` costs a
+The names below are public, and so are the modules `llmplug.ops`, `llmplug.dialect` and
+`llmplug.grammar`. They are loaded when first used, so that `import llmplug` costs a
 plugin nothing and `llmplug --help` never loads torch.
 """
 
@@ -27,6 +28,7 @@ _PUBLIC = {
         "ContextLengthExceeded",
         "EngineError",
         "EngineUnavailable",
+        "GrammarError",
         "InvalidRequest",
         "KernelInputError",
         "LlmplugError",
@@ -43,6 +45,7 @@ _PUBLIC = {
         "ChatTemplateSpec",
         "Checkpoint",
         "ChoosingSampler",
+        "GrammarSpec",
         "KernelSpec",
         "KeptWeight",
         "LayerCache",
@@ -53,10 +56,12 @@ _PUBLIC = {
         "ModelShape",
         "ModelSpec",
         "Progress",
+        "ReasoningParserSpec",
         "SamplerRow",
         "SamplerSpec",
         "SourceSpec",
         "TokenizerFiles",
+        "ToolParserSpec",
         "Weight",
     ),
 }
@@ -92,6 +97,9 @@ if TYPE_CHECKING:
     )
     from llmplug.errors import (
         EngineUnavailable as EngineUnavailable,
+    )
+    from llmplug.errors import (
+        GrammarError as GrammarError,
     )
     from llmplug.errors import (
         InvalidRequest as InvalidRequest,
@@ -148,6 +156,9 @@ if TYPE_CHECKING:
         ChoosingSampler as ChoosingSampler,
     )
     from llmplug.specs import (
+        GrammarSpec as GrammarSpec,
+    )
+    from llmplug.specs import (
         KeptWeight as KeptWeight,
     )
     from llmplug.specs import (
@@ -178,6 +189,9 @@ if TYPE_CHECKING:
         Progress as Progress,
     )
     from llmplug.specs import (
+        ReasoningParserSpec as ReasoningParserSpec,
+    )
+    from llmplug.specs import (
         SamplerRow as SamplerRow,
     )
     from llmplug.specs import (
@@ -188,6 +202,9 @@ if TYPE_CHECKING:
     )
     from llmplug.specs import (
         TokenizerFiles as TokenizerFiles,
+    )
+    from llmplug.specs import (
+        ToolParserSpec as ToolParserSpec,
     )
     from llmplug.specs import (
         Weight as Weight,

@@ -9,7 +9,8 @@
     │   ├── ContextLengthExceeded                                               HTTP 400
     │   ├── UnsupportedParameter    known, but not served                       HTTP 400
     │   ├── ModelNotFound                                                       HTTP 404
-    │   └── TemplateError       the chat template refused the messages          HTTP 400
+    │   ├── TemplateError       the chat template refused the messages          HTTP 400
+    │   └── GrammarError        a schema or grammar cannot be followed          HTTP 400
     ├── Overloaded              the queue is full; try again                    HTTP 429
     ├── EngineError             the request failed inside the engine            HTTP 500
     │   └── EngineUnavailable   the engine is loading, restarting or gone       HTTP 503
@@ -78,6 +79,12 @@ class TemplateError(InvalidRequest):
     """The model's chat template refused the messages, in its own words."""
 
     code = "invalid_messages"
+
+
+class GrammarError(InvalidRequest):
+    """A schema, regular expression or grammar is malformed, too large, or not supported."""
+
+    code = "invalid_grammar"
 
 
 class Overloaded(LlmplugError):

@@ -12,11 +12,14 @@ import pluggy
 
 from llmplug.specs import (
     ChatTemplateSpec,
+    GrammarSpec,
     KernelSpec,
     LoaderSpec,
     ModelSpec,
+    ReasoningParserSpec,
     SamplerSpec,
     SourceSpec,
+    ToolParserSpec,
 )
 
 PROJECT = "llmplug"
@@ -52,3 +55,18 @@ def llmplug_samplers() -> list[SamplerSpec]:  # type: ignore[empty-body]
 @hookspec
 def llmplug_chat_templates() -> list[ChatTemplateSpec]:  # type: ignore[empty-body]
     """Offer chat templates by name; asked when a checkpoint has none or the config names one."""
+
+
+@hookspec
+def llmplug_tool_parsers() -> list[ToolParserSpec]:  # type: ignore[empty-body]
+    """Offer ways of writing tool calls; asked once the chat template is known."""
+
+
+@hookspec
+def llmplug_reasoning_parsers() -> list[ReasoningParserSpec]:  # type: ignore[empty-body]
+    """Offer ways of writing thinking; asked together with the tool parsers."""
+
+
+@hookspec
+def llmplug_grammars() -> list[GrammarSpec]:  # type: ignore[empty-body]
+    """Offer backends of structured output; asked when a model's vocabulary is known."""

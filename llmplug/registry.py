@@ -20,11 +20,14 @@ if TYPE_CHECKING:
     from llmplug.plugin_report import Plugin, PluginReport
     from llmplug.specs import (
         ChatTemplateSpec,
+        GrammarSpec,
         KernelSpec,
         LoaderSpec,
         ModelSpec,
+        ReasoningParserSpec,
         SamplerSpec,
         SourceSpec,
+        ToolParserSpec,
     )
 
 S = TypeVar("S")
@@ -105,6 +108,9 @@ class Registry:
         self.kernels: Shelf[KernelSpec] = _shelf(report, "kernels")
         self.samplers: Shelf[SamplerSpec] = _shelf(report, "samplers")
         self.chat_templates: Shelf[ChatTemplateSpec] = _shelf(report, "chat_templates")
+        self.tool_parsers: Shelf[ToolParserSpec] = _shelf(report, "tool_parsers")
+        self.reasoning_parsers: Shelf[ReasoningParserSpec] = _shelf(report, "reasoning_parsers")
+        self.grammars: Shelf[GrammarSpec] = _shelf(report, "grammars")
 
     def source_for(self, source: str) -> tuple[Entry[SourceSpec], str] | None:
         """Split `scheme:rest` into who fetches it and the rest; None: it is a path.

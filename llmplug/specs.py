@@ -14,6 +14,15 @@ if TYPE_CHECKING:
     import torch
     from pydantic import BaseModel
 
+    from llmplug.dialect import (
+        AnswerContext,
+        CallSyntax,
+        Detect,
+        Parser,
+        ReasoningSyntax,
+        Tool,
+    )
+    from llmplug.grammar import GrammarBackend, Node, Vocabulary
     from llmplug.ops import AttentionBatch, KernelTable, KVCache
 
 Stage = Literal["bias", "scale", "filter", "choose"]
@@ -361,3 +370,76 @@ class ChatTemplateSpec:
     source: str
     fits: Callable[[frozenset[str]], bool]
     stop_tokens: tuple[str, ...] = ()
+
+
+# --- dialects -----------------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReasoningParserSpec:
+    """How a family of models writes its thinking, and how it is turned on and off.
+
+    A plugin gives a `syntax`, or a parser made by hand.
+
+    Attributes:
+        name: of the dialect; a tool parser of the same name belongs to it.
+        detect: (chat template, config of the checkpoint, token texts) -> how well it fits.
+        syntax: markers of the thinking.
+        make: makes a parser for one answer, which yields Reasoning and Content.
+        end: for `make`: marker that closes the thinking, for budgets and grammars.
+        thinking_on: template variables that ask for thinking: {"enable_thinking": True}.
+        thinking_off: those that ask for none.
+        effort_variable: template variable that takes OpenAI's `reasoning_effort`.
+    """
+
+    name: str
+    detect: Detect
+    syntax: ReasoningSyntax | None = None
+    make: Callable[[AnswerContext], Parser] | None = None
+    end: str | None = None
+    thinking_on: Mapping[str, Any] = field(default_factory=dict)
+    thinking_off: Mapping[str, Any] = field(default_factory=dict)
+    effort_variable: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolParserSpec:
+    """How a family of models writes tool calls.
+
+    A plugin gives tables, or a parser and a grammar made by hand.
+
+    Attributes:
+        name: of the dialect.
+        detect: (chat template, config of the checkpoint, token texts) -> how well it fits.
+        syntax: tables of every way in which the family writes calls; forced calls are written
+            in the first.
+        make: makes a parser for one answer.
+        grammar: for `make`: (tools, least calls, most calls or None) -> what forced calls look
+            like, from the first marker to the last.
+        is_whole: `make` takes the whole answer and yields Reasoning too.
+        make_id: (name of the function, index of the call) -> id of a call that the model gave
+            none; None: the server makes them.
+    """
+
+    name: str
+    detect: Detect
+    syntax: tuple[CallSyntax, ...] = ()
+    make: Callable[[AnswerContext], Parser] | None = None
+    grammar: Callable[[Sequence[Tool], int, int | None], Node] | None = None
+    is_whole: bool = False
+    make_id: Callable[[str, int], str] | None = None
+
+
+# --- grammars -----------------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GrammarSpec:
+    """A backend of structured output.
+
+    Attributes:
+        name: of the backend.
+        open: vocabulary -> backend; imports its library. Called once, in the engine and where
+            grammars are checked before admission.
+        priority: the highest is used where the config names none.
+    """
+
+    name: str
+    open: Callable[[Vocabulary], GrammarBackend]
+    priority: int = 0

@@ -64,6 +64,7 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
     priority: int = 0  # lower runs earlier
     cache_salt: str = ""  # prefixes are shared only between equal salts
     tenant: str = ""  # for whom: within a priority, the tenant served least goes first
+    grammar: bytes = b""  # a tree of `llmplug.grammar`, encoded; empty: none
 
 
 class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
