@@ -51,6 +51,18 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     extra: dict[str, Any] = {}  # parameters of samplers that the core does not know, by field name
 
 
+class ThinkingBudget(msgspec.Struct, frozen=True, kw_only=True):
+    """Tokens that an answer may think for; then the engine writes the end marker itself.
+
+    `engine.limits` cuts it so that `SamplingParams.max_tokens` leaves room for an answer.
+    """
+
+    max_tokens: int  # >= 0; of all blocks of thinking together, markers not counted
+    start_ids: tuple[int, ...] = ()  # tokens that open a block
+    end_ids: tuple[int, ...]  # tokens that close it; the first is the one to be written
+    is_open: bool  # an answer begins within a block
+
+
 class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
     """One prompt for the engine; `num_sequences` answers to it.
 
@@ -65,6 +77,7 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
     cache_salt: str = ""  # prefixes are shared only between equal salts
     tenant: str = ""  # for whom: within a priority, the tenant served least goes first
     grammar: bytes = b""  # a tree of `llmplug.grammar`, encoded; empty: none
+    thinking: ThinkingBudget | None = None  # None: without end
 
 
 class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):

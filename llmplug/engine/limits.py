@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from llmplug.engine.thinking import fit_budget
 from llmplug.errors import ContextLengthExceeded, InvalidRequest, UnsupportedParameter
 from llmplug.types import GenerateRequest, SamplingParams
 
@@ -93,7 +94,10 @@ def normalise(request: GenerateRequest, limits: RequestLimits) -> GenerateReques
     _check_prompt(request.prompt_ids, limits)
     room = limits.max_tokens - len(request.prompt_ids)
     sampling = _normalise_sampling(request.sampling, limits, room)
-    return msgspec.structs.replace(request, sampling=sampling)
+    thinking = request.thinking
+    if thinking is not None:
+        thinking = fit_budget(thinking, sampling.max_tokens or room, limits.vocab_size)
+    return msgspec.structs.replace(request, sampling=sampling, thinking=thinking)
 
 
 def _check_prompt(prompt_ids: list[int], limits: RequestLimits) -> None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from llmplug.engine.limits import sampler_values
+from llmplug.engine.thinking import force_ends
 from llmplug.errors import EngineError, UnsupportedParameter
 from llmplug.specs import SamplerRow, SamplerSpec
 
@@ -97,6 +98,7 @@ class SamplerChain:
 
     def _choose(self, logits_SV: torch.Tensor, sequences: list[Sequence]) -> list[Choice]:
         _hold_back_stops(logits_SV, sequences)
+        force_ends(logits_SV, sequences)
         groups = self._group(sequences)
         ids_S: torch.Tensor | None = None
         for place in sorted(groups):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from array import array
 from typing import Any
 
+from llmplug.engine.thinking import ThinkingClock
 from llmplug.types import FinishReason, GenerateRequest, TokenLogprob
 
 _UINT64 = 2**64 - 1
@@ -34,6 +35,7 @@ class Sequence:
         "samplers",
         "seed",
         "stop_ids",
+        "thinking",
         "token_ids",
     )
 
@@ -69,6 +71,7 @@ class Sequence:
         self.prompt_logprobs: list[TokenLogprob | None] | None = (
             None if sampling.prompt_logprobs is None else [None]
         )
+        self.thinking = ThinkingClock(request.thinking) if request.thinking else None
         self.is_running = False
 
     @property
@@ -95,6 +98,8 @@ class Sequence:
         """Take a chosen token; return why the sequence ends with it, if it does."""
         self.token_ids.append(token_id)
         self.output_ids.append(token_id)
+        if self.thinking is not None:
+            self.thinking.take(token_id)
         sampling = self.request.sampling
         if token_id in self.stop_ids and len(self.output_ids) > sampling.min_tokens:
             return FinishReason.STOP
