@@ -4,3 +4,39 @@ A reader takes over behind a start marker and gives back what stands behind the 
 `json_calls.py`, `named_calls.py`, `tagged_calls.py`, `python_calls.py` and `brace_calls.py` each
 hold both for one table; `reader.py` says what they have in common.
 """
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from llmplug.chat.calls.json_calls import JsonReader
+from llmplug.dialect import BraceCalls, JsonCalls, PythonCalls, TaggedCalls
+
+if TYPE_CHECKING:
+    from llmplug.chat.calls.reader import CallReader, Opening
+    from llmplug.dialect import CallSyntax
+
+
+def start_markers(syntax: CallSyntax) -> tuple[str, ...]:
+    """Markers that open a section of calls."""
+    if isinstance(syntax, JsonCalls | PythonCalls):
+        return syntax.start
+    if isinstance(syntax, BraceCalls):
+        return (syntax.start,)
+    if syntax.section is not None:
+        return (syntax.section[0],)
+    return (syntax.name[0],) if isinstance(syntax, TaggedCalls) else (syntax.start,)
+
+
+def is_bare_start(syntax: CallSyntax, text: str) -> bool:
+    """Whether the content of an answer that begins with `text` may be calls without marker."""
+    if isinstance(syntax, JsonCalls):
+        return syntax.is_bare and text[0] == ("[" if syntax.holds == "list" else "{")
+    return isinstance(syntax, PythonCalls) and syntax.is_bare and text[0] == "["
+
+
+def open_reader(syntax: CallSyntax, opening: Opening) -> CallReader:
+    """Make the reader of a section."""
+    if isinstance(syntax, JsonCalls):
+        return JsonReader(syntax, opening)
+    raise NotImplementedError(type(syntax).__name__)

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from llmplug.chat.marker_search import MarkerSearch
+
 if TYPE_CHECKING:
     from llmplug.dialect import Event, Tool
 
@@ -29,6 +31,30 @@ class Opening:
     tools: Sequence[Tool]
 
 
+class Remainder:
+    """What stands behind a malformed place, up to the end marker: text, and nothing else."""
+
+    def __init__(self, end: str) -> None:
+        self.end = end
+        self._search = MarkerSearch([end])
+        self._held = ""
+
+    def feed(self, text: str) -> tuple[str, str | None]:
+        """Return text to show, and what stands behind the end marker once it has come."""
+        if not self.end:
+            return "", text
+        text = self._held + text
+        found = self._search.find(text)
+        if found.marker:
+            return text[: found.at], text[found.at + len(found.marker) :]
+        self._held = text[found.at :]
+        return text[: found.at], None
+
+    def finish(self) -> str:
+        """Return what was held back."""
+        return self._held
+
+
 class CallReader(Protocol):
     """Reads one section of calls, from behind its start marker to behind its end marker.
 
@@ -36,8 +62,11 @@ class CallReader(Protocol):
     included, once that is certain. Where a call goes wrong after its CallStart, it ends there,
     incomplete, and the text from the bad place on is Content, up to the end marker, which closes
     the section. A key that holds the arguments a second time is such a bad place, and so are
-    arguments that are no object. White space inside arguments is theirs.
+    arguments that are no object. White space inside arguments is theirs. A call without arguments
+    has the arguments `{}`.
     """
+
+    ended_as_text: bool  # once it has ended: what is left over goes on as the text it became
 
     def feed(self, text: str) -> tuple[list[Event], str | None]:
         """Take more text.

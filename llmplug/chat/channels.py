@@ -1,0 +1,243 @@
+"""Split an answer into content, reasoning and tool calls, as it comes.
+
+One machine for every dialect that is a table: it looks for markers in content and in reasoning,
+and leaves what stands between markers of calls to a reader of `llmplug.chat.calls`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from llmplug.chat.calls import is_bare_start, open_reader, start_markers
+from llmplug.chat.calls.reader import CallReader, Opening
+from llmplug.chat.marker_search import MarkerSearch
+from llmplug.dialect import CallStart, Content, Event, Reasoning
+
+if TYPE_CHECKING:
+    from llmplug.dialect import AnswerContext, CallSyntax, Parser, ReasoningSyntax
+    from llmplug.specs import ReasoningParserSpec, ToolParserSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """How a model writes thinking and calls, and what is wrong with that, if anything is."""
+
+    reasoning: ReasoningParserSpec | None = None
+    tools: ToolParserSpec | None = None
+    problems: tuple[str, ...] = ()
+
+
+def make_parser(
+    reasoning: ReasoningParserSpec | None, tools: ToolParserSpec | None, context: AnswerContext
+) -> Parser:
+    """Make the parser of one answer.
+
+    Without tools in the context nothing is read as a call.
+    """
+    if tools is not None and tools.make is not None and (tools.is_whole or reasoning is None):
+        return tools.make(context)
+    by_hand = [spec.make(context) for spec in (reasoning, tools) if spec is not None and spec.make]
+    table = ChannelSplitter(
+        reasoning.syntax if reasoning is not None and reasoning.make is None else None,
+        tools.syntax if tools is not None and context.tools else (),
+        context,
+    )
+    if not by_hand:
+        return table
+    if reasoning is not None and reasoning.make is not None:
+        return ParserChain(by_hand[0], by_hand[1] if len(by_hand) > 1 else table)
+    return ParserChain(table, by_hand[0])
+
+
+def begins_in_reasoning(syntax: ReasoningSyntax, prompt_end: str) -> bool:
+    """Whether an answer to a prompt that ends so begins within a block of thinking."""
+    opened = max(prompt_end.rfind(marker) for marker in syntax.start)
+    closed = prompt_end.rfind(syntax.end)
+    return opened > closed or (syntax.is_implied and closed < 0)
+
+
+class ChannelSplitter:
+    """The parser of dialects that are tables.
+
+    A block of thinking opens at the beginning of the answer and behind a call or another block,
+    not in the midst of content: there its marker is text, as is any marker that stands alone.
+    """
+
+    def __init__(
+        self,
+        reasoning: ReasoningSyntax | None,
+        calls: Sequence[CallSyntax],
+        context: AnswerContext,
+    ) -> None:
+        self._context = context
+        self._calls = calls
+        self._by_marker = {
+            marker: syntax for syntax in reversed(calls) for marker in start_markers(syntax)
+        }
+        self._thinking_starts = reasoning.start if reasoning else ()
+        self._thinking_end = reasoning.end if reasoning else ""
+        self._in_thinking = MarkerSearch(
+            (self._thinking_end, *(reasoning.ended_by if reasoning else ()))
+        )
+        self._in_content = MarkerSearch(self._by_marker)
+        self._at_start = MarkerSearch((*self._by_marker, *self._thinking_starts))
+        self._is_thinking = reasoning is not None and begins_in_reasoning(
+            reasoning, context.prompt_end
+        )
+        self._reader: CallReader | None = None
+        self._num_calls = 0
+        self._held = ""  # may be the beginning of a marker
+        self._space: list[str] = []  # white space that a marker may follow
+        self._drops_space = self._is_thinking  # a marker stood right before
+        self._is_at_start = True  # nothing but white space since the start or a marker
+        self._events: list[Event] = []
+
+    @property
+    def is_reasoning(self) -> bool:
+        """Whether the text so far ends within a block of thinking."""
+        return self._is_thinking
+
+    def feed(self, text: str) -> list[Event]:
+        """Take more text; see `Parser`."""
+        self._split(self._held + text if self._reader is None else text, is_whole=False)
+        return self._take()
+
+    def finish(self) -> list[Event]:
+        """Say that the answer is over; see `Parser`."""
+        if self._reader is not None:
+            self._add(self._reader.finish())
+            self._reader = None
+        else:
+            self._split(self._held, is_whole=True)
+            self._say("".join(self._space))
+        return self._take()
+
+    def _split(self, text: str, *, is_whole: bool) -> None:
+        """Cut `text` at its markers; what may be the beginning of one is held."""
+        self._held = ""
+        left: str | None = text
+        while left:
+            if self._reader is not None:
+                left = self._read_calls(self._reader, left)
+            elif self._is_thinking:
+                left = self._read_thinking(left, is_whole)
+            else:
+                left = self._read_content(left, is_whole)
+
+    def _read_calls(self, reader: CallReader, text: str) -> str | None:
+        events, left = reader.feed(text)
+        self._add(events)
+        if left is not None:
+            self._reader = None
+            self._is_at_start = self._drops_space = not reader.ended_as_text
+        return left
+
+    def _read_thinking(self, text: str, is_whole: bool) -> str | None:
+        found = self._in_thinking.find(text, is_whole=is_whole)
+        self._show(text[: found.at])
+        if not found.marker:
+            self._held = text[found.at :]
+            return None
+        self._is_thinking = False
+        self._meet_marker()
+        is_own = found.marker == self._thinking_end
+        return text[found.at + len(found.marker) :] if is_own else text[found.at :]
+
+    def _read_content(self, text: str, is_whole: bool) -> str | None:
+        if self._is_at_start:
+            text = self._take_space(text)
+            if not text:
+                return None
+            if any(is_bare_start(syntax, text) for syntax in self._calls):
+                return self._open_bare(text)
+        search = self._at_start if self._is_at_start else self._in_content
+        found = search.find(text, is_whole=is_whole)
+        if self._is_at_start and found.at > 0:
+            self._is_at_start = False
+            found = self._in_content.find(text, is_whole=is_whole)
+        self._show(text[: found.at])
+        if not found.marker:
+            self._held = text[found.at :]
+            return None
+        left = text[found.at + len(found.marker) :]
+        if found.marker in self._by_marker:
+            self._open_reader(self._by_marker[found.marker], found.marker)
+        else:
+            self._is_thinking = True
+        self._meet_marker()
+        return left
+
+    def _open_bare(self, text: str) -> str:
+        syntax = next(each for each in self._calls if is_bare_start(each, text))
+        self._open_reader(syntax, "")
+        self._space = []
+        return text
+
+    def _open_reader(self, syntax: CallSyntax, marker: str) -> None:
+        opening = Opening(
+            marker=marker,
+            space="".join(self._space),
+            first_index=self._num_calls,
+            tools=self._context.tools,
+        )
+        self._reader = open_reader(syntax, opening)
+
+    def _meet_marker(self) -> None:
+        self._space = []
+        self._drops_space = self._is_at_start = True
+
+    def _take_space(self, text: str) -> str:
+        """Keep or drop white space at the beginning of `text`; return the rest."""
+        rest = text.lstrip()
+        if not self._drops_space and len(rest) < len(text):
+            self._space.append(text[: len(text) - len(rest)])
+        return rest
+
+    def _show(self, text: str) -> None:
+        """Let text out, but keep white space at its end back."""
+        if self._drops_space:
+            text = text.lstrip()
+        body = text.rstrip()
+        if body:
+            self._drops_space = False
+            self._say("".join(self._space) + body)
+            self._space = []
+        if len(body) < len(text):
+            self._space.append(text[len(body) :])
+
+    def _say(self, text: str) -> None:
+        if text:
+            self._events.append(Reasoning(text) if self._is_thinking else Content(text))
+
+    def _add(self, events: Iterable[Event]) -> None:
+        for event in events:
+            self._num_calls += isinstance(event, CallStart)
+            self._events.append(event)
+
+    def _take(self) -> list[Event]:
+        events, self._events = self._events, []
+        return events
+
+
+class ParserChain:
+    """A parser of thinking, and behind it one that reads calls in what it leaves as content."""
+
+    def __init__(self, first: Parser, second: Parser) -> None:
+        self._first = first
+        self._second = second
+
+    def feed(self, text: str) -> list[Event]:
+        """Take more text; see `Parser`."""
+        return self._pass_on(self._first.feed(text))
+
+    def finish(self) -> list[Event]:
+        """Say that the answer is over; see `Parser`."""
+        return self._pass_on(self._first.finish()) + self._second.finish()
+
+    def _pass_on(self, events: Iterable[Event]) -> list[Event]:
+        out: list[Event] = []
+        for event in events:
+            out += self._second.feed(event.text) if isinstance(event, Content) else [event]
+        return out

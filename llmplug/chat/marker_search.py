@@ -1,0 +1,44 @@
+"""Find markers in text that comes in pieces."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import NamedTuple
+
+
+class Found(NamedTuple):
+    """What a piece of text holds.
+
+    Attributes:
+        at: characters before the marker; without a marker those that belong to none for certain.
+        marker: the first one in the text, the longest of those at its place; "": none yet.
+    """
+
+    at: int
+    marker: str
+
+
+class MarkerSearch:
+    """Looks for a few markers, of which some may be the beginning of others.
+
+    Whoever uses it keeps the text from `Found.at` on where there is no marker yet, and puts what
+    comes next behind it: less than the longest marker's length is ever kept.
+    """
+
+    def __init__(self, markers: Iterable[str]) -> None:
+        self.markers = tuple(sorted({each for each in markers if each}, key=len, reverse=True))
+        self._pattern = re.compile("|".join(map(re.escape, self.markers)) or r"(?!)")
+        self._beginnings = frozenset(each[:n] for each in self.markers for n in range(1, len(each)))
+        self._most = max(map(len, self.markers), default=1) - 1
+
+    def find(self, text: str, *, is_whole: bool = False) -> Found:
+        """Look into `text`; `is_whole`: nothing follows it, so no beginning becomes a marker."""
+        match = self._pattern.search(text)
+        at = len(text) if match is None else match.start()
+        if not is_whole:
+            # A marker that has only begun may stand before the one found, or go on past it.
+            for begin in range(max(0, len(text) - self._most), min(at + 1, len(text))):
+                if text[begin:] in self._beginnings:
+                    return Found(begin, "")
+        return Found(at, "" if match is None else match.group())
