@@ -7,14 +7,16 @@ hold both for one table; `reader.py` says what they have in common.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from llmplug.chat.calls.json_calls import JsonReader
+from llmplug.chat.calls.json_calls import JsonReader, json_grammar
 from llmplug.dialect import BraceCalls, JsonCalls, PythonCalls, TaggedCalls
 
 if TYPE_CHECKING:
     from llmplug.chat.calls.reader import CallReader, Opening
-    from llmplug.dialect import CallSyntax
+    from llmplug.dialect import CallSyntax, Tool
+    from llmplug.grammar import Node
 
 
 def start_markers(syntax: CallSyntax) -> tuple[str, ...]:
@@ -39,4 +41,11 @@ def open_reader(syntax: CallSyntax, opening: Opening) -> CallReader:
     """Make the reader of a section."""
     if isinstance(syntax, JsonCalls):
         return JsonReader(syntax, opening)
+    raise NotImplementedError(type(syntax).__name__)
+
+
+def write_grammar(syntax: CallSyntax, tools: Sequence[Tool], least: int, most: int | None) -> Node:
+    """What calls look like, from the first marker to the last; see `build_call_grammar`."""
+    if isinstance(syntax, JsonCalls):
+        return json_grammar(syntax, tools, least, most)
     raise NotImplementedError(type(syntax).__name__)

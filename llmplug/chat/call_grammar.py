@@ -1,0 +1,98 @@
+"""What an answer must look like where it is not free: forced calls, strict tools, a format."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
+
+from llmplug.chat.calls import start_markers, write_grammar
+from llmplug.chat.channels import begins_in_reasoning
+from llmplug.errors import UnsupportedParameter
+from llmplug.grammar import Anything, Node, OneOf, Regex, Repeat, Seq, Text, Until
+
+if TYPE_CHECKING:
+    from llmplug.chat.channels import Dialect
+    from llmplug.dialect import ReasoningSyntax, Tool
+    from llmplug.specs import ToolParserSpec
+
+# White space that models put between thinking and answer.
+_GAP = Regex(r"[ \n]{0,4}")
+
+
+def build_call_grammar(
+    spec: ToolParserSpec, tools: Sequence[Tool], *, least: int, most: int | None
+) -> Node:
+    """What calls look like in a dialect, from the first marker to the last.
+
+    Args:
+        tools: that may be called, one at least.
+        least: calls there must be.
+        most: calls there may be; None: any number.
+    Raises:
+        UnsupportedParameter: the dialect has a parser made by hand and no grammar.
+        GrammarError: a tool's schema cannot be followed in this syntax.
+    """
+    if spec.grammar is not None:
+        return spec.grammar(tools, least, most)
+    if not spec.syntax:
+        raise UnsupportedParameter(
+            f"calls cannot be forced: the dialect {spec.name!r} says only how to read them",
+            param="tool_choice",
+        )
+    return write_grammar(spec.syntax[0], tools, least, most)
+
+
+def build_answer_grammar(
+    dialect: Dialect,
+    tools: Sequence[Tool],
+    *,
+    choice: Literal["none", "auto", "required"],
+    most: int | None = None,
+    text: Node | None = None,
+    prompt_end: str = "",
+) -> Node:
+    """What a whole answer looks like: thinking, if the dialect has it, then calls or text.
+
+    Args:
+        tools: that may be called.
+        choice: `none`: no calls; `required`: calls alone; `auto`: text, then perhaps calls, or
+            where the text has a form of its own, text or calls.
+        most: calls there may be; None: any number.
+        text: form of the content; None: any text.
+        prompt_end: as in `AnswerContext`.
+    Raises:
+        UnsupportedParameter, GrammarError: as in `build_call_grammar`.
+    """
+    body = _body_grammar(dialect.tools, tools, choice, most, text)
+    syntax = dialect.reasoning.syntax if dialect.reasoning is not None else None
+    if syntax is None:
+        return body
+    return Seq([_thinking_grammar(syntax, prompt_end), body])
+
+
+def _thinking_grammar(syntax: ReasoningSyntax, prompt_end: str) -> Node:
+    """The rest of a block that the prompt opened, or a block if the model opens one."""
+    if begins_in_reasoning(syntax, prompt_end):
+        return Seq([Until(syntax.end), _GAP])
+    if syntax.end in prompt_end:
+        return Text("")  # the template has closed it already
+    block = Seq([Text(syntax.start[0]), Until(syntax.end), _GAP])
+    return Repeat(block, 0, 1)
+
+
+def _body_grammar(
+    spec: ToolParserSpec | None,
+    tools: Sequence[Tool],
+    choice: Literal["none", "auto", "required"],
+    most: int | None,
+    text: Node | None,
+) -> Node:
+    if choice == "none" or spec is None or not tools:
+        return Anything() if text is None else text
+    if choice == "required":
+        return build_call_grammar(spec, tools, least=1, most=most)
+    calls = build_call_grammar(spec, tools, least=1, most=most)
+    if text is not None:
+        return OneOf([text, calls])
+    markers = [marker for syntax in spec.syntax for marker in start_markers(syntax)]
+    return Seq([Anything(without=markers), Repeat(calls, 0, 1)])
