@@ -23,6 +23,7 @@ class Detokenizer:
         *,
         skip_special_tokens: bool = True,
         keep_leading_space: bool = False,
+        shown_ids: frozenset[int] = frozenset(),
     ) -> None:
         """Start an answer.
 
@@ -31,19 +32,21 @@ class Detokenizer:
             skip_special_tokens: leave special tokens out of the text.
             keep_leading_space: the answer continues a text, so that a first word's space is part
                 of it; else the start of the text is treated as the start of any text.
+            shown_ids: special tokens that stay in the text nevertheless.
         """
         table = tokenizer.table
-        self._skipped = tokenizer.special_ids if skip_special_tokens else frozenset[int]()
+        skipped = tokenizer.special_ids if skip_special_tokens else frozenset[int]()
+        self._skipped = skipped - shown_ids
         self._characters = codecs.getincrementaldecoder("utf-8")("replace")
         self._start = TextStart(table, keep_leading_space=keep_leading_space) if table else None
-        self._stream = None if table else _LibraryStream(tokenizer, skip_special_tokens)
+        self._stream = None if table else _LibraryStream(tokenizer)
 
     def feed(self, ids: Sequence[int]) -> str:
         """Add tokens; return the text that is certain by now."""
+        skipped = self._skipped
+        ids = [id_ for id_ in ids if id_ not in skipped]
         if self._start is not None:
-            skipped = self._skipped
-            data = self._start.join([id_ for id_ in ids if id_ not in skipped])
-            return self._characters.decode(data)
+            return self._characters.decode(self._start.join(ids))
         return self._stream.feed(ids) if self._stream else ""
 
     def finish(self) -> str:
@@ -54,10 +57,9 @@ class Detokenizer:
 class _LibraryStream:
     """For decoders that do more than join bytes."""
 
-    def __init__(self, tokenizer: Tokenizer, skip_special_tokens: bool) -> None:
+    def __init__(self, tokenizer: Tokenizer) -> None:
         self._library = tokenizer.library
-        self._skip_special_tokens = skip_special_tokens
-        self._stream = DecodeStream(skip_special_tokens=skip_special_tokens)
+        self._stream = DecodeStream(skip_special_tokens=False)
         self._ids: list[int] = []
         self._num_chars = 0
 
@@ -68,5 +70,5 @@ class _LibraryStream:
         return text
 
     def finish(self) -> str:
-        whole: str = self._library.decode(self._ids, skip_special_tokens=self._skip_special_tokens)
+        whole: str = self._library.decode(self._ids, skip_special_tokens=False)
         return whole[self._num_chars :]

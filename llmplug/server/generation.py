@@ -1,8 +1,7 @@
-"""One request while it runs: token deltas of the engine in, text deltas out.
+"""One request while it runs: token deltas of the engine in, deltas of its reply out.
 
-Everything between ids and text happens here, for every endpoint: incremental detokenising, stop
-strings, log-probabilities aligned with the text, finish reasons, usage. A reply that is not
-streamed is the same deltas, joined.
+Everything between ids and a reply happens here, for every endpoint, choice by choice
+(`choice_text.py`). A reply that is not streamed is the same deltas, joined.
 """
 
 from __future__ import annotations
@@ -14,20 +13,15 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from llmplug.chat.detokenize import Detokenizer
-from llmplug.chat.stop_strings import StopStrings
 from llmplug.errors import EngineError, EngineUnavailable, from_wire
-from llmplug.types import (
-    FinishReason,
-    GenerateRequest,
-    SamplingParams,
-    SequenceDelta,
-    TokenLogprob,
-)
+from llmplug.server.choice_text import ChoiceText
+from llmplug.server.deltas import ChoiceDelta, TokenText, Usage
+from llmplug.types import FinishReason, GenerateRequest, SequenceDelta
 
 if TYPE_CHECKING:
     from llmplug.chat.tokenizer import Tokenizer
     from llmplug.server.admission import Ticket
+    from llmplug.server.channel_text import Reading
     from llmplug.server.metrics import ModelMetrics
 
 # Deltas of several prompts wait here for a slow reader; what is beyond stays with the client.
@@ -45,149 +39,11 @@ class Generator(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class TokenText:
-    """One token with its log-probability, placed in its choice's text."""
-
-    offset: int  # characters before it
-    token_id: int
-    logprob: float | None  # None: the first token of a prompt
-    top: Sequence[tuple[int, float]] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class ChoiceDelta:
-    """What is new in one choice; `finish_reason` comes once, with its last delta."""
-
-    index: int
-    text: str = ""
-    tokens: Sequence[TokenText] = ()
-    finish_reason: str | None = None  # "stop" or "length"
-
-
-@dataclass(frozen=True, slots=True)
 class Echo:
     """A prompt that is to be repeated before its completion."""
 
     text: str
     offsets: Sequence[int] = ()  # of each prompt token in `text`
-
-
-@dataclass(slots=True)
-class Usage:
-    """Tokens of a request, summed over its prompts and choices."""
-
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    cached_tokens: int = 0
-
-    def to_json(self) -> dict[str, object]:
-        """OpenAI's usage object."""
-        return {
-            "prompt_tokens": self.prompt_tokens,
-            "completion_tokens": self.completion_tokens,
-            "total_tokens": self.prompt_tokens + self.completion_tokens,
-            "prompt_tokens_details": {"cached_tokens": self.cached_tokens},
-        }
-
-
-class ChoiceText:
-    """One sequence's way from ids to text."""
-
-    def __init__(
-        self, index: int, tokenizer: Tokenizer, sampling: SamplingParams, *, continues_text: bool
-    ) -> None:
-        self.index = index
-        self.num_tokens = 0
-        self.is_finished = False
-        self._sampling = sampling
-        self._detokenizer = Detokenizer(
-            tokenizer,
-            skip_special_tokens=sampling.skip_special_tokens,
-            keep_leading_space=continues_text,
-        )
-        self._stops = (
-            StopStrings(sampling.stop, sampling.include_stop_str_in_output)
-            if sampling.stop
-            else None
-        )
-        self._num_decoded = 0  # characters the tokens so far stand for
-        self._num_emitted = 0  # of these, characters that left
-        self._held: list[TokenText] = []  # tokens whose text is not out yet
-
-    def feed(self, delta: SequenceDelta) -> ChoiceDelta:
-        """Take one step's tokens; return what of them may be shown."""
-        visible = self._visible_ids(delta)
-        logprobs = delta.logprobs
-        text = ""
-        has_stopped = False
-        for ids, logprob in self._steps(visible, logprobs):
-            self.num_tokens += len(ids)
-            if logprob is not None:
-                self._held.append(
-                    TokenText(self._num_decoded, logprob.token_id, logprob.logprob, logprob.top)
-                )
-            shown, has_stopped = self._show(self._detokenizer.feed(ids))
-            text += shown
-            if has_stopped:
-                break
-        self.num_tokens += len(delta.token_ids) - len(visible)
-        finish_reason = None
-        if not has_stopped and delta.finish_reason is not None:
-            tail, has_stopped = self._finish()
-            text += tail
-            finish_reason = delta.finish_reason.value
-        if has_stopped:
-            finish_reason = FinishReason.STOP.value
-        self.is_finished = finish_reason is not None
-        self._num_emitted += len(text)
-        tokens = self._release(everything=self.is_finished and not has_stopped)
-        return ChoiceDelta(self.index, text, tokens, finish_reason)
-
-    def shift(self, num_chars: int) -> None:
-        """Say that `num_chars` of echoed prompt stand before this text."""
-        self._num_decoded += num_chars
-        self._num_emitted += num_chars
-
-    def _visible_ids(self, delta: SequenceDelta) -> list[int]:
-        """Drop the id that stopped the sequence: it is no part of the answer."""
-        ids = delta.token_ids
-        stopped = delta.stop_token_id is not None and ids and ids[-1] == delta.stop_token_id
-        if stopped and not self._sampling.include_stop_str_in_output:
-            return ids[:-1]
-        return ids
-
-    def _steps(
-        self, ids: list[int], logprobs: list[TokenLogprob] | None
-    ) -> list[tuple[list[int], TokenLogprob | None]]:
-        """Cut a delta where each token's own text matters."""
-        if logprobs is not None:
-            return [([i], lp) for i, lp in zip(ids, logprobs, strict=False)]
-        if self._stops is not None and len(ids) > 1:
-            return [([i], None) for i in ids]
-        return [(ids, None)] if ids else []
-
-    def _show(self, text: str) -> tuple[str, bool]:
-        """Pass text through the stop strings, once `min_tokens` are there."""
-        self._num_decoded += len(text)
-        if self._stops is None or self.num_tokens < self._sampling.min_tokens:
-            return text, False
-        result = self._stops.feed(text)
-        return result.text, result.matched is not None
-
-    def _finish(self) -> tuple[str, bool]:
-        text, has_stopped = self._show(self._detokenizer.finish())
-        if self._stops is not None and not has_stopped:
-            text += self._stops.finish()
-        return text, has_stopped
-
-    def _release(self, *, everything: bool) -> list[TokenText]:
-        """Let the tokens go whose text is out; after a stop string the rest is dropped."""
-        held = self._held
-        count = len(held)
-        if not everything:
-            count = sum(1 for token in held if token.offset < self._num_emitted)
-        out, self._held = held[:count], held[count:]
-        return out
 
 
 class Generation:
@@ -199,6 +55,7 @@ class Generation:
         echoes: one per prompt, if prompts are to be repeated.
         is_scoring: `max_tokens` 0: only prompts are wanted. The engine makes a token, for the
             log-probabilities of the prompt; it is not shown.
+        reading: how answers are split; None: they are text.
     """
 
     def __init__(
@@ -212,6 +69,7 @@ class Generation:
         continues_text: bool = False,
         echoes: Sequence[Echo] = (),
         is_scoring: bool = False,
+        reading: Reading | None = None,
     ) -> None:
         self.usage = Usage(prompt_tokens=sum(len(each.prompt_ids) for each in requests))
         self._client = client
@@ -227,6 +85,7 @@ class Generation:
                 tokenizer,
                 each.sampling,
                 continues_text=continues_text,
+                reading=reading,
             )
             for i, each in enumerate(requests)
             for j in range(each.num_sequences)
@@ -269,7 +128,7 @@ class Generation:
     async def _take(
         self, number: int, delta: SequenceDelta, started_at: float
     ) -> list[ChoiceDelta]:
-        """Turn one delta of the engine into at most two of ours: an echo, and news."""
+        """Turn one delta of the engine into ours: an echo, and news."""
         choice = self._choices[number, delta.index]
         if choice.is_finished:
             return []  # it was already under way when its choice met a stop string
@@ -278,17 +137,16 @@ class Generation:
         out = self._echo(number, choice, delta)
         if self._is_scoring:
             choice.is_finished = True
-            news = ChoiceDelta(choice.index, finish_reason=FinishReason.LENGTH.value)
+            out.append(ChoiceDelta(choice.index, finish_reason=FinishReason.LENGTH.value))
         else:
-            before = choice.num_tokens
-            news = choice.feed(delta)
-            self.usage.completion_tokens += choice.num_tokens - before
-        if news.finish_reason is not None:
+            num_tokens, num_reasoning = choice.num_tokens, choice.num_reasoning
+            out += choice.feed(delta)
+            self.usage.completion_tokens += choice.num_tokens - num_tokens
+            self.usage.reasoning_tokens += choice.num_reasoning - num_reasoning
+        if choice.is_finished:
             self._num_open -= 1
             if delta.finish_reason is None and self._num_open:
                 await self._client.abort(self._requests[number].request_id, delta.index)
-        if news.text or news.tokens or news.finish_reason:
-            out.append(news)
         return out
 
     def _echo(self, number: int, choice: ChoiceText, delta: SequenceDelta) -> list[ChoiceDelta]:

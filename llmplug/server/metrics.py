@@ -14,7 +14,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 if TYPE_CHECKING:
-    from llmplug.server.generation import Usage
+    from llmplug.server.deltas import Usage
     from llmplug.types import EngineStats
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -106,6 +106,9 @@ class Metrics:
         self.generations = self._counter(
             "generations", "Generations by outcome: done, abort, error", "model", "outcome"
         )
+        self.parser_failures = self._counter(
+            "parser_failures", "Answers that a parser of a dialect failed on", "model"
+        )
         self.responses = self._counter(
             "responses", "HTTP responses; code: of the error, if any", "route", "status", "code"
         )
@@ -141,6 +144,7 @@ class ModelMetrics:
         self._completion_tokens = metrics.completion_tokens.labels(model)
         self._cached_tokens = metrics.cached_tokens.labels(model)
         self._generations = metrics.generations
+        self._parser_failures = metrics.parser_failures.labels(model)
 
     def begin(self) -> None:
         """A generation starts."""
@@ -155,6 +159,10 @@ class ModelMetrics:
         self._cached_tokens.inc(usage.cached_tokens)
         if outcome == "done":
             self._total.observe(seconds)
+
+    def count_parser_failure(self) -> None:
+        """A parser of a dialect raised."""
+        self._parser_failures.inc()
 
     def observe_first_token(self, seconds: float) -> None:
         """The first delta of a prompt came."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from sanic import Request
 
-    from llmplug.server.generation import Usage
+    from llmplug.server.deltas import Usage
 
 log = logging.getLogger("llmplug.access")
 

@@ -11,7 +11,9 @@ from collections.abc import AsyncGenerator, Collection, Iterator, Mapping, Seque
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from llmplug import __version__
+from llmplug.chat.channels import Dialect
 from llmplug.chat.detokenize import Detokenizer
+from llmplug.chat.marker_tokens import find_marker_ids
 from llmplug.errors import (
     ConfigError,
     InvalidRequest,
@@ -37,7 +39,9 @@ if TYPE_CHECKING:
     from llmplug.chat.render import ChatRenderer
     from llmplug.chat.tokenizer import Tokenizer
     from llmplug.server.admission import Ticket
+    from llmplug.server.channel_text import Reading
     from llmplug.server.schema.prompts import Prompt
+    from llmplug.types import ThinkingBudget
 
 log = logging.getLogger("llmplug.server")
 
@@ -103,6 +107,7 @@ class ModelService:
         sampler_fields: request fields that installed samplers claim.
         created: unix time, s.
         details: further fields of the model's card.
+        dialect: how the model writes thinking and calls.
     """
 
     def __init__(
@@ -116,6 +121,7 @@ class ModelService:
         sampler_fields: Collection[str] = (),
         created: int | None = None,
         details: Mapping[str, Any] | None = None,
+        dialect: Dialect | None = None,
     ) -> None:
         self.name = name
         self.aliases = tuple(aliases)
@@ -124,6 +130,9 @@ class ModelService:
         self.sampler_fields = frozenset(sampler_fields)
         self.created = int(time.time()) if created is None else created
         self.ready: EngineReady | None = None
+        self.dialect = dialect or Dialect()
+        self._reasoning_ids = find_marker_ids(tokenizer, self.dialect.reasoning)
+        self._call_ids = find_marker_ids(tokenizer, self.dialect.tools)
         self._renderer = renderer
         self._details = dict(details or {})
 
@@ -141,16 +150,28 @@ class ModelService:
             card["max_model_len"] = self.ready.context_length
         return {**card, **self._details}
 
+    @property
+    def template_variables(self) -> frozenset[str]:
+        """What requests may set in the chat template."""
+        return frozenset(self._renderer.variables if self._renderer else ())
+
+    def marker_ids(self, *, reads_calls: bool) -> frozenset[int]:
+        """Special tokens that markers are made of, those of calls only where they are read."""
+        return self._reasoning_ids | self._call_ids if reads_calls else self._reasoning_ids
+
     async def render(
         self,
         messages: list[dict[str, Any]],
         *,
         add_generation_prompt: bool,
         continue_final_message: bool,
+        tools: list[Mapping[str, Any]] | None,
         template_kwargs: dict[str, Any] | None,
-    ) -> list[int]:
+    ) -> tuple[list[int], str]:
         """Turn a conversation into the ids of a prompt.
 
+        Returns:
+            The ids, and the text that the template wrote after the last message.
         Raises:
             InvalidRequest: the model has no chat template, or it refuses these messages.
         """
@@ -161,16 +182,17 @@ class ModelService:
                 "'chat_template' in its config.",
                 param="model",
             )
-        size = sum(len(message["content"]) for message in messages)
-        return await _run(
-            size,
+        ids = await _run(
+            _count_chars(messages) + _count_chars(tools or ()),
             lambda: renderer.render(
                 messages,
                 add_generation_prompt=add_generation_prompt,
                 continue_final_message=continue_final_message,
+                tools=tools,
                 template_kwargs=template_kwargs,
             ),
         )
+        return ids, ""
 
     async def encode(self, prompt: Prompt, *, add_special_tokens: bool) -> list[int]:
         """Turn a prompt of any kind into ids."""
@@ -243,6 +265,8 @@ class Service:
         continues_text: bool = False,
         echoes: Sequence[Echo] = (),
         is_scoring: bool = False,
+        thinking: ThinkingBudget | None = None,
+        reading: Reading | None = None,
     ) -> Generation:
         """Make the generation that answers `prompts`; nothing runs before its deltas are read.
 
@@ -265,6 +289,7 @@ class Service:
                 priority=priority,
                 cache_salt=cache_salt,
                 tenant=tenant,
+                thinking=thinking,
             )
             for ids in prompts
         ]
@@ -277,6 +302,7 @@ class Service:
             continues_text=continues_text,
             echoes=echoes,
             is_scoring=is_scoring,
+            reading=reading,
         )
 
     def metrics_of(self, model: ModelService) -> ModelMetrics:
@@ -389,3 +415,19 @@ def _make_echo(tokenizer: Tokenizer, prompt: Prompt, ids: list[int], *, has_offs
 async def _run(size: int, work: Callable[[], Result]) -> Result:
     """Run `work` here if it is small, in a thread if the event loop would feel it."""
     return work() if size <= INLINE_CHARS else await asyncio.to_thread(work)
+
+
+def _count_chars(values: Sequence[Mapping[str, Any]]) -> int:
+    """About as many characters as the JSON of these has."""
+    return sum(len(value) if isinstance(value, str) else 0 for value in _walk(values))
+
+
+def _walk(value: Any) -> Iterator[Any]:
+    if isinstance(value, Mapping):
+        for each in value.values():
+            yield from _walk(each)
+    elif isinstance(value, list | tuple):
+        for each in value:
+            yield from _walk(each)
+    else:
+        yield value

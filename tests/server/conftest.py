@@ -12,6 +12,7 @@ import httpx
 import pytest
 from sanic import Sanic
 
+from llmplug.chat.channels import Dialect
 from llmplug.config import ServerConfig
 from llmplug.server.app import create_app, start_server, stop_server
 from llmplug.server.service import ModelService, Service
@@ -72,6 +73,7 @@ async def start() -> AsyncIterator[StartServer]:
         wait_ready: bool = True,
         sampler_fields: tuple[str, ...] = (),
         has_renderer: bool = True,
+        dialect: Dialect | None = None,
         engine: FakeEngine | None = None,
         **settings: Any,
     ) -> Running:
@@ -85,6 +87,7 @@ async def start() -> AsyncIterator[StartServer]:
             aliases=("org/toy",),
             sampler_fields=sampler_fields,
             created=1_700_000_000,
+            dialect=dialect,
         )
         service = Service([model])
         app = create_app(service, ServerConfig(**settings))

@@ -200,6 +200,7 @@ class FakeRenderer:
 
     def __init__(self) -> None:
         self.calls: list[dict[str, Any]] = []
+        self.variables = frozenset({"x"})
 
     def render(self, messages: list[dict[str, Any]], **options: Any) -> list[int]:
         self.calls.append({"messages": messages, **options})

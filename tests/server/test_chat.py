@@ -38,6 +38,7 @@ async def test_whole_reply_has_openai_shape(start: StartServer) -> None:
         "completion_tokens": len("Hello world") + 1,  # the end token counts
         "total_tokens": len(prompt) + len("Hello world") + 1,
         "prompt_tokens_details": {"cached_tokens": 2},
+        "completion_tokens_details": {"reasoning_tokens": 0},
     }
 
 
@@ -250,6 +251,7 @@ async def test_defaults_leave_the_choice_to_the_model(start: StartServer) -> Non
             "messages": [{"role": "user", "content": "Hi"}],
             "add_generation_prompt": True,
             "continue_final_message": False,
+            "tools": None,
             "template_kwargs": None,
         }
     ]
@@ -282,7 +284,7 @@ async def test_messages_become_plain(start: StartServer) -> None:
     assert response.headers["X-Llmplug-Ignored"] == "messages[1].odd"
     assert server.renderer.calls[0]["messages"] == [
         {"role": "system", "content": "Be kind."},
-        {"role": "user", "content": "a\nb"},
+        {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]},
         {"role": "assistant", "content": "No."},
         {"role": "user", "content": "x" * 5000},
     ]

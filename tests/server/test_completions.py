@@ -27,6 +27,7 @@ async def test_whole_reply_has_openai_shape(start: StartServer) -> None:
         "completion_tokens": 11,
         "total_tokens": 15,
         "prompt_tokens_details": {"cached_tokens": 4},
+        "completion_tokens_details": {"reasoning_tokens": 0},
     }
     assert server.engine.requests[0].sampling.max_tokens == 16  # OpenAI's default
 

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmplug.server.admission import Admission
-from llmplug.server.generation import ChoiceDelta, Generation
+from llmplug.server.deltas import ChoiceDelta
+from llmplug.server.generation import Generation
 from llmplug.server.metrics import Metrics
 from llmplug.types import FinishReason, GenerateRequest, SamplingParams, SequenceDelta
 

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from sanic.response import HTTPResponse
 
     from llmplug.errors import InvalidRequest
-    from llmplug.server.generation import ChoiceDelta, Generation
+    from llmplug.server.deltas import ChoiceDelta
+    from llmplug.server.generation import Generation
     from llmplug.server.service import ModelService
 
 # A refusal comes at once, and must keep its status; a queue may take long, and the client must
@@ -50,15 +51,9 @@ async def answer_whole(
     """Answer with one JSON body."""
     record_of(request).usage = generation.usage
     choices = [JoinedChoice(i) for i in range(generation.num_choices)]
-    texts: list[list[str]] = [[] for _ in choices]
     async with aclosing(generation.deltas()) as deltas:
         async for delta in deltas:
-            choice = choices[delta.index]
-            texts[delta.index].append(delta.text)
-            choice.tokens.extend(delta.tokens)
-            choice.finish_reason = delta.finish_reason or choice.finish_reason
-    for choice, parts in zip(choices, texts, strict=True):
-        choice.text = "".join(parts)
+            choices[delta.index].add(delta)
     return as_json(reply.body(choices, generation.usage), dict(headers))
 
 

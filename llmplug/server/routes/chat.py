@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Any
 
 from llmplug.errors import InvalidRequest
 from llmplug.server.body import check_fields, read_json
+from llmplug.server.prepare_chat import prepare_chat
 from llmplug.server.record import record_of
 from llmplug.server.routes.answer import answer_stream, answer_whole, make_head, rename_param
 from llmplug.server.schema.chat import ChatRequest
@@ -19,11 +19,9 @@ if TYPE_CHECKING:
     from sanic import Request, Sanic
     from sanic.response import HTTPResponse
 
-    from llmplug.server.admission import Ticket
-    from llmplug.server.generation import Generation
-    from llmplug.server.schema.fields import SplitFields
-    from llmplug.server.schema.messages import Message
-    from llmplug.server.service import ModelService, Service
+    from llmplug.server.service import Service
+
+_REASONING_NAMES = ("reasoning_content", "reasoning")
 
 
 def add_routes(app: Sanic[Any, Any]) -> None:
@@ -47,51 +45,27 @@ async def create_chat_completion(request: Request) -> HTTPResponse | None:
         TokenNames(model.tokenizer),
         has_logprobs=bool(asked.logprobs),
         includes_usage=asked.includes_usage,
+        reasoning_names=_REASONING_NAMES if asked.include_reasoning is not False else (),
     )
     answer = answer_stream if asked.stream else answer_whole
     async with request.app.ctx.lifecycle.running(request):
         ticket = request.app.ctx.admission.enter(1)
         try:
-            generation = await _prepare(request, model, asked, messages, fields, ticket)
+            generation = await prepare_chat(
+                service,
+                model,
+                asked,
+                messages,
+                ticket,
+                extra=fields.extra,
+                cache_salt=salt_for(request, asked.cache_salt),
+                tenant=record_of(request).caller,
+            )
             return await answer(request, generation, reply, headers)
         except InvalidRequest as error:
             raise rename_param(error, _param_names(asked)) from None
         finally:
             ticket.close()
-
-
-async def _prepare(
-    request: Request,
-    model: ModelService,
-    asked: ChatRequest,
-    messages: list[Message],
-    fields: SplitFields,
-    ticket: Ticket,
-) -> Generation:
-    service: Service = request.app.ctx.service
-    sampling = asked.to_sampling(
-        max_tokens=asked.token_limit, logprobs=asked.num_logprobs, extra=fields.extra
-    )
-    is_continued = bool(asked.continue_final_message)
-    started_at = time.perf_counter()
-    prompt_ids = await model.render(
-        messages,
-        add_generation_prompt=asked.add_generation_prompt is not False and not is_continued,
-        continue_final_message=is_continued,
-        template_kwargs=asked.chat_template_kwargs,
-    )
-    service.metrics_of(model).observe_preparation(time.perf_counter() - started_at)
-    return service.generate(
-        model,
-        [prompt_ids],
-        sampling,
-        ticket,
-        num_sequences=1 if asked.n is None else asked.n,
-        priority=asked.priority or 0,
-        cache_salt=salt_for(request, asked.cache_salt),
-        tenant=record_of(request).caller,
-        continues_text=is_continued,
-    )
 
 
 def salt_for(request: Request, salt: str | None) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 if TYPE_CHECKING:
-    from llmplug.server.generation import ChoiceDelta, TokenText, Usage
+    from llmplug.server.deltas import CallDelta, ChoiceDelta, TokenText, Usage
     from llmplug.server.schema.reply import JoinedChoice, ReplyHead, TokenNames
 
 _encode = msgspec.json.encode
@@ -18,15 +18,25 @@ class ChatReply:
     """Encodes one chat request's reply.
 
     A chunk that carries only text is two prebuilt strings around the escaped text.
+
+    Args:
+        reasoning_names: fields that thinking is sent in; none of them: it is not sent.
     """
 
     def __init__(
-        self, head: ReplyHead, names: TokenNames, *, has_logprobs: bool, includes_usage: bool
+        self,
+        head: ReplyHead,
+        names: TokenNames,
+        *,
+        has_logprobs: bool,
+        includes_usage: bool,
+        reasoning_names: Sequence[str] = (),
     ) -> None:
         self._head = head
         self._names = names
         self._has_logprobs = has_logprobs
         self._includes_usage = includes_usage
+        self._reasoning_names = reasoning_names
         self._start = head.frame_start("chat.completion.chunk")
         self._end = b',"usage":null}\n\n' if includes_usage else b"}\n\n"
         self._text_end = b'},"logprobs":null,"finish_reason":null}]' + self._end
@@ -47,6 +57,13 @@ class ChatReply:
                 b'%b%d,"delta":{"content":%b%b'
                 % (self._start, delta.index, _encode(delta.text), self._text_end)
             )
+        if delta.reasoning and self._reasoning_names:
+            frames.append(
+                self._chunk(delta.index, self._reasoning_fields(delta.reasoning), None, None)
+            )
+        if delta.call is not None:
+            calls = {"tool_calls": [_call_fields(delta.call)]}
+            frames.append(self._chunk(delta.index, calls, None, None))
         if delta.finish_reason is not None:
             frames.append(self._chunk(delta.index, {}, None, delta.finish_reason))
         return frames
@@ -65,7 +82,7 @@ class ChatReply:
             "choices": [
                 {
                     "index": choice.index,
-                    "message": {"role": "assistant", "content": choice.text, "refusal": None},
+                    "message": self._message(choice),
                     "logprobs": self._logprobs(choice.tokens) if self._has_logprobs else None,
                     "finish_reason": choice.finish_reason,
                 }
@@ -73,6 +90,29 @@ class ChatReply:
             ],
             "usage": usage.to_json(),
         }
+
+    def _message(self, choice: JoinedChoice) -> dict[str, Any]:
+        message: dict[str, Any] = {
+            "role": "assistant",
+            "content": choice.text or (None if choice.calls else ""),
+            "refusal": None,
+        }
+        reasoning = "".join(choice.reasonings)
+        if reasoning:
+            message |= self._reasoning_fields(reasoning)
+        if choice.calls:
+            message["tool_calls"] = [
+                {
+                    "id": call.id,
+                    "type": "function",
+                    "function": {"name": call.name, "arguments": "".join(call.arguments)},
+                }
+                for call in choice.calls.values()
+            ]
+        return message
+
+    def _reasoning_fields(self, reasoning: str) -> dict[str, str]:
+        return dict.fromkeys(self._reasoning_names, reasoning)
 
     def _chunk(
         self,
@@ -105,3 +145,15 @@ class ChatReply:
             "logprob": logprob,
             "bytes": list(self._names.bytes(token_id)),
         }
+
+
+def _call_fields(call: CallDelta) -> dict[str, Any]:
+    """A call's first delta says all of it but its arguments, later ones nothing but those."""
+    if call.name is None:
+        return {"index": call.index, "function": {"arguments": call.arguments}}
+    return {
+        "index": call.index,
+        "id": call.id,
+        "type": "function",
+        "function": {"name": call.name, "arguments": call.arguments},
+    }

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 if TYPE_CHECKING:
-    from llmplug.server.generation import ChoiceDelta, TokenText, Usage
+    from llmplug.server.deltas import ChoiceDelta, TokenText, Usage
     from llmplug.server.schema.reply import JoinedChoice, ReplyHead, TokenNames
 
 _encode = msgspec.json.encode

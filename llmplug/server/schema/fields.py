@@ -55,7 +55,6 @@ _UNSERVED_EVERYWHERE: Mapping[str, Neutral] = {
     "return_token_ids": _is_empty,
     "return_tokens_as_token_ids": _is_empty,
     "structured_outputs": _is_empty,
-    "thinking_token_budget": _is_empty,
     "truncate_prompt_tokens": _is_empty,
     "use_beam_search": _is_empty,
 }
@@ -67,9 +66,6 @@ UNSERVED_IN_CHAT: Mapping[str, Neutral] = {
     "function_call": _is_one_of("none"),
     "functions": _is_empty,
     "modalities": _is_one_of(["text"], []),
-    "reasoning_effort": _is_one_of("none"),
-    "tool_choice": _is_one_of("none", "auto"),
-    "tools": _is_empty,
     "verbosity": _is_one_of("medium"),
     "web_search_options": lambda value: value is None,
 }
@@ -77,12 +73,13 @@ UNSERVED_IN_COMPLETIONS: Mapping[str, Neutral] = {
     **_UNSERVED_EVERYWHERE,
     "prompt_embeds": _is_empty,
     "suffix": _is_empty,
+    "thinking_token_budget": _is_empty,
 }
+_SUCCESSORS = {"functions": "Use 'tools'.", "function_call": "Use 'tool_choice'."}
 # Accepted everywhere; they change nothing that the client could see.
 HARMLESS = frozenset(
     {
         "metadata",
-        "parallel_tool_calls",
         "prediction",
         "prompt_cache_key",
         "prompt_cache_options",
@@ -124,8 +121,9 @@ def split_fields(
                 extra[name] = value
         elif name in unserved:
             if not unserved[name](value):
+                advice = _SUCCESSORS.get(name, "Leave it out.")
                 raise UnsupportedParameter(
-                    f"'{name}' is not supported here with this value. Leave it out.", param=name
+                    f"'{name}' is not supported here with this value. {advice}", param=name
                 )
         elif name not in HARMLESS:
             ignored.append(name)

@@ -7,11 +7,22 @@ from typing import Any
 from llmplug.errors import InvalidRequest, UnsupportedParameter
 
 # `developer` is OpenAI's newer word for `system`; templates know the older one.
-_ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
-_UNSERVED_ROLES = frozenset({"tool", "function"})
-_UNSERVED_FIELDS = ("tool_calls", "function_call", "tool_call_id", "audio")
-_PASSED_ON = ("name", "reasoning_content")
-_KNOWN = frozenset({"role", "content", "refusal", *_UNSERVED_FIELDS, *_PASSED_ON})
+_ROLES = {
+    "system": "system",
+    "developer": "system",
+    "user": "user",
+    "assistant": "assistant",
+    "tool": "tool",
+}
+_UNSERVED_FIELDS = ("function_call", "audio")
+# Thinking of an earlier answer goes by either name in requests, as it does in replies.
+_REASONING = ("reasoning_content", "reasoning")
+_KNOWN = frozenset(
+    {"role", "content", "name", "tool_calls", "tool_call_id", *_UNSERVED_FIELDS, *_REASONING}
+    # What replies hold besides, and clients send back as it came.
+    | {"refusal", "annotations"}
+)
+_KNOWN_IN_CALLS = frozenset({"id", "type", "function", "index"})
 _TEXT_PARTS = frozenset({"text", "input_text", "output_text"})
 
 Message = dict[str, Any]
@@ -21,73 +32,136 @@ def read_messages(raw: Any) -> tuple[list[Message], list[str]]:
     """Check a conversation.
 
     Returns:
-        Messages whose content is text, and the names of fields that nobody knows.
+        Messages whose content is text or text parts, and the names of fields that nobody knows.
 
     Raises:
-        InvalidRequest: it is no list of messages; `param` says which one, and where in it.
-        UnsupportedParameter: it holds images, audio or tool calls.
+        InvalidRequest: it is no list of messages, or a tool answers a call that was not made;
+            `param` says which message, and where in it.
+        UnsupportedParameter: it holds images or audio.
     """
     if not isinstance(raw, list):
         raise _invalid("messages", "a list of messages", code="invalid_type")
     if not raw:
-        raise InvalidRequest("'messages' must hold at least one message.", param="messages")
-    ignored: list[str] = []
-    messages = [_read_message(each, f"messages[{i}]", ignored) for i, each in enumerate(raw)]
-    return messages, ignored
+        raise _refuse("messages", "must hold at least one message")
+    reader = _Reader()
+    messages = [reader.read(each, f"messages[{i}]") for i, each in enumerate(raw)]
+    return messages, reader.ignored
 
 
-def _read_message(raw: Any, where: str, ignored: list[str]) -> Message:
-    if not isinstance(raw, dict):
-        raise _invalid(where, "an object", code="invalid_type")
-    role = _read_role(raw, where)
-    for name in _UNSERVED_FIELDS:
-        if raw.get(name):
+class _Reader:
+    """Reads messages in turn, and remembers the calls that they may answer."""
+
+    def __init__(self) -> None:
+        self.ignored: list[str] = []
+        self._call_ids: set[str] = set()
+
+    def read(self, raw: Any, where: str) -> Message:
+        if not isinstance(raw, dict):
+            raise _invalid(where, "an object", code="invalid_type")
+        role = _read_role(raw, where)
+        for unserved in _UNSERVED_FIELDS:
+            if raw.get(unserved):
+                raise UnsupportedParameter(
+                    f"'{where}.{unserved}' is not supported.", param=f"{where}.{unserved}"
+                )
+        for place, owner in (("tool_calls", "assistant"), ("tool_call_id", "tool")):
+            if raw.get(place) and role != owner:
+                raise _refuse(f"{where}.{place}", f"belongs in messages of role {owner!r}")
+        message: Message = {"role": role}
+        needs_content = True
+        if role == "assistant":
+            message |= self._read_answer(raw, where)
+            needs_content = len(message) == 1
+        elif role == "tool":
+            message["tool_call_id"] = self._read_call_id(raw, where)
+        content = _read_content(raw, where)
+        if content is not None:
+            message["content"] = content
+        elif needs_content:
+            raise _missing(f"{where}.content")
+        name = _read_text(raw, "name", where)
+        if name is not None:
+            message["name"] = name
+        self.ignored += [f"{where}.{key}" for key in raw if key not in _KNOWN]
+        return message
+
+    def _read_answer(self, raw: dict[str, Any], where: str) -> Message:
+        """Read what an assistant's message holds beside its content."""
+        found: Message = {}
+        texts = [_read_text(raw, name, where) for name in _REASONING]
+        reasoning = next((text for text in texts if text), None)
+        if reasoning is not None:
+            found["reasoning_content"] = reasoning
+        calls = raw.get("tool_calls")
+        if calls is not None and not isinstance(calls, list):
+            raise _invalid(f"{where}.tool_calls", "a list of calls", code="invalid_type")
+        if calls:
+            found["tool_calls"] = [
+                self._read_call(call, f"{where}.tool_calls[{i}]") for i, call in enumerate(calls)
+            ]
+        return found
+
+    def _read_call(self, raw: Any, where: str) -> dict[str, Any]:
+        if not isinstance(raw, dict):
+            raise _invalid(where, "an object", code="invalid_type")
+        if raw.get("type", "function") != "function":
             raise UnsupportedParameter(
-                f"'{where}.{name}' is not supported.", param=f"{where}.{name}"
+                f"'{where}.type': only calls of type 'function' are supported.",
+                param=f"{where}.type",
             )
-    message: Message = {"role": role, "content": _read_content(raw, role, where)}
-    for name in _PASSED_ON:
-        value = raw.get(name)
-        if value is None:
-            continue
-        if not isinstance(value, str):
-            raise _invalid(f"{where}.{name}", "a string", code="invalid_type")
-        message[name] = value
-    ignored += [f"{where}.{name}" for name in raw if name not in _KNOWN]
-    return message
+        call_id = _require_text(raw, "id", where)
+        function = raw.get("function")
+        if not isinstance(function, dict):
+            raise _invalid(f"{where}.function", "an object", code="invalid_type")
+        name = _require_text(function, "name", f"{where}.function")
+        arguments = function.get("arguments")
+        if arguments is not None and not isinstance(arguments, str | dict):
+            raise _invalid(
+                f"{where}.function.arguments", "JSON text or an object", code="invalid_type"
+            )
+        self._call_ids.add(call_id)
+        self.ignored += [f"{where}.{key}" for key in raw if key not in _KNOWN_IN_CALLS]
+        shown = {"name": name, "arguments": {} if arguments in (None, "") else arguments}
+        return {"id": call_id, "type": "function", "function": shown}
+
+    def _read_call_id(self, raw: dict[str, Any], where: str) -> str:
+        call_id = _require_text(raw, "tool_call_id", where)
+        if call_id not in self._call_ids:
+            raise _refuse(
+                f"{where}.tool_call_id",
+                f"is {call_id[:100]!r}, which is the id of no tool call before it",
+            )
+        return call_id
 
 
 def _read_role(raw: dict[str, Any], where: str) -> str:
     role = raw.get("role")
     if role is None:
-        raise InvalidRequest(
-            f"'{where}.role' is required.",
-            param=f"{where}.role",
-            code="missing_required_parameter",
-        )
-    if isinstance(role, str) and role in _UNSERVED_ROLES:
+        raise _missing(f"{where}.role")
+    if role == "function":
         raise UnsupportedParameter(
-            f"'{where}.role': messages of tools are not supported.", param=f"{where}.role"
+            f"'{where}.role': messages of functions are not supported; tools answer with role "
+            "'tool'.",
+            param=f"{where}.role",
         )
     if not isinstance(role, str) or role not in _ROLES:
         raise _invalid(f"{where}.role", f"one of {', '.join(_ROLES)}")
     return _ROLES[role]
 
 
-def _read_content(raw: dict[str, Any], role: str, where: str) -> str:
+def _read_content(raw: dict[str, Any], where: str) -> str | list[dict[str, Any]] | None:
     content = raw.get("content")
     path = f"{where}.content"
+    if content is None:
+        refusal = raw.get("refusal")
+        return refusal if isinstance(refusal, str) else None
     if isinstance(content, str):
         return content
-    if isinstance(content, list):
-        return "\n".join(_read_part(part, f"{path}[{i}]") for i, part in enumerate(content))
-    if content is not None:
+    if not isinstance(content, list):
         raise _invalid(path, "a string or a list of parts", code="invalid_type")
-    if role == "assistant":
-        refusal = raw.get("refusal")
-        if isinstance(refusal, str):
-            return refusal
-    raise InvalidRequest(f"'{path}' is required.", param=path, code="missing_required_parameter")
+    return [
+        {"type": "text", "text": _read_part(part, f"{path}[{i}]")} for i, part in enumerate(content)
+    ]
 
 
 def _read_part(part: Any, where: str) -> str:
@@ -107,5 +181,27 @@ def _read_part(part: Any, where: str) -> str:
     return text
 
 
+def _read_text(raw: dict[str, Any], name: str, where: str) -> str | None:
+    value = raw.get(name)
+    if value is not None and not isinstance(value, str):
+        raise _invalid(f"{where}.{name}", "a string", code="invalid_type")
+    return value
+
+
+def _require_text(raw: dict[str, Any], name: str, where: str) -> str:
+    text = _read_text(raw, name, where)
+    if not text:
+        raise _missing(f"{where}.{name}")
+    return text
+
+
+def _missing(param: str) -> InvalidRequest:
+    return InvalidRequest(f"'{param}' is required.", param=param, code="missing_required_parameter")
+
+
 def _invalid(param: str, wanted: str, code: str = "invalid_value") -> InvalidRequest:
     return InvalidRequest(f"'{param}' must be {wanted}.", param=param, code=code)
+
+
+def _refuse(param: str, reason: str) -> InvalidRequest:
+    return InvalidRequest(f"'{param}' {reason}.", param=param)

@@ -10,7 +10,7 @@ import msgspec
 
 if TYPE_CHECKING:
     from llmplug.chat.tokenizer import Tokenizer
-    from llmplug.server.generation import ChoiceDelta, TokenText, Usage
+    from llmplug.server.deltas import ChoiceDelta, TokenText, Usage
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,13 +39,41 @@ class ReplyHead:
 
 
 @dataclass(slots=True)
+class JoinedCall:
+    """A tool call whose deltas are joined."""
+
+    id: str
+    name: str
+    arguments: list[str] = field(default_factory=list)  # pieces of JSON text
+
+
+@dataclass(slots=True)
 class JoinedChoice:
     """A choice whose deltas are joined."""
 
     index: int
-    text: str = ""
+    texts: list[str] = field(default_factory=list)
+    reasonings: list[str] = field(default_factory=list)
+    calls: dict[int, JoinedCall] = field(default_factory=dict)  # by index, in order
     tokens: list[TokenText] = field(default_factory=list)
     finish_reason: str | None = None
+
+    @property
+    def text(self) -> str:
+        """All of its content."""
+        return "".join(self.texts)
+
+    def add(self, delta: ChoiceDelta) -> None:
+        """Take what is new."""
+        self.texts.append(delta.text)
+        self.reasonings.append(delta.reasoning)
+        self.tokens.extend(delta.tokens)
+        self.finish_reason = delta.finish_reason or self.finish_reason
+        if delta.call is not None:
+            call = self.calls.setdefault(
+                delta.call.index, JoinedCall(delta.call.id or "", delta.call.name or "")
+            )
+            call.arguments.append(delta.call.arguments)
 
 
 class Reply(Protocol):

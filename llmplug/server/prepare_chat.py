@@ -1,0 +1,103 @@
+"""From a checked chat request to a generation: prompt, grammar, thinking, how answers are read."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from llmplug.dialect import AnswerContext
+from llmplug.errors import UnsupportedParameter
+from llmplug.server.channel_text import Reading
+from llmplug.server.schema.tools import ToolUse, read_tools
+from llmplug.server.thinking import choose_template_options, make_budget
+
+if TYPE_CHECKING:
+    from llmplug.server.admission import Ticket
+    from llmplug.server.generation import Generation
+    from llmplug.server.schema.chat import ChatRequest
+    from llmplug.server.schema.messages import Message
+    from llmplug.server.service import ModelService, Service
+
+
+async def prepare_chat(
+    service: Service,
+    model: ModelService,
+    asked: ChatRequest,
+    messages: list[Message],
+    ticket: Ticket,
+    *,
+    extra: dict[str, Any],
+    cache_salt: str,
+    tenant: str,
+) -> Generation:
+    """Make the generation that answers a conversation; nothing runs before its deltas are read.
+
+    Args:
+        messages: of the request, read.
+        extra: parameters of samplers.
+        cache_salt: prefixes are shared between equal ones.
+        tenant: for whom.
+    Raises:
+        InvalidRequest: the request asks for what this model cannot do; `param` says where.
+    """
+    sampling = asked.to_sampling(
+        max_tokens=asked.token_limit, logprobs=asked.num_logprobs, extra=extra
+    )
+    use = read_tools(asked.tools, asked.tool_choice, asked.parallel_tool_calls)
+    dialect = model.dialect
+    if use.callable and dialect.tools is None:
+        raise UnsupportedParameter(
+            "'tools' is not supported: nothing is known of how this model writes calls.",
+            param="tools",
+        )
+    is_continued = bool(asked.continue_final_message)
+    started_at = time.perf_counter()
+    prompt_ids, prompt_end = await model.render(
+        messages,
+        add_generation_prompt=asked.add_generation_prompt is not False and not is_continued,
+        continue_final_message=is_continued,
+        tools=list(use.shown) or None,
+        template_kwargs=choose_template_options(
+            asked.reasoning_effort,
+            asked.chat_template_kwargs,
+            dialect.reasoning,
+            model.template_variables,
+        )
+        or None,
+    )
+    budget = make_budget(
+        asked.thinking_token_budget, dialect.reasoning, model.tokenizer, prompt_end
+    )
+    metrics = service.metrics_of(model)
+    metrics.observe_preparation(time.perf_counter() - started_at)
+    return service.generate(
+        model,
+        [prompt_ids],
+        sampling,
+        ticket,
+        num_sequences=1 if asked.n is None else asked.n,
+        priority=asked.priority or 0,
+        cache_salt=cache_salt,
+        tenant=tenant,
+        continues_text=is_continued,
+        thinking=budget,
+        reading=_make_reading(model, use, prompt_end, metrics.count_parser_failure),
+    )
+
+
+def _make_reading(
+    model: ModelService, use: ToolUse, prompt_end: str, on_failure: Any
+) -> Reading | None:
+    """Say how answers are read; None: all of them is content."""
+    dialect = model.dialect
+    is_whole = dialect.tools is not None and dialect.tools.is_whole
+    if dialect.reasoning is None and not use.callable and not is_whole:
+        return None
+    return Reading(
+        dialect=dialect,
+        context=AnswerContext(tools=use.callable, prompt_end=prompt_end),
+        is_named=use.mode == "named",
+        is_single=not use.is_parallel,
+        shown_ids=model.marker_ids(reads_calls=bool(use.callable) or is_whole),
+        on_failure=on_failure,
+    )
