@@ -5,13 +5,16 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
+from llmplug.chat.call_grammar import build_answer_grammar
 from llmplug.dialect import AnswerContext
-from llmplug.errors import UnsupportedParameter
+from llmplug.errors import GrammarError, UnsupportedParameter
+from llmplug.grammar import Json, encode_grammar
 from llmplug.server.channel_text import Reading
 from llmplug.server.schema.tools import ToolUse, read_tools
 from llmplug.server.thinking import choose_template_options, make_budget
 
 if TYPE_CHECKING:
+    from llmplug.grammar import Node
     from llmplug.server.admission import Ticket
     from llmplug.server.generation import Generation
     from llmplug.server.schema.chat import ChatRequest
@@ -68,6 +71,7 @@ async def prepare_chat(
     budget = make_budget(
         asked.thinking_token_budget, dialect.reasoning, model.tokenizer, prompt_end
     )
+    node = await _find_grammar(model, use, prompt_end)
     metrics = service.metrics_of(model)
     metrics.observe_preparation(time.perf_counter() - started_at)
     return service.generate(
@@ -80,9 +84,37 @@ async def prepare_chat(
         cache_salt=cache_salt,
         tenant=tenant,
         continues_text=is_continued,
+        grammar=encode_grammar(node) if node is not None else b"",
         thinking=budget,
         reading=_make_reading(model, use, prompt_end, metrics.count_parser_failure),
     )
+
+
+async def _find_grammar(model: ModelService, use: ToolUse, prompt_end: str) -> Node | None:
+    """Say what the answer must look like, and see that it can be kept to; None: anything goes."""
+    if not use.needs_grammar:
+        return None
+    if model.grammars is None:
+        raise UnsupportedParameter(
+            "'tool_choice' and strict tools need a backend of structured output, and none is "
+            "installed.",
+            param="tool_choice",
+        )
+    node = build_answer_grammar(
+        model.dialect,
+        use.callable,
+        choice="required" if use.least else "auto",
+        most=use.most,
+        prompt_end=prompt_end,
+    )
+    try:
+        await model.grammars.check(node, "tools")
+    except GrammarError:
+        for tool in use.callable:  # which of them is it?
+            place = f"tools[{use.index_of(tool.name)}].function.parameters"
+            await model.grammars.check(Json(dict(tool.parameters)), place)
+        raise
+    return node
 
 
 def _make_reading(

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
     from llmplug.chat.render import ChatRenderer
     from llmplug.chat.tokenizer import Tokenizer
+    from llmplug.grammar import Node
     from llmplug.server.admission import Ticket
     from llmplug.server.channel_text import Reading
     from llmplug.server.schema.prompts import Prompt
@@ -97,6 +98,13 @@ class EngineConnection(Protocol):
         """Stop the engine's process."""
 
 
+class GrammarCheck(Protocol):
+    """Finds out whether the engine will be able to follow a grammar, away from the engine."""
+
+    async def check(self, node: Node, param: str) -> None:
+        """Compile a tree under a budget. Raises GrammarError with this `param` if that fails."""
+
+
 class ModelService:
     """One model: its names, its tokenizer, its chat template, its engine.
 
@@ -108,6 +116,7 @@ class ModelService:
         created: unix time, s.
         details: further fields of the model's card.
         dialect: how the model writes thinking and calls.
+        grammars: checks grammars; None: no backend is installed.
     """
 
     def __init__(
@@ -122,6 +131,7 @@ class ModelService:
         created: int | None = None,
         details: Mapping[str, Any] | None = None,
         dialect: Dialect | None = None,
+        grammars: GrammarCheck | None = None,
     ) -> None:
         self.name = name
         self.aliases = tuple(aliases)
@@ -131,6 +141,7 @@ class ModelService:
         self.created = int(time.time()) if created is None else created
         self.ready: EngineReady | None = None
         self.dialect = dialect or Dialect()
+        self.grammars = grammars
         self._reasoning_ids = find_marker_ids(tokenizer, self.dialect.reasoning)
         self._call_ids = find_marker_ids(tokenizer, self.dialect.tools)
         self._renderer = renderer
@@ -265,6 +276,7 @@ class Service:
         continues_text: bool = False,
         echoes: Sequence[Echo] = (),
         is_scoring: bool = False,
+        grammar: bytes = b"",
         thinking: ThinkingBudget | None = None,
         reading: Reading | None = None,
     ) -> Generation:
@@ -289,6 +301,7 @@ class Service:
                 priority=priority,
                 cache_salt=cache_salt,
                 tenant=tenant,
+                grammar=grammar,
                 thinking=thinking,
             )
             for ids in prompts

@@ -15,7 +15,7 @@ from sanic import Sanic
 from llmplug.chat.channels import Dialect
 from llmplug.config import ServerConfig
 from llmplug.server.app import create_app, start_server, stop_server
-from llmplug.server.service import ModelService, Service
+from llmplug.server.service import GrammarCheck, ModelService, Service
 
 from .fake_engine import TOKENIZER, FakeEngine, FakeRenderer, Script
 
@@ -74,6 +74,7 @@ async def start() -> AsyncIterator[StartServer]:
         sampler_fields: tuple[str, ...] = (),
         has_renderer: bool = True,
         dialect: Dialect | None = None,
+        grammars: GrammarCheck | None = None,
         engine: FakeEngine | None = None,
         **settings: Any,
     ) -> Running:
@@ -88,6 +89,7 @@ async def start() -> AsyncIterator[StartServer]:
             sampler_fields=sampler_fields,
             created=1_700_000_000,
             dialect=dialect,
+            grammars=grammars,
         )
         service = Service([model])
         app = create_app(service, ServerConfig(**settings))

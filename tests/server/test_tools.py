@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, Literal
 
 import openai
 import pytest
 from openai.types.chat import ChatCompletion
 
+from llmplug.chat.call_grammar import build_answer_grammar
 from llmplug.chat.channels import Dialect
 from llmplug.dialect import (
     CallEnd,
@@ -19,8 +20,11 @@ from llmplug.dialect import (
     Event,
     JsonCalls,
     ReasoningSyntax,
+    Tool,
     in_template,
 )
+from llmplug.errors import GrammarError
+from llmplug.grammar import Node, decode_grammar, encode_grammar
 from llmplug.specs import ReasoningParserSpec, ToolParserSpec
 
 from .conftest import Running, StartServer
@@ -463,3 +467,86 @@ async def test_malformed_histories_are_refused(
     assert (response.status_code, error["param"], error["code"]) == (400, param, code)
     if param == "messages[2].tool_call_id" and code == "invalid_value":
         assert "'c2'" in error["message"]
+
+
+class Checks:
+    """Remembers what it is to check, and refuses what holds a word."""
+
+    def __init__(self, bad: str = "never") -> None:
+        self.params: list[str] = []
+        self._bad = bad.encode()
+
+    async def check(self, node: Node, param: str) -> None:
+        self.params.append(param)
+        if self._bad in encode_grammar(node):
+            raise GrammarError("too hard", param=param)
+
+
+STRICT = make_tool("time", strict=True)
+FORCING: list[tuple[dict[str, Any], str, int | None, list[str]]] = [
+    ({"tool_choice": "required"}, "required", None, ["weather", "time"]),
+    ({"tool_choice": FUNCTION}, "required", 1, ["time"]),
+    (
+        {"tool_choice": "required", "parallel_tool_calls": False},
+        "required",
+        1,
+        ["weather", "time"],
+    ),
+    ({"tools": [TOOLS[0], STRICT]}, "auto", None, ["weather", "time"]),
+    ({"tool_choice": allow("required", "time")}, "required", None, ["time"]),
+    ({"tool_choice": allow("auto", "weather")}, "auto", None, ["weather"]),
+]
+
+
+@pytest.mark.parametrize(("fields", "choice", "most", "names"), FORCING)
+async def test_promises_are_kept_by_a_grammar(
+    start: StartServer,
+    fields: dict[str, Any],
+    choice: Literal["auto", "required"],
+    most: int | None,
+    names: list[str],
+) -> None:
+    checks = Checks()
+    server = await start(speak(write_call("time")), dialect=DIALECT, grammars=checks)
+    asked = {"tools": TOOLS, **fields}
+    assert (await server.chat(**asked)).status_code == 200
+    tools = [
+        Tool(f["name"], f["parameters"], f["description"], f.get("strict", False))
+        for f in (each["function"] for each in asked["tools"])
+        if f["name"] in names
+    ]
+    wanted = build_answer_grammar(DIALECT, tools, choice=choice, most=most)
+    assert decode_grammar(server.engine.requests[0].grammar) == wanted
+    assert checks.params == ["tools"]
+    # The prompt shows all of them, whatever the choice.
+    assert len(server.renderer.calls[0]["tools"]) == 2
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"tool_choice": "none"},
+        {"parallel_tool_calls": False},
+        {"tool_choice": allow("auto", "time", "weather")},
+    ],
+)
+async def test_free_answers_have_no_grammar(start: StartServer, fields: dict[str, Any]) -> None:
+    server = await start(speak("Hi"), dialect=DIALECT, grammars=Checks())
+    assert (await server.chat(tools=TOOLS, **fields)).status_code == 200
+    assert server.engine.requests[0].grammar == b""
+
+
+async def test_schema_that_is_too_hard_is_named(start: StartServer) -> None:
+    hard = make_tool("hard", strict=True, parameters={"type": "object", "title": "never"})
+    server = await start(dialect=DIALECT, grammars=Checks())
+    error = (await server.chat(tools=[*TOOLS, hard])).json()["error"]
+    assert error["param"] == "tools[2].function.parameters"
+    assert error["code"] == "invalid_grammar"
+    assert server.engine.requests == []
+
+
+async def test_promises_need_a_backend(start: StartServer) -> None:
+    server = await start(dialect=DIALECT)
+    error = (await server.chat(tools=TOOLS, tool_choice="required")).json()["error"]
+    assert (error["param"], error["code"]) == ("tool_choice", "unsupported_parameter")

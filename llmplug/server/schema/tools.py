@@ -45,6 +45,10 @@ class ToolUse:
         """Calls that it may hold; None: any number."""
         return None if self.is_parallel and self.mode != "named" else 1
 
+    def index_of(self, name: str) -> int:
+        """The place of a tool in the request."""
+        return [each["function"]["name"] for each in self.shown].index(name)
+
     @property
     def needs_grammar(self) -> bool:
         """Whether only a grammar keeps the promise that was asked for."""
