@@ -159,6 +159,10 @@ class ServerConfig(Section):
         description="How long running requests may finish after a stop.",
     )
     metrics: bool = Field(True, description="Whether /metrics is served for Prometheus.")
+    reasoning_fields: tuple[Literal["reasoning_content", "reasoning"], ...] = Field(
+        ("reasoning_content", "reasoning"),
+        description="Fields of an answer that hold its thinking: clients know either name.",
+    )
 
     @model_validator(mode="after")
     def _check_door(self) -> ServerConfig:

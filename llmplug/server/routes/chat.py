@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
     from llmplug.server.service import Service
 
-_REASONING_NAMES = ("reasoning_content", "reasoning")
-
 
 def add_routes(app: Sanic[Any, Any]) -> None:
     """Add this endpoint."""
@@ -45,7 +43,7 @@ async def create_chat_completion(request: Request) -> HTTPResponse | None:
         TokenNames(model.tokenizer),
         has_logprobs=bool(asked.logprobs),
         includes_usage=asked.includes_usage,
-        reasoning_names=_REASONING_NAMES if asked.include_reasoning is not False else (),
+        reasoning_names=() if asked.include_reasoning is False else request.app.ctx.reasoning_names,
     )
     answer = answer_stream if asked.stream else answer_whole
     async with request.app.ctx.lifecycle.running(request):
