@@ -59,7 +59,7 @@ async def prepare_chat(
         messages,
         add_generation_prompt=asked.add_generation_prompt is not False and not is_continued,
         continue_final_message=is_continued,
-        tools=list(use.shown) or None,
+        tools=use.shown,
         template_kwargs=choose_template_options(
             asked.reasoning_effort,
             asked.chat_template_kwargs,

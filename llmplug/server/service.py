@@ -14,6 +14,7 @@ from llmplug import __version__
 from llmplug.chat.channels import Dialect
 from llmplug.chat.detokenize import Detokenizer
 from llmplug.chat.marker_tokens import find_marker_ids
+from llmplug.chat.tool_text import find_json_calls, put_tools_in_text
 from llmplug.errors import (
     ConfigError,
     InvalidRequest,
@@ -142,6 +143,7 @@ class ModelService:
         self.ready: EngineReady | None = None
         self.dialect = dialect or Dialect()
         self.grammars = grammars
+        self._json_calls = find_json_calls(self.dialect.tools)
         self._reasoning_ids = find_marker_ids(tokenizer, self.dialect.reasoning)
         self._call_ids = find_marker_ids(tokenizer, self.dialect.tools)
         self._renderer = renderer
@@ -172,11 +174,11 @@ class ModelService:
 
     async def render(
         self,
-        messages: list[dict[str, Any]],
+        messages: Sequence[Mapping[str, Any]],
         *,
         add_generation_prompt: bool,
         continue_final_message: bool,
-        tools: list[Mapping[str, Any]] | None,
+        tools: Sequence[Mapping[str, Any]],
         template_kwargs: dict[str, Any] | None,
     ) -> tuple[list[int], str]:
         """Turn a conversation into the ids of a prompt.
@@ -193,13 +195,16 @@ class ModelService:
                 "'chat_template' in its config.",
                 param="model",
             )
+        shown, told = messages, tools
+        if self._json_calls is not None:
+            shown, told = put_tools_in_text(messages, tools, self._json_calls, renderer.shape)
         ids = await _run(
-            _count_chars(messages) + _count_chars(tools or ()),
+            _count_chars(shown) + _count_chars(told),
             lambda: renderer.render(
-                messages,
+                shown,
                 add_generation_prompt=add_generation_prompt,
                 continue_final_message=continue_final_message,
-                tools=tools,
+                tools=told or None,
                 template_kwargs=template_kwargs,
             ),
         )

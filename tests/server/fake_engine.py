@@ -12,6 +12,7 @@ from typing import Any
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
 
+from llmplug.chat.messages import MessageShape
 from llmplug.chat.tokenizer import Tokenizer
 from llmplug.errors import ContextLengthExceeded, InvalidRequest, LlmplugError
 from llmplug.specs import TokenizerFiles
@@ -201,6 +202,7 @@ class FakeRenderer:
     def __init__(self) -> None:
         self.calls: list[dict[str, Any]] = []
         self.variables = frozenset({"x"})
+        self.shape = MessageShape(takes_tools=True, takes_tool_calls=True)
 
     def render(self, messages: list[dict[str, Any]], **options: Any) -> list[int]:
         self.calls.append({"messages": messages, **options})
