@@ -9,7 +9,7 @@ token; everywhere else control tokens are forbidden.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -107,6 +107,7 @@ class Vocabulary:
     token_bytes: Sequence[bytes]
     control_ids: Mapping[str, int]
     end_ids: frozenset[int]
+    encode: Callable[[str], list[int]]
 
     def split(self, text: str) -> list[str | int]:
         """Cut a text at the control tokens that it spells, the longest first: texts and ids."""

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from llmplug.specs import ToolParserSpec
 
 # White space that models put between thinking and answer.
-_GAP = Regex(r"[ \n]{0,4}")
+_GAP = Repeat(Regex(r"[ \n]"), 0, 4)
 
 
 def build_call_grammar(
@@ -95,4 +95,29 @@ def _body_grammar(
     if text is not None:
         return OneOf([text, calls])
     markers = [marker for syntax in spec.syntax for marker in start_markers(syntax)]
-    return Seq([Anything(without=markers), Repeat(calls, 0, 1)])
+    if not markers:
+        return OneOf([Anything(), calls])
+    # Text and marker must be one item: a backend that has begun text would read the marker as text.
+    begun = Seq([Until(markers[0]), cut_marker(calls, markers[0])])
+    return OneOf([Anything(without=markers), begun])
+
+
+def cut_marker(node: Node, marker: str) -> Node:
+    """Return what stands behind the marker that a tree begins with.
+
+    Raises:
+        UnsupportedParameter: not every text of the tree begins with it.
+    """
+    match node:
+        case Text(text) if text.startswith(marker):
+            return Text(text.removeprefix(marker))
+        case Seq([first, *rest]):
+            return Seq([cut_marker(first, marker), *rest])
+        case OneOf(items) if items:
+            return OneOf([cut_marker(item, marker) for item in items])
+        case Repeat(item, 0 | 1, 1):
+            return cut_marker(item, marker)
+    raise UnsupportedParameter(
+        f"calls of this dialect do not begin with {marker!r}: strict tools need tool_choice",
+        param="tools",
+    )
