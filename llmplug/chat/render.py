@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 from llmplug.chat.guard import Guard
@@ -18,6 +20,14 @@ if TYPE_CHECKING:
 # Roles are the template's words, not users': a template may build a token from one.
 ROLES = frozenset({"assistant", "developer", "function", "system", "tool", "user"})
 _OWN_VARIABLES = frozenset({"messages", "tools", "documents", "add_generation_prompt"})
+
+
+@dataclass(frozen=True, slots=True)
+class ChatPrompt:
+    """A rendered conversation."""
+
+    ids: list[int]
+    end: str  # the text that the template wrote after the last message
 
 
 class ChatRenderer:
@@ -70,6 +80,26 @@ class ChatRenderer:
             template_kwargs,
         )  # fmt: skip
         return self._guard.encode(rendered, marks)
+
+    def render_prompt(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        documents: Sequence[Mapping[str, Any]] | None = None,
+        template_kwargs: Mapping[str, Any] | None = None,
+    ) -> ChatPrompt:
+        """Like `render`, and say how the head of the answer begins: perhaps within thinking."""
+        more = (continue_final_message, tools, documents, template_kwargs)
+        rendered, marks = self._render(messages, add_generation_prompt, *more)
+        end = ""
+        if add_generation_prompt:
+            # What the template leaves out when it is asked for no head; users' text is in both.
+            headless, _ = self._render(messages, False, *more)
+            end = marks.remove_from(rendered[_count_shared(rendered, headless) :])
+        return ChatPrompt(self._guard.encode(rendered, marks), end)
 
     def render_text(
         self,
@@ -157,6 +187,13 @@ class ChatRenderer:
                 "add_generation_prompt": False,
             }
         )
+
+
+def _count_shared(a: str, b: str) -> int:
+    """Return how many characters two texts begin with in common."""
+    if a.startswith(b):  # nearly always, and much quicker
+        return len(b)
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(a, b, strict=False)))
 
 
 def _mark_end(message: dict[str, Any], index: int, marks: Marks) -> None:

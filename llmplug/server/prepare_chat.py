@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from llmplug.server.schema.chat import ChatRequest
     from llmplug.server.schema.messages import Message
     from llmplug.server.service import ModelService, Service
+    from llmplug.specs import ReasoningParserSpec
 
 
 async def prepare_chat(
@@ -55,7 +56,7 @@ async def prepare_chat(
         )
     is_continued = bool(asked.continue_final_message)
     started_at = time.perf_counter()
-    prompt_ids, prompt_end = await model.render(
+    prompt = await model.render(
         messages,
         add_generation_prompt=asked.add_generation_prompt is not False and not is_continued,
         continue_final_message=is_continued,
@@ -68,15 +69,14 @@ async def prepare_chat(
         )
         or None,
     )
-    budget = make_budget(
-        asked.thinking_token_budget, dialect.reasoning, model.tokenizer, prompt_end
-    )
-    node = await _find_grammar(model, use, prompt_end)
+    head = _continue(messages[-1], dialect.reasoning) if is_continued else prompt.end
+    budget = make_budget(asked.thinking_token_budget, dialect.reasoning, model.tokenizer, head)
+    node = await _find_grammar(model, use, head)
     metrics = service.metrics_of(model)
     metrics.observe_preparation(time.perf_counter() - started_at)
     return service.generate(
         model,
-        [prompt_ids],
+        [prompt.ids],
         sampling,
         ticket,
         num_sequences=1 if asked.n is None else asked.n,
@@ -86,8 +86,19 @@ async def prepare_chat(
         continues_text=is_continued,
         grammar=encode_grammar(node) if node is not None else b"",
         thinking=budget,
-        reading=_make_reading(model, use, prompt_end, metrics.count_parser_failure),
+        reading=_make_reading(model, use, head, metrics.count_parser_failure),
     )
+
+
+def _continue(message: Message, reasoning: ReasoningParserSpec | None) -> str:
+    """The head of an answer that goes on with a message: past its thinking, but for one it opens.
+
+    Its thinking stands in a field of its own.
+    """
+    content = message.get("content") or ""
+    text = content if isinstance(content, str) else "".join(part["text"] for part in content)
+    end = reasoning.syntax.end if reasoning is not None and reasoning.syntax is not None else ""
+    return end + text
 
 
 async def _find_grammar(model: ModelService, use: ToolUse, prompt_end: str) -> Node | None:

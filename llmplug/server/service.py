@@ -14,6 +14,7 @@ from llmplug import __version__
 from llmplug.chat.channels import Dialect
 from llmplug.chat.detokenize import Detokenizer
 from llmplug.chat.marker_tokens import find_marker_ids
+from llmplug.chat.render import ChatPrompt
 from llmplug.chat.tool_text import find_json_calls, put_tools_in_text
 from llmplug.errors import (
     ConfigError,
@@ -143,6 +144,10 @@ class ModelService:
         self.ready: EngineReady | None = None
         self.dialect = dialect or Dialect()
         self.grammars = grammars
+        # Rendering the head of an answer apart costs as much again: only where it can matter.
+        self._reads_head = self.dialect.reasoning is not None or (
+            self.dialect.tools is not None and self.dialect.tools.make is not None
+        )
         self._json_calls = find_json_calls(self.dialect.tools)
         self._reasoning_ids = find_marker_ids(tokenizer, self.dialect.reasoning)
         self._call_ids = find_marker_ids(tokenizer, self.dialect.tools)
@@ -180,11 +185,9 @@ class ModelService:
         continue_final_message: bool,
         tools: Sequence[Mapping[str, Any]],
         template_kwargs: dict[str, Any] | None,
-    ) -> tuple[list[int], str]:
+    ) -> ChatPrompt:
         """Turn a conversation into the ids of a prompt.
 
-        Returns:
-            The ids, and the text that the template wrote after the last message.
         Raises:
             InvalidRequest: the model has no chat template, or it refuses these messages.
         """
@@ -198,9 +201,10 @@ class ModelService:
         shown, told = messages, tools
         if self._json_calls is not None:
             shown, told = put_tools_in_text(messages, tools, self._json_calls, renderer.shape)
-        ids = await _run(
+        render = renderer.render_prompt if self._reads_head else renderer.render
+        prompt = await _run(
             _count_chars(shown) + _count_chars(told),
-            lambda: renderer.render(
+            lambda: render(
                 shown,
                 add_generation_prompt=add_generation_prompt,
                 continue_final_message=continue_final_message,
@@ -208,7 +212,7 @@ class ModelService:
                 template_kwargs=template_kwargs,
             ),
         )
-        return ids, ""
+        return prompt if isinstance(prompt, ChatPrompt) else ChatPrompt(prompt, "")
 
     async def encode(self, prompt: Prompt, *, add_special_tokens: bool) -> list[int]:
         """Turn a prompt of any kind into ids."""

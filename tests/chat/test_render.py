@@ -380,6 +380,34 @@ def test_nested_too_deeply_is_refused() -> None:
         renderer("byte_level", "plain").render([{"role": "user", "content": "a", "x": value}])
 
 
+# --- the head of an answer ----------------------------------------------------------------------
+THINKING = (
+    PLAIN
+    + "{% if add_generation_prompt %}{{ '<think>' if thinks else '<think></think>' }}{% endif %}"
+)
+
+
+@pytest.mark.parametrize("text", ["a", "a<think>", "</think>", "<|im_start|>assistant\n<think>"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_head_of_an_answer_is_the_templates(family: str, text: str) -> None:
+    ours = ChatRenderer(cached(family), THINKING)
+    for thinks, head in ((True, "<think>"), (False, "<think></think>")):
+        options: dict[str, Any] = {"template_kwargs": {"thinks": thinks}}
+        prompt = ours.render_prompt(talk(text), **options)
+        assert prompt.ids == ours.render(talk(text), **options)
+        assert prompt.end == "<|im_start|>assistant\n" + head
+    bare = ours.render_prompt(talk(text), add_generation_prompt=False)
+    assert bare.end == ""
+
+
+def test_head_of_an_answer_where_a_template_changes_its_mind() -> None:
+    ours = ChatRenderer(
+        cached("byte_level"),
+        "{{ messages[-1].content }}{{ 'x<think>' if add_generation_prompt else 'xyz' }}",
+    )
+    assert ours.render_prompt(talk("a")).end == "<think>"
+
+
 # --- options ------------------------------------------------------------------------------------
 @pytest.mark.parametrize("name", ["messages", "tools", "eos_token", "raise_exception", "range"])
 def test_reserved_variables_are_refused(name: str) -> None:

@@ -13,6 +13,7 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
 
 from llmplug.chat.messages import MessageShape
+from llmplug.chat.render import ChatPrompt
 from llmplug.chat.tokenizer import Tokenizer
 from llmplug.errors import ContextLengthExceeded, InvalidRequest, LlmplugError
 from llmplug.specs import TokenizerFiles
@@ -202,8 +203,12 @@ class FakeRenderer:
     def __init__(self) -> None:
         self.calls: list[dict[str, Any]] = []
         self.variables = frozenset({"x"})
+        self.prompt_end = ""
         self.shape = MessageShape(takes_tools=True, takes_tool_calls=True)
 
     def render(self, messages: list[dict[str, Any]], **options: Any) -> list[int]:
         self.calls.append({"messages": messages, **options})
         return ids_of(json.dumps(messages))
+
+    def render_prompt(self, messages: list[dict[str, Any]], **options: Any) -> ChatPrompt:
+        return ChatPrompt(self.render(messages, **options), self.prompt_end)
