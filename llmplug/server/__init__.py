@@ -3,7 +3,13 @@
 app.py         create_app wires routes, signals and errors; serve runs it
 lifecycle.py   signals of the process: go red, drain, end what is left, stop the engines
 service.py     the models that are served; the only place that ties text to an engine
-generation.py  one request while it runs: token deltas in, text deltas out
+prepare_chat.py  from a checked chat request to a generation
+thinking.py    what a request asks of a model's thinking
+generation.py  one request while it runs: token deltas in, deltas of its reply out
+choice_text.py one choice of it: ids to text, stop strings, finish reason
+channel_text.py  text to content, thinking and tool calls, by the model's dialect
+content_tokens.py  which tokens are content, for log-probabilities
+deltas.py      what is new in a reply
 admission.py   how many requests may wait
 gate.py        what happens before a handler runs: request id, key, body
 auth.py        who may call what

@@ -3,6 +3,7 @@
 fields.py             served, unserved, harmless, a sampler's, or unknown: each name's lot
 sampling.py           the fields that both generation endpoints share
 messages.py           the conversation of a chat request
+tools.py              its tools, and which of them may or must be called
 prompts.py            the prompt of a completions request
 chat.py               the chat request
 completions.py        the completions request
