@@ -129,7 +129,7 @@ class ChannelText:
         events: list[Event] = [Content(text)]
         if self._parser is not None:
             try:
-                events = self._parser.feed(text)
+                events = list(self._parser.feed(text))
             except Exception:  # noqa: BLE001 - a plugin may raise anything
                 self._give_up()
         return self._tell(events)
@@ -139,7 +139,7 @@ class ChannelText:
         events: list[Event] = []
         if self._parser is not None and not self.is_over:
             try:
-                events = self._parser.finish()
+                events = list(self._parser.finish())
             except Exception:  # noqa: BLE001 - a plugin may raise anything
                 self._give_up()
         return self._tell(events)

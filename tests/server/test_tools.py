@@ -248,6 +248,16 @@ class Failing:
         return []
 
 
+class Careless:
+    """Forgets to return what it found."""
+
+    def feed(self, text: str) -> None:
+        pass
+
+    def finish(self) -> list[Event]:
+        return []
+
+
 @pytest.mark.parametrize("is_streamed", [False, True])
 async def test_parser_that_raises_costs_its_answer_the_calls(
     start: StartServer, is_streamed: bool
@@ -256,6 +266,7 @@ async def test_parser_that_raises_costs_its_answer_the_calls(
         (lambda _: Failing(), "AB!cd"),
         (lambda _: Failing(fails_at_end=True), "AB"),
         (lambda _: 1 / 0, "ab!cd"),
+        (lambda _: Careless(), "ab!cd"),
     ):
         spec = ToolParserSpec(name="bad", detect=in_template("x"), make=make)  # type: ignore[arg-type]
         text = "ab" if shown == "AB" else "ab!cd"
