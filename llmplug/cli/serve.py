@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from llmplug.config import Config, ModelConfig
     from llmplug.engine.process import EngineProcess
     from llmplug.registry import Registry
-    from llmplug.server.service import ModelService
+    from llmplug.server.model_service import ModelService
     from llmplug.specs import Progress
 
 NAME = "serve"
@@ -93,7 +93,7 @@ def _make_model(
     process: EngineProcess,
 ) -> ModelService:
     from llmplug import assemble
-    from llmplug.server.service import ModelService
+    from llmplug.server.model_service import ModelService
 
     plan = assemble.plan_text(model, registry, progress)
     for line in plan.choices:

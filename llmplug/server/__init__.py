@@ -2,7 +2,8 @@
 
 app.py         create_app wires routes, signals and errors; serve runs it
 lifecycle.py   signals of the process: go red, drain, end what is left, stop the engines
-service.py     the models that are served; the only place that ties text to an engine
+service.py     the models that are served, and the lives of their engines
+model_service.py  one of them; the only place that ties text to an engine
 prepare_chat.py  from a checked chat request to a generation
 thinking.py    what a request asks of a model's thinking
 generation.py  one request while it runs: token deltas in, deltas of its reply out

@@ -17,9 +17,10 @@ if TYPE_CHECKING:
     from llmplug.grammar import Node
     from llmplug.server.admission import Ticket
     from llmplug.server.generation import Generation
+    from llmplug.server.model_service import ModelService
     from llmplug.server.schema.chat import ChatRequest
     from llmplug.server.schema.messages import Message
-    from llmplug.server.service import ModelService, Service
+    from llmplug.server.service import Service
     from llmplug.specs import ReasoningParserSpec
 
 

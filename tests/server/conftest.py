@@ -15,7 +15,8 @@ from sanic import Sanic
 from llmplug.chat.channels import Dialect
 from llmplug.config import ServerConfig
 from llmplug.server.app import create_app, start_server, stop_server
-from llmplug.server.service import GrammarCheck, ModelService, Service
+from llmplug.server.model_service import GrammarCheck, ModelService
+from llmplug.server.service import Service
 
 from .fake_engine import TOKENIZER, FakeEngine, FakeRenderer, Script
 

@@ -14,8 +14,9 @@ from llmplug.errors import CheckpointError
 from llmplug.server import app as app_module
 from llmplug.server import sse
 from llmplug.server.app import create_app
+from llmplug.server.model_service import ModelService
 from llmplug.server.routes import answer
-from llmplug.server.service import ModelService, Service
+from llmplug.server.service import Service
 
 from .conftest import StartServer, until
 from .fake_engine import TOKENIZER, FakeEngine, endless, speak

@@ -16,7 +16,8 @@ from llmplug.errors import (
     LlmplugError,
     PluginError,
 )
-from llmplug.server.service import ModelService, Service
+from llmplug.server.model_service import ModelService
+from llmplug.server.service import Service
 from llmplug.types import EngineReady
 
 from .conftest import until

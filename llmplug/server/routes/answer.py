@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from llmplug.errors import InvalidRequest
     from llmplug.server.deltas import ChoiceDelta
     from llmplug.server.generation import Generation
-    from llmplug.server.service import ModelService
+    from llmplug.server.model_service import ModelService
 
 # A refusal comes at once, and must keep its status; a queue may take long, and the client must
 # see signs of life. So the 200 of a stream leaves with the first delta or after this.

@@ -22,9 +22,10 @@ if TYPE_CHECKING:
 
     from llmplug.server.admission import Ticket
     from llmplug.server.generation import Generation
+    from llmplug.server.model_service import ModelService
     from llmplug.server.schema.fields import SplitFields
     from llmplug.server.schema.prompts import Prompt
-    from llmplug.server.service import ModelService, Service
+    from llmplug.server.service import Service
 
 _PARAM_NAMES = {"num_sequences": "n", "prompt_ids": "prompt", "prompt_logprobs": "logprobs"}
 

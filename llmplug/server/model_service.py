@@ -1,0 +1,248 @@
+"""One model that is served: the only place that ties text to an engine."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from collections.abc import AsyncGenerator, Collection, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from llmplug import __version__
+from llmplug.chat.channels import Dialect
+from llmplug.chat.detokenize import Detokenizer
+from llmplug.chat.marker_tokens import find_marker_ids
+from llmplug.chat.render import ChatPrompt
+from llmplug.chat.tool_text import find_json_calls, put_tools_in_text
+from llmplug.errors import InvalidRequest
+from llmplug.server.generation import Echo
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from llmplug.chat.render import ChatRenderer
+    from llmplug.chat.tokenizer import Tokenizer
+    from llmplug.grammar import Node
+    from llmplug.server.schema.prompts import Prompt
+    from llmplug.types import (
+        EngineLoading,
+        EngineReady,
+        EngineStats,
+        GenerateRequest,
+        SequenceDelta,
+    )
+
+# Below this, tokenising is quicker than handing it to a thread.
+INLINE_CHARS = 2048
+
+Result = TypeVar("Result")
+
+
+class EngineConnection(Protocol):
+    """What the server needs of `llmplug.engine.client.EngineClient`."""
+
+    @property
+    def state(self) -> str:
+        """`loading`, `ready`, `failed` or `dead`."""
+
+    @property
+    def loading(self) -> EngineLoading | None:
+        """The last progress while it loads."""
+
+    @property
+    def stats(self) -> EngineStats | None:
+        """Gauges and counters of the last step."""
+
+    @property
+    def failure(self) -> Exception | None:
+        """Why it failed or died."""
+
+    @property
+    def stalled_s(self) -> float:
+        """Seconds since its last step, while there is work for it; else 0."""
+
+    async def start(self) -> None:
+        """Start the engine's process."""
+
+    async def wait_ready(self) -> EngineReady:
+        """Wait until it holds its weights. Raises why it cannot."""
+
+    def generate(self, request: GenerateRequest) -> AsyncGenerator[SequenceDelta, None]:
+        """Run one request; closing the iterator aborts it."""
+
+    async def abort(self, request_id: str, index: int | None = None) -> None:
+        """End a request, or one of its sequences."""
+
+    async def stop(self) -> None:
+        """Stop the engine's process."""
+
+
+class GrammarCheck(Protocol):
+    """Finds out whether the engine will be able to follow a grammar, away from the engine."""
+
+    async def check(self, node: Node, param: str) -> None:
+        """Compile a tree under a budget. Raises GrammarError with this `param` if that fails."""
+
+
+class ModelService:
+    """One model: its names, its tokenizer, its chat template, its engine.
+
+    Args:
+        name: what `model` says in requests and replies.
+        aliases: further names.
+        renderer: None where the model has no chat template.
+        sampler_fields: request fields that installed samplers claim.
+        created: unix time, s.
+        details: further fields of the model's card.
+        dialect: how the model writes thinking and calls.
+        grammars: checks grammars; None: no backend is installed.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        tokenizer: Tokenizer,
+        renderer: ChatRenderer | None,
+        client: EngineConnection,
+        *,
+        aliases: Sequence[str] = (),
+        sampler_fields: Collection[str] = (),
+        created: int | None = None,
+        details: Mapping[str, Any] | None = None,
+        dialect: Dialect | None = None,
+        grammars: GrammarCheck | None = None,
+    ) -> None:
+        self.name = name
+        self.aliases = tuple(aliases)
+        self.tokenizer = tokenizer
+        self.client = client
+        self.sampler_fields = frozenset(sampler_fields)
+        self.created = int(time.time()) if created is None else created
+        self.ready: EngineReady | None = None
+        self.dialect = dialect or Dialect()
+        self.grammars = grammars
+        # Rendering the head of an answer apart costs as much again: only where it can matter.
+        self._reads_head = self.dialect.reasoning is not None or (
+            self.dialect.tools is not None and self.dialect.tools.make is not None
+        )
+        self._json_calls = find_json_calls(self.dialect.tools)
+        self._reasoning_ids = find_marker_ids(tokenizer, self.dialect.reasoning)
+        self._call_ids = find_marker_ids(tokenizer, self.dialect.tools)
+        self._renderer = renderer
+        self._details = dict(details or {})
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes when what computes the answers changes."""
+        report = repr(sorted(self._details.items())) if self._details else ""
+        digest = hashlib.sha256(f"{__version__}/{self.name}/{report}".encode()).hexdigest()
+        return f"llmplug-{__version__}-{digest[:8]}"
+
+    def card(self) -> dict[str, Any]:
+        """OpenAI's model object."""
+        card = {"id": self.name, "object": "model", "created": self.created, "owned_by": "llmplug"}
+        if self.ready is not None:
+            card["max_model_len"] = self.ready.context_length
+        return {**card, **self._details}
+
+    @property
+    def template_variables(self) -> frozenset[str]:
+        """What requests may set in the chat template."""
+        return frozenset(self._renderer.variables if self._renderer else ())
+
+    def marker_ids(self, *, reads_calls: bool) -> frozenset[int]:
+        """Special tokens that markers are made of, those of calls only where they are read."""
+        return self._reasoning_ids | self._call_ids if reads_calls else self._reasoning_ids
+
+    async def render(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        add_generation_prompt: bool,
+        continue_final_message: bool,
+        tools: Sequence[Mapping[str, Any]],
+        template_kwargs: dict[str, Any] | None,
+    ) -> ChatPrompt:
+        """Turn a conversation into the ids of a prompt.
+
+        Raises:
+            InvalidRequest: the model has no chat template, or it refuses these messages.
+        """
+        renderer = self._renderer
+        if renderer is None:
+            raise InvalidRequest(
+                f"The model '{self.name}' has no chat template. Use /v1/completions, or set "
+                "'chat_template' in its config.",
+                param="model",
+            )
+        shown, told = messages, tools
+        if self._json_calls is not None:
+            shown, told = put_tools_in_text(messages, tools, self._json_calls, renderer.shape)
+        render = renderer.render_prompt if self._reads_head else renderer.render
+        prompt = await _run(
+            _count_chars(shown) + _count_chars(told),
+            lambda: render(
+                shown,
+                add_generation_prompt=add_generation_prompt,
+                continue_final_message=continue_final_message,
+                tools=told or None,
+                template_kwargs=template_kwargs,
+            ),
+        )
+        return prompt if isinstance(prompt, ChatPrompt) else ChatPrompt(prompt, "")
+
+    async def encode(self, prompt: Prompt, *, add_special_tokens: bool) -> list[int]:
+        """Turn a prompt of any kind into ids."""
+        if isinstance(prompt, list):
+            return prompt
+        tokenizer = self.tokenizer
+        return await _run(
+            len(prompt), lambda: tokenizer.encode(prompt, add_special_tokens=add_special_tokens)
+        )
+
+    async def echo(self, prompt: Prompt, ids: list[int], *, has_offsets: bool) -> Echo:
+        """Prepare the repetition of a prompt, with its tokens' places if they are asked for."""
+        return await _run(
+            len(ids), lambda: _make_echo(self.tokenizer, prompt, ids, has_offsets=has_offsets)
+        )
+
+
+def _make_echo(tokenizer: Tokenizer, prompt: Prompt, ids: list[int], *, has_offsets: bool) -> Echo:
+    if not has_offsets:
+        return Echo(
+            prompt if isinstance(prompt, str) else tokenizer.decode(ids, skip_special_tokens=False)
+        )
+    decode = Detokenizer(tokenizer, skip_special_tokens=False)
+    # The token that the tokenizer put before a text is no part of it.
+    has_added_start = isinstance(prompt, str) and ids[:1] == [tokenizer.bos_token_id]
+    pieces: list[str] = []
+    offsets: list[int] = []
+    length = 0
+    for i, token_id in enumerate(ids):
+        offsets.append(length)
+        piece = "" if i == 0 and has_added_start else decode.feed([token_id])
+        pieces.append(piece)
+        length += len(piece)
+    pieces.append(decode.finish())
+    return Echo("".join(pieces), offsets)
+
+
+async def _run(size: int, work: Callable[[], Result]) -> Result:
+    """Run `work` here if it is small, in a thread if the event loop would feel it."""
+    return work() if size <= INLINE_CHARS else await asyncio.to_thread(work)
+
+
+def _count_chars(values: Sequence[Mapping[str, Any]]) -> int:
+    """About as many characters as the JSON of these has."""
+    return sum(len(value) if isinstance(value, str) else 0 for value in _walk(values))
+
+
+def _walk(value: Any) -> Iterator[Any]:
+    if isinstance(value, Mapping):
+        for each in value.values():
+            yield from _walk(each)
+    elif isinstance(value, list | tuple):
+        for each in value:
+            yield from _walk(each)
+    else:
+        yield value
