@@ -50,12 +50,18 @@ class ThinkingClock:
 
 
 def force_ends(logits_SV: torch.Tensor, sequences: Iterable[Sequence]) -> None:
-    """Leave nothing but the end marker to rows whose budget is used up."""
+    """Leave nothing but the end marker to rows whose budget is used up.
+
+    A grammar may forbid it for a few tokens yet, as in the middle of a character.
+    """
     for row, sequence in enumerate(sequences):
         token_id = sequence.thinking.forced_id if sequence.thinking is not None else None
-        if token_id is not None:
+        if token_id is None:
+            continue
+        logit = float(logits_SV[row, token_id])
+        if logit > float("-inf"):
             logits_SV[row] = float("-inf")
-            logits_SV[row, token_id] = 0.0
+            logits_SV[row, token_id] = logit
 
 
 def fit_budget(budget: ThinkingBudget, max_tokens: int, vocab_size: int) -> ThinkingBudget:
