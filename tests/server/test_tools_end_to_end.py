@@ -122,7 +122,7 @@ def test_one_required_call_of_three_tools(
     )
     assert len(check_calls(choice)) == 1
     assert choice.finish_reason == "tool_calls"
-    assert choice.message.content is None
+    assert not choice.message.content
 
 
 @both_ways
