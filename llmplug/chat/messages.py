@@ -105,7 +105,7 @@ def _shape_tool_call(call: object, place: str, shape: MessageShape) -> dict[str,
     if isinstance(arguments, str) and shape.takes_argument_maps:
         try:
             arguments = json.loads(arguments)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise InvalidRequest(
                 f"arguments are no JSON: {error}", param=f"{place}.function.arguments"
             ) from error

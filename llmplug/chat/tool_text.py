@@ -91,7 +91,7 @@ def _read_arguments(call: Mapping[str, Any], place: str) -> Any:
         return arguments
     try:
         return json.loads(arguments)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InvalidRequest(
             f"arguments are no JSON: {error}", param=f"{place}.function.arguments"
         ) from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections.abc import AsyncGenerator, Collection, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from llmplug import __version__
@@ -234,15 +234,13 @@ async def _run(size: int, work: Callable[[], Result]) -> Result:
 
 def _count_chars(values: Sequence[Mapping[str, Any]]) -> int:
     """About as many characters as the JSON of these has."""
-    return sum(len(value) if isinstance(value, str) else 0 for value in _walk(values))
-
-
-def _walk(value: Any) -> Iterator[Any]:
-    if isinstance(value, Mapping):
-        for each in value.values():
-            yield from _walk(each)
-    elif isinstance(value, list | tuple):
-        for each in value:
-            yield from _walk(each)
-    else:
-        yield value
+    count, left = 0, list[Any](values)
+    while left:
+        value = left.pop()
+        if isinstance(value, str):
+            count += len(value)
+        elif isinstance(value, Mapping):
+            left.extend(value.values())
+        elif isinstance(value, list | tuple):
+            left.extend(value)
+    return count

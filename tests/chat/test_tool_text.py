@@ -109,8 +109,9 @@ def test_only_json_dialects_can_be_told() -> None:
     assert find_json_calls(None) is None
 
 
-def test_arguments_that_are_no_json_are_named() -> None:
-    answer = {"role": "assistant", "tool_calls": [make_call("a", "time", "{cut")]}
+@pytest.mark.parametrize("arguments", ["{cut", "[" * 200_000])
+def test_arguments_that_are_no_json_are_named(arguments: str) -> None:
+    answer = {"role": "assistant", "tool_calls": [make_call("a", "time", arguments)]}
     with pytest.raises(InvalidRequest) as caught:
         put_tools_in_text([USER, answer], [], TAGGED, NEITHER)
     assert caught.value.param == "messages[1].tool_calls[0].function.arguments"

@@ -314,6 +314,13 @@ async def test_ids_of_calls(start: StartServer) -> None:
             assert re.fullmatch(r"call_[a-zA-Z0-9]{24}", made)
 
 
+def nest(depth: int) -> dict[str, Any]:
+    schema: dict[str, Any] = {"type": "object"}
+    for _ in range(depth):
+        schema = {"type": "object", "properties": {"a": schema}}
+    return schema
+
+
 FUNCTION = {"type": "function", "function": {"name": "time"}}
 BAD_TOOLS: list[tuple[dict[str, Any], str, str]] = [
     ({"tools": {}}, "tools", "invalid_type"),
@@ -327,6 +334,11 @@ BAD_TOOLS: list[tuple[dict[str, Any], str, str]] = [
     ({"tools": [make_tool("f"), make_tool("f")]}, "tools[1].function.name", "invalid_value"),
     ({"tools": [make_tool("f", strict=1)]}, "tools[0].function.strict", "invalid_type"),
     ({"tools": [make_tool("f", parameters=[])]}, "tools[0].function.parameters", "invalid_type"),
+    (
+        {"tools": [make_tool("f", parameters=nest(400))]},
+        "tools[0].function.parameters",
+        "invalid_value",
+    ),
     (
         {"tools": [make_tool("f", parameters={"type": "array"})]},
         "tools[0].function.parameters",
@@ -462,6 +474,11 @@ BAD_HISTORIES: list[tuple[list[dict[str, Any]], str, str]] = [
         change(1, tool_calls=[{**CALL, "function": {"name": "f", "arguments": 5}}]),
         "messages[1].tool_calls[0].function.arguments",
         "invalid_type",
+    ),
+    (
+        change(1, tool_calls=[{**CALL, "function": {"name": "f", "arguments": nest(400)}}]),
+        "messages[1].tool_calls[0].function.arguments",
+        "invalid_value",
     ),
     (change(1, reasoning=["Hm."]), "messages[1].reasoning", "invalid_type"),
     (change(1, function_call={"name": "f"}), "messages[1].function_call", "unsupported_parameter"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from llmplug.errors import InvalidRequest, UnsupportedParameter
+from llmplug.server.schema.tools import MAX_DEPTH, is_deeper
 
 # `developer` is OpenAI's newer word for `system`; templates know the older one.
 _ROLES = {
@@ -119,6 +120,8 @@ class _Reader:
             raise _invalid(
                 f"{where}.function.arguments", "JSON text or an object", code="invalid_type"
             )
+        if is_deeper(arguments, MAX_DEPTH):
+            raise _refuse(f"{where}.function.arguments", f"is nested over {MAX_DEPTH} deep")
         self._call_ids.add(call_id)
         self.ignored += [f"{where}.{key}" for key in raw if key not in _KNOWN_IN_CALLS]
         shown = {"name": name, "arguments": {} if arguments in (None, "") else arguments}

@@ -11,6 +11,7 @@ from llmplug.dialect import Tool
 from llmplug.errors import InvalidRequest, UnsupportedParameter
 
 MAX_TOOLS = 128  # OpenAI's
+MAX_DEPTH = 64  # of a schema's lists and maps within each other; OpenAI allows 10
 _NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")  # OpenAI's
 _NO_PARAMETERS = {"type": "object", "properties": {}}
 _MODES = ("none", "auto", "required")
@@ -118,12 +119,29 @@ def _read_tool(raw: Any, where: str) -> tuple[dict[str, Any], Tool]:
     description = _typed(function, "description", str, "a string", path) or ""
     is_strict = _typed(function, "strict", bool, "true or false", path) or False
     parameters = _typed(function, "parameters", dict, "a JSON schema", path) or _NO_PARAMETERS
+    if is_deeper(parameters, MAX_DEPTH):
+        raise InvalidRequest(
+            f"'{path}.parameters' is nested over {MAX_DEPTH} deep.", param=f"{path}.parameters"
+        )
     if parameters.get("type", "object") != "object":
         raise _invalid(f"{path}.parameters", "a JSON schema of type 'object'")
     shown = {key: value for key, value in function.items() if key != "strict"}
     shown["parameters"] = parameters
     tool = Tool(name, parameters, description, is_strict)
     return {key: value for key, value in shown.items() if value is not None}, tool
+
+
+def is_deeper(value: Any, depth: int) -> bool:
+    """Whether lists and maps stand within each other more than `depth` times."""
+    level = [value]
+    for _ in range(depth):
+        level = [
+            inner
+            for each in level
+            if isinstance(each, dict | list)
+            for inner in (each.values() if isinstance(each, dict) else each)
+        ]
+    return any(isinstance(each, dict | list) for each in level)
 
 
 def _typed(function: dict[str, Any], name: str, kind: type, wanted: str, path: str) -> Any:
