@@ -37,12 +37,13 @@ from llmplug.plan import (
 from llmplug.registry import Entry, Registry
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from llmplug.engine.client import EngineClient
     from llmplug.engine.engine import Engine
     from llmplug.engine.process import EngineProcess
     from llmplug.engine.stage_clock import StageClock
+    from llmplug.grammar import GrammarBackend
     from llmplug.ops import KernelChoice
     from llmplug.resources import Keep
     from llmplug.specs import Checkpoint, KernelSpec, Progress
@@ -301,10 +302,40 @@ def build_engine(plan: EnginePlan, registry: Registry, progress: Progress) -> En
     )
     samplers = [entry.spec for entry in registry.samplers.unique()]
     progress("engine", 0, 1)
-    engine = Engine(plan.model.build(context), shape, ops, samplers, plan.settings, device)
+    engine = Engine(
+        plan.model.build(context),
+        shape,
+        ops,
+        samplers,
+        plan.settings,
+        device,
+        open_grammars=grammar_opener(plan, registry),
+    )
     engine.report["kernels"] = {choice.op: choice.kernel for choice in ops.choices}
     progress("engine", 1, 1)
     return engine
+
+
+def grammar_opener(plan: EnginePlan, registry: Registry) -> Callable[[], GrammarBackend] | None:
+    """Return what opens the grammar backend of a model; None: none is installed."""
+    specs = sorted(
+        (entry.spec for entry in registry.grammars.unique()),
+        key=lambda spec: (-spec.priority, spec.name),
+    )
+    if not specs:
+        return None
+    checkpoint, settings = plan.checkpoint, plan.settings
+
+    def open_backend() -> GrammarBackend:
+        from llmplug.chat.tokenizer import Tokenizer
+        from llmplug.chat.vocabulary import make_vocabulary
+
+        tokenizer = Tokenizer(checkpoint.tokenizer)
+        return specs[0].open(
+            make_vocabulary(tokenizer, settings.vocab_size, settings.eos_token_ids)
+        )
+
+    return open_backend
 
 
 def sampler_fields(registry: Registry) -> frozenset[str]:

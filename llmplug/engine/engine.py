@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import secrets
+from concurrent.futures import FIRST_COMPLETED, wait
 from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ import torch
 
 from llmplug.engine.block_pool import BlockPool
 from llmplug.engine.cost_model import CostModel, Work
+from llmplug.engine.grammar_masks import GrammarMasks
 from llmplug.engine.limits import normalise
 from llmplug.engine.logprobs import compute_logprobs
 from llmplug.engine.runner import Runner
@@ -30,15 +32,20 @@ from llmplug.types import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
+    from concurrent.futures import Future
 
+    from llmplug.engine.grammar_masks import Masks
     from llmplug.engine.settings import EngineSettings
+    from llmplug.grammar import CompiledGrammar, GrammarBackend
     from llmplug.ops import KernelTable
     from llmplug.specs import Model, ModelShape, SamplerSpec
 
 # Steps that fail one after another before the engine gives itself up: one may be a request's
 # fault, several are the device's or ours.
 MAX_FAILED_STEPS = 3
+# How long a step waits for a grammar when there is nothing else to do; commands wait as long.
+COMPILE_WAIT_S = 0.005
 # Rows of prompt logits at a time: 64 x 152k float32 are 39 MB.
 LOGPROB_ROWS = 64
 _log = logging.getLogger(__name__)
@@ -53,6 +60,7 @@ class _Forward:
     sequences: list[Sequence] = field(default_factory=list)  # S of them
     places: list[int] = field(default_factory=list)  # of these S in the schedule
     rows: list[int] = field(default_factory=list)  # of these S in hidden_TD
+    masks: Future[Masks] | None = None  # for those of the S that have a grammar
     error: Exception | None = None
 
 
@@ -79,6 +87,8 @@ class Engine:
         samplers: Iterable[SamplerSpec],
         settings: EngineSettings,
         device: torch.device,
+        *,
+        open_grammars: Callable[[], GrammarBackend] | None = None,
     ) -> None:
         self.settings = settings
         self.report: dict[str, Any] = {}  # whoever builds an engine may tell how
@@ -87,10 +97,12 @@ class Engine:
         self._scheduler = Scheduler(settings, self._pool, self._cost)
         self._runner = Runner(model, shape, ops, settings, device)
         self._chain = SamplerChain(samplers, settings.vocab_size, device)
+        self._masks = GrammarMasks(open_grammars, settings.vocab_size, device)
+        self._compiling: list[tuple[Future[CompiledGrammar], list[Sequence]]] = []
         params = tuple(spec.params for spec in self._chain.specs)
         self.limits = replace(settings.limits, sampler_params=params)
         self._requests: dict[str, list[Sequence]] = {}  # those with an unfinished sequence
-        self._aborted: list[SequenceDelta] = []  # told with the next step
+        self._ended: list[SequenceDelta] = []  # told with the next step
         self._num_arrivals = 0
         self._num_steps = 0
         self._num_failed_steps = 0  # in succession
@@ -103,7 +115,7 @@ class Engine:
     @property
     def has_work(self) -> bool:
         """Whether `step` has something to do or to tell."""
-        return bool(self._requests or self._aborted)
+        return bool(self._requests or self._ended)
 
     @property
     def stats(self) -> EngineStats:
@@ -157,7 +169,11 @@ class Engine:
             )
             self._num_arrivals += 1
             sequences.append(sequence)
+        compiling = self._masks.compile(request.grammar) if request.grammar else None
         self._requests[request.request_id] = sequences
+        if compiling is not None:
+            self._compiling.append((compiling, sequences[:]))
+            return
         for sequence in sequences:
             self._scheduler.add(sequence)
 
@@ -165,7 +181,7 @@ class Engine:
         """End a request, or one of its sequences; unknown ones have ended already."""
         for sequence in list(self._requests.get(request_id, ())):
             if index is None or sequence.index == index:
-                self._aborted.append(self._finish(sequence, FinishReason.ABORT))
+                self._ended.append(self._finish(sequence, FinishReason.ABORT))
 
     def step(self) -> StepOutput:
         """Compute one batch of tokens; return what is new in each sequence.
@@ -175,6 +191,8 @@ class Engine:
         """
         with torch.inference_mode():
             started = perf_counter()
+            if self._compiling:
+                self._admit_compiled()
             schedule = self._scheduler.schedule()
             scheduled = perf_counter()
             forward = self._run(schedule)
@@ -190,6 +208,30 @@ class Engine:
         self._seconds["record_s"] += perf_counter() - sampled
         return StepOutput(deltas=deltas, stats=self.stats)
 
+    def _admit_compiled(self) -> None:
+        """Let the sequences run whose grammar is compiled; wait a little if none else can."""
+        if not self._scheduler.running and not self._scheduler.waiting:
+            wait([each for each, _ in self._compiling], COMPILE_WAIT_S, FIRST_COMPLETED)
+        compiling, self._compiling = self._compiling, []
+        for compiled, sequences in compiling:
+            alive = [each for each in sequences if self._is_alive(each)]
+            if not compiled.done():
+                self._compiling.append((compiled, alive))
+                continue
+            error = compiled.exception()
+            for sequence in alive:
+                if error is None:
+                    sequence.grammar = compiled.result().start()
+                    sequence.is_compiling = False
+                    self._scheduler.add(sequence)
+                else:
+                    self._ended.append(
+                        self._finish(sequence, FinishReason.ERROR, error=_as_exception(error))
+                    )
+
+    def _is_alive(self, sequence: Sequence) -> bool:
+        return sequence in self._requests.get(sequence.request.request_id, ())
+
     def _run(self, schedule: Schedule) -> _Forward:
         """Compute the scheduled tokens, and logits where a token is to be chosen."""
         forward = _Forward()
@@ -202,6 +244,7 @@ class Engine:
                 forward.sequences.append(sequence)
         if not end:
             return forward
+        forward.masks = self._masks.start_fill(forward.sequences)
         try:
             forward.hidden_TD = self._runner.run(schedule)
             self._rate_prompts(schedule, forward.hidden_TD)
@@ -248,24 +291,35 @@ class Engine:
             if sequence.request.sampling.logprobs is not None
         ]
         raw_RV = forward.logits_SV[asking] if asking else None  # a copy: samplers edit logits
-        choices = self._chain.sample(
-            forward.logits_SV,
-            forward.sequences,
-            lambda: self._runner.compute_logits(hidden_TD, rows),
-        )
-        for place, choice in zip(forward.places, choices, strict=True):
+        masks = forward.masks.result() if forward.masks is not None else None
+
+        def compute_again() -> torch.Tensor:
+            logits_SV = self._runner.compute_logits(hidden_TD, rows)
+            if masks is not None:
+                self._masks.apply(masks, logits_SV)
+            return logits_SV
+
+        if masks is not None:
+            self._masks.apply(masks, forward.logits_SV)
+        choices = self._chain.sample(forward.logits_SV, forward.sequences, compute_again)
+        for row, (place, choice) in enumerate(zip(forward.places, choices, strict=True)):
             samples[place].token_id = choice.token_id
             samples[place].error = choice.error
+            if masks is not None and row in masks.errors:
+                samples[place].error = masks.errors[row]
         if raw_RV is not None:
             self._rate_choices(raw_RV, asking, forward, samples)
         return samples
 
     def _record(self, schedule: Schedule, samples: list[_Sample]) -> list[SequenceDelta]:
         """Note what the step computed and chose; end the sequences that are done."""
-        deltas, self._aborted = self._aborted, []
+        deltas, self._ended = self._ended, []
         for (sequence, count), sample in zip(schedule, samples, strict=True):
-            if sample.error is not None:
-                deltas.append(self._finish(sequence, FinishReason.ERROR, error=sample.error))
+            error = sample.error
+            if error is None and sample.token_id is not None:
+                error = _find_breach(sequence, sample.token_id)
+            if error is not None:
+                deltas.append(self._finish(sequence, FinishReason.ERROR, error=error))
                 continue
             self._scheduler.advance(sequence, count)
             if sample.token_id is not None:
@@ -295,7 +349,7 @@ class Engine:
             return SequenceDelta(
                 request_id=sequence.request.request_id, index=sequence.index, **news
             )
-        if finish_reason is FinishReason.STOP:
+        if finish_reason is FinishReason.STOP and token_id in sequence.stop_ids:
             news["stop_token_id"] = token_id
         return self._finish(sequence, finish_reason, **news)
 
@@ -307,7 +361,8 @@ class Engine:
         **news: Any,
     ) -> SequenceDelta:
         """Forget a sequence, give its pages back, and make its last delta."""
-        self._scheduler.remove(sequence)
+        if not sequence.is_compiling:
+            self._scheduler.remove(sequence)
         request_id = sequence.request.request_id
         siblings = self._requests[request_id]
         siblings.remove(sequence)
@@ -360,3 +415,18 @@ class Engine:
                 logits_RV = self._runner.compute_logits(hidden_TD, rows)
                 token_ids = sequence.token_ids[low + 1 : high + 1]
                 known.extend(compute_logprobs(logits_RV, token_ids, [num_top] * len(rows)))
+
+
+def _find_breach(sequence: Sequence, token_id: int) -> Exception | None:
+    """Go on in a sequence's grammar; what went wrong, if anything did."""
+    try:
+        is_allowed = sequence.follow_grammar(token_id)
+    except Exception as error:  # noqa: BLE001 - a plugin's; it ends this row alone
+        return error
+    if is_allowed:
+        return None
+    return EngineError(f"token {token_id} was chosen, which the grammar does not allow")
+
+
+def _as_exception(error: BaseException) -> Exception:
+    return error if isinstance(error, Exception) else EngineError(repr(error))

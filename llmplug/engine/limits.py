@@ -94,6 +94,8 @@ def normalise(request: GenerateRequest, limits: RequestLimits) -> GenerateReques
     _check_prompt(request.prompt_ids, limits)
     room = limits.max_tokens - len(request.prompt_ids)
     sampling = _normalise_sampling(request.sampling, limits, room)
+    if request.grammar:
+        _check_with_grammar(sampling)
     thinking = request.thinking
     if thinking is not None:
         thinking = fit_budget(thinking, sampling.max_tokens or room, limits.vocab_size)
@@ -285,3 +287,10 @@ def sampler_values(params: type[BaseModel], filled: Mapping[str, Any]) -> BaseMo
         elif name in extra:
             values[name] = extra[name]
     return params.model_validate(values)
+
+
+def _check_with_grammar(sampling: SamplingParams) -> None:
+    """A grammar says where an answer ends; what says otherwise contradicts it."""
+    for name in ("min_tokens", "ignore_eos"):
+        if getattr(sampling, name):
+            raise InvalidRequest(f"{name} contradicts a grammar, which ends by itself.", param=name)

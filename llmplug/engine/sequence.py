@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from array import array
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llmplug.engine.thinking import ThinkingClock
 from llmplug.types import FinishReason, GenerateRequest, TokenLogprob
+
+if TYPE_CHECKING:
+    from llmplug.grammar import GrammarState
 
 _UINT64 = 2**64 - 1
 
@@ -20,7 +23,9 @@ class Sequence:
 
     __slots__ = (
         "digests",
+        "grammar",
         "index",
+        "is_compiling",
         "is_running",
         "leader",
         "num_cached_tokens",
@@ -72,6 +77,8 @@ class Sequence:
             None if sampling.prompt_logprobs is None else [None]
         )
         self.thinking = ThinkingClock(request.thinking) if request.thinking else None
+        self.grammar: GrammarState | None = None  # where the output stands in it
+        self.is_compiling = bool(request.grammar)  # the scheduler does not know it yet
         self.is_running = False
 
     @property
@@ -94,6 +101,10 @@ class Sequence:
         """Whether `min_tokens` still forbids to end."""
         return len(self.output_ids) < self.request.sampling.min_tokens
 
+    def follow_grammar(self, token_id: int) -> bool:
+        """Go on in the grammar; whether it allows the token. What ends a sequence is none of it."""
+        return self.grammar is None or token_id in self.stop_ids or self.grammar.accept(token_id)
+
     def append(self, token_id: int) -> FinishReason | None:
         """Take a chosen token; return why the sequence ends with it, if it does."""
         self.token_ids.append(token_id)
@@ -101,6 +112,8 @@ class Sequence:
         if self.thinking is not None:
             self.thinking.take(token_id)
         sampling = self.request.sampling
+        if self.grammar is not None and self.grammar.is_done:
+            return FinishReason.STOP
         if token_id in self.stop_ids and len(self.output_ids) > sampling.min_tokens:
             return FinishReason.STOP
         if sampling.max_tokens is not None and len(self.output_ids) >= sampling.max_tokens:

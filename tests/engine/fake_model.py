@@ -5,7 +5,7 @@ A wrong slot, page, position or length changes the sum, and so the token.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ import torch
 from llmplug import EngineError, GenerateRequest, LayerCache, ModelShape, SamplingParams
 from llmplug.engine.engine import Engine
 from llmplug.engine.settings import EngineSettings
+from llmplug.grammar import GrammarBackend
 from llmplug.ops import AttentionBatch, KernelTable, KVCache
 from llmplug.types import FinishReason, SequenceDelta
 from llmplug_standard import llmplug_samplers
@@ -124,18 +125,28 @@ def make_settings(**changes: Any) -> EngineSettings:
 
 
 def make_engine(
-    model: FakeModel | None = None, samplers: Iterable[Any] = (), **changes: Any
+    model: FakeModel | None = None,
+    samplers: Iterable[Any] = (),
+    open_grammars: Callable[[], GrammarBackend] | None = None,
+    **changes: Any,
 ) -> Engine:
     """An engine over the fake model, with the standard samplers and perhaps more."""
-    specs = [*llmplug_samplers(), *samplers]
-    return Engine(model or FakeModel(), SHAPE, OPS, specs, make_settings(**changes), CPU)
+    return Engine(
+        model or FakeModel(),
+        SHAPE,
+        OPS,
+        [*llmplug_samplers(), *samplers],
+        make_settings(**changes),
+        CPU,
+        open_grammars=open_grammars,
+    )
 
 
 def make_request(request_id: str, prompt_ids: Sequence[int], **changes: Any) -> GenerateRequest:
     """A greedy request of 8 tokens, unless said otherwise."""
     outer = {
         name: changes.pop(name)
-        for name in ("num_sequences", "priority", "cache_salt", "tenant")
+        for name in ("num_sequences", "priority", "cache_salt", "tenant", "grammar")
         if name in changes
     }
     sampling = SamplingParams(**{"temperature": 0.0, "max_tokens": 8, **changes})

@@ -1,0 +1,132 @@
+"""Hold sequences to their grammars: which tokens may come next, found while the model runs.
+
+Legend: S sequences to choose a token for, R of these with a grammar, V vocabulary, W words of 32
+ids each.
+
+Two threads beside the engine's: one compiles, so that a slow grammar holds up nobody else; one
+fills the masks of a step while the forward pass runs.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from llmplug.errors import UnsupportedParameter
+from llmplug.grammar import decode_grammar
+
+if TYPE_CHECKING:
+    from llmplug.engine.sequence import Sequence as EngineSequence
+    from llmplug.grammar import CompiledGrammar, GrammarBackend, GrammarState
+
+CACHE_BYTES = 64 * 2**20  # of compiled grammars that nobody may be using
+WORD_BITS = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Masks:
+    """The masks of a step: which rows they belong to, and the rows that have none for an error."""
+
+    rows: list[int]
+    words_RW: array[int]
+    errors: dict[int, Exception]
+
+
+class GrammarMasks:
+    """Compiled grammars, and the masks that follow from them."""
+
+    def __init__(
+        self,
+        open_backend: Callable[[], GrammarBackend] | None,
+        vocab_size: int,
+        device: torch.device,
+    ) -> None:
+        """Take what opens a backend, as the first grammar does; None: there is none."""
+        self._open_backend = open_backend
+        self._backend: GrammarBackend | None = None
+        self._num_words = -(-vocab_size // WORD_BITS)
+        self._vocab_size = vocab_size
+        self._device = device
+        self._compiled: OrderedDict[bytes, Future[CompiledGrammar]] = OrderedDict()
+        self._compiler = ThreadPoolExecutor(1, thread_name_prefix="grammar-compile")
+        self._filler = ThreadPoolExecutor(1, thread_name_prefix="grammar-fill")
+        self._shifts = torch.arange(WORD_BITS, dtype=torch.int32, device=device)
+
+    def compile(self, grammar: bytes) -> Future[CompiledGrammar]:
+        """Compile a grammar, or find it compiled; the future raises GrammarError.
+
+        Raises:
+            UnsupportedParameter: no backend is installed.
+        """
+        if self._open_backend is None:
+            raise UnsupportedParameter(
+                "No installed plugin offers a grammar backend.", param="response_format"
+            )
+        found = self._compiled.get(grammar)
+        if found is None or (found.done() and found.exception() is not None):
+            found = self._compiler.submit(self._compile, grammar)
+            self._compiled[grammar] = found
+            self._evict()
+        self._compiled.move_to_end(grammar)
+        return found
+
+    def start_fill(self, sequences: Sequence[EngineSequence]) -> Future[Masks] | None:
+        """Begin to find out what may come next in each of `sequences`; None: none has a grammar."""
+        states = [
+            (row, each.grammar) for row, each in enumerate(sequences) if each.grammar is not None
+        ]
+        return self._filler.submit(self._fill, states) if states else None
+
+    def apply(self, masks: Masks, logits_SV: torch.Tensor) -> None:
+        """Forbid what no grammar allows: -inf."""
+        if not masks.rows:
+            return
+        words_RW = torch.frombuffer(masks.words_RW, dtype=torch.int32).view(len(masks.rows), -1)
+        bits_RWB = (words_RW.to(self._device)[:, :, None] >> self._shifts) & 1
+        is_banned_RV = bits_RWB.view(len(masks.rows), -1)[:, : self._vocab_size] == 0
+        if masks.rows == list(range(len(logits_SV))):
+            logits_SV.masked_fill_(is_banned_RV, float("-inf"))
+            return
+        rows_R = torch.tensor(masks.rows, device=self._device)
+        logits_SV[rows_R] = logits_SV[rows_R].masked_fill_(is_banned_RV, float("-inf"))
+
+    def _compile(self, grammar: bytes) -> CompiledGrammar:
+        if self._backend is None:
+            assert self._open_backend is not None  # noqa: S101 - `compile` has looked
+            self._backend = self._open_backend()
+        return self._backend.compile(decode_grammar(grammar))
+
+    def _fill(self, states: Sequence[tuple[int, GrammarState]]) -> Masks:
+        words_RW = array("i", bytes(4 * self._num_words * len(states)))
+        view = memoryview(words_RW)
+        errors: dict[int, Exception] = {}
+        for place, (row, state) in enumerate(states):
+            mask = view[place * self._num_words : (place + 1) * self._num_words]
+            try:
+                state.fill_mask(mask)
+            except Exception as error:  # noqa: BLE001 - a plugin's; it ends this row alone
+                errors[row] = error
+                mask[:] = array("i", [-1] * self._num_words)
+        return Masks([row for row, _ in states], words_RW, errors)
+
+    def _evict(self) -> None:
+        """Forget what was not asked for longest, until the rest is small enough."""
+        sizes = {key: _num_bytes(each) for key, each in self._compiled.items()}
+        total = sum(sizes.values())
+        for key in list(self._compiled)[:-1]:
+            if total <= CACHE_BYTES:
+                return
+            total -= sizes[key]
+            del self._compiled[key]
+
+
+def _num_bytes(compiled: Future[CompiledGrammar]) -> int:
+    if not compiled.done() or compiled.exception() is not None:
+        return 0
+    return compiled.result().num_bytes
