@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from llmplug.chat.call_grammar import build_answer_grammar
 from llmplug.dialect import AnswerContext
@@ -102,27 +102,38 @@ def _continue(message: Message, reasoning: ReasoningParserSpec | None) -> str:
     return end + text
 
 
-async def _find_grammar(model: ModelService, use: ToolUse, prompt_end: str) -> Node | None:
-    """Say what the answer must look like, and see that it can be kept to; None: anything goes."""
-    if not use.needs_grammar:
+async def _find_grammar(
+    model: ModelService, use: ToolUse, prompt_end: str, text: Node | None = None
+) -> Node | None:
+    """Say what the answer must look like, and see that it can be kept to; None: anything goes.
+
+    Args:
+        text: what the content must look like.
+    """
+    if text is None and not use.needs_grammar:
         return None
+    param = "response_format" if text is not None else "tool_choice"
     if model.grammars is None:
         raise UnsupportedParameter(
-            "'tool_choice' and strict tools need a backend of structured output, and none is "
-            "installed.",
-            param="tool_choice",
+            f"'{param}': forced calls, strict tools and structured output need a grammar backend, "
+            "and none is installed.",
+            param=param,
         )
+    choice: Literal["none", "auto", "required"] = "auto" if use.callable else "none"
     node = build_answer_grammar(
         model.dialect,
         use.callable,
-        choice="required" if use.least else "auto",
+        choice="required" if use.least else choice,
         most=use.most,
+        text=text,
         prompt_end=prompt_end,
     )
     try:
-        await model.grammars.check(node, "tools")
+        await model.grammars.check(node, "tools" if use.callable else param)
     except GrammarError:
-        for tool in use.callable:  # which of them is it?
+        if text is not None:  # which part of it is it?
+            await model.grammars.check(text, param)
+        for tool in use.callable:
             place = f"tools[{use.index_of(tool.name)}].function.parameters"
             await model.grammars.check(Json(dict(tool.parameters)), place)
         raise
