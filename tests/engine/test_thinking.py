@@ -13,9 +13,11 @@ from engine.fake_model import (
     next_token,
     output_of,
 )
+from engine.test_grammar_masks import Backend
 
 from llmplug import InvalidRequest
 from llmplug.engine.thinking import ANSWER_TOKENS, fit_budget
+from llmplug.grammar import Text, encode_grammar
 from llmplug.types import ThinkingBudget
 
 START, END, CALL = 90, 91, 92
@@ -109,3 +111,18 @@ def test_malformed_budgets_are_refused() -> None:
         with pytest.raises(InvalidRequest) as caught:
             fit_budget(msgspec.structs.replace(good, **changes), 100, VOCAB_SIZE)
         assert caught.value.param == param
+
+
+def test_grammar_may_put_the_end_off() -> None:
+    """It forbids the marker for a token beyond the budget, then allows it among others."""
+    engine = make_engine(open_grammars=Backend)
+    steps = f"5|6 5|6 5|6|{END} 7|8 9"
+    for name, budget in (("free", None), ("held", make_budget(1))):
+        request = make_request(name, [1, 2], grammar=encode_grammar(Text(steps)))
+        engine.add(msgspec.structs.replace(request, thinking=budget))
+    found = drain(engine)
+    held = output_of(found["held", 0])
+    assert (held[0] in {5, 6}, held[1] in {5, 6}, held[2]) == (True, True, END)
+    assert held[4] == 9
+    assert found["held", 0][-1].error is None
+    assert len(output_of(found["free", 0])) == 5
