@@ -37,7 +37,7 @@ from llmplug.plan import (
 from llmplug.registry import Entry, Registry
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
     from llmplug.engine.client import EngineClient
     from llmplug.engine.engine import Engine
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from llmplug.grammar import GrammarBackend
     from llmplug.ops import KernelChoice
     from llmplug.resources import Keep
-    from llmplug.specs import Checkpoint, KernelSpec, Progress
+    from llmplug.specs import Checkpoint, GrammarSpec, KernelSpec, Progress
 
 
 def cache_dir() -> Path:
@@ -309,33 +309,64 @@ def build_engine(plan: EnginePlan, registry: Registry, progress: Progress) -> En
         samplers,
         plan.settings,
         device,
-        open_grammars=grammar_opener(plan, registry),
+        open_grammars=_grammar_opener(plan, registry),
     )
     engine.report["kernels"] = {choice.op: choice.kernel for choice in ops.choices}
     progress("engine", 1, 1)
     return engine
 
 
-def grammar_opener(plan: EnginePlan, registry: Registry) -> Callable[[], GrammarBackend] | None:
+def choose_grammar_backend(registry: Registry) -> GrammarSpec | None:
+    """Return the backend of structured output: the highest priority, then the first name."""
+    specs = [entry.spec for entry in registry.grammars.unique()]
+    return min(specs, key=lambda spec: (-spec.priority, spec.name), default=None)
+
+
+def _grammar_opener(plan: EnginePlan, registry: Registry) -> Callable[[], GrammarBackend] | None:
     """Return what opens the grammar backend of a model; None: none is installed."""
-    specs = sorted(
-        (entry.spec for entry in registry.grammars.unique()),
-        key=lambda spec: (-spec.priority, spec.name),
-    )
-    if not specs:
+    spec = choose_grammar_backend(registry)
+    if spec is None:
         return None
-    checkpoint, settings = plan.checkpoint, plan.settings
+    settings = plan.settings
+    return lambda: _open_backend(spec, plan.checkpoint, settings.vocab_size, settings.eos_token_ids)
 
-    def open_backend() -> GrammarBackend:
-        from llmplug.chat.tokenizer import Tokenizer
-        from llmplug.chat.vocabulary import make_vocabulary
 
-        tokenizer = Tokenizer(checkpoint.tokenizer)
-        return specs[0].open(
-            make_vocabulary(tokenizer, settings.vocab_size, settings.eos_token_ids)
-        )
+def _open_backend(
+    spec: GrammarSpec, checkpoint: Checkpoint, vocab_size: int, end_ids: Collection[int]
+) -> GrammarBackend:
+    from llmplug.chat.tokenizer import Tokenizer
+    from llmplug.chat.vocabulary import make_vocabulary
 
-    return open_backend
+    tokenizer = Tokenizer(checkpoint.tokenizer)
+    return spec.open(make_vocabulary(tokenizer, vocab_size, end_ids))
+
+
+def grammar_payload(plan: TextPlan, config: Config) -> bytes:
+    """Return what `open_grammar_backend` needs to know in a process of its own."""
+    return msgspec.json.encode(
+        {
+            "config": config.model_dump(mode="json"),
+            "path": str(plan.files.path),
+            "end_ids": sorted(plan.rules.end_ids),
+        }
+    )
+
+
+def open_grammar_backend(payload: bytes) -> tuple[GrammarBackend, int]:
+    """Open the backend of the model that `grammar_payload` describes; without torch.
+
+    Returns:
+        The backend, and the width of the model's logits.
+    """
+    wanted = msgspec.json.decode(payload)
+    registry = load_registry(Config.model_validate(wanted["config"]))
+    spec = choose_grammar_backend(registry)
+    if spec is None:
+        raise PluginError("no installed plugin offers a grammar backend")
+    files = open_files(Path(wanted["path"]), registry, [])
+    vocab_size = files.shape.vocab_size
+    backend = _open_backend(spec, files.checkpoint, vocab_size, wanted["end_ids"])
+    return backend, vocab_size
 
 
 def sampler_fields(registry: Registry) -> frozenset[str]:

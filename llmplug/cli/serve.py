@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 NAME = "serve"
 HELP = "serve a config, or one model by its source, over the OpenAI API"
 ENGINE_ARGV = (sys.executable, "-m", "llmplug", "engine")
+GRAMMARS_ARGV = (sys.executable, "-m", "llmplug", "grammars")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -93,6 +94,7 @@ def _make_model(
     process: EngineProcess,
 ) -> ModelService:
     from llmplug import assemble
+    from llmplug.server.grammar_check import GrammarChecker
     from llmplug.server.model_service import ModelService
 
     plan = assemble.plan_text(model, registry, progress)
@@ -101,6 +103,9 @@ def _make_model(
     client = assemble.connect_engine(
         plan, config, registry, progress, argv=ENGINE_ARGV, first_process=process
     )
+    grammars = None
+    if assemble.choose_grammar_backend(registry) is not None:
+        grammars = GrammarChecker(GRAMMARS_ARGV, assemble.grammar_payload(plan, config))
     return ModelService(
         model.name,
         plan.tokenizer,
@@ -108,6 +113,7 @@ def _make_model(
         client,
         aliases=model.aliases,
         sampler_fields=assemble.sampler_fields(registry),
+        grammars=grammars,
     )
 
 

@@ -14,7 +14,7 @@ from llmplug.chat.detokenize import Detokenizer
 from llmplug.chat.marker_tokens import find_marker_ids
 from llmplug.chat.render import ChatPrompt
 from llmplug.chat.tool_text import find_json_calls, put_tools_in_text
-from llmplug.errors import InvalidRequest
+from llmplug.errors import InvalidRequest, UnsupportedParameter
 from llmplug.server.generation import Echo
 
 if TYPE_CHECKING:
@@ -83,6 +83,12 @@ class GrammarCheck(Protocol):
     async def check(self, node: Node, param: str) -> None:
         """Compile a tree under a budget. Raises GrammarError with this `param` if that fails."""
 
+    async def start(self) -> None:
+        """Get ready for the first one."""
+
+    async def stop(self) -> None:
+        """Let go of what it takes."""
+
 
 class ModelService:
     """One model: its names, its tokenizer, its chat template, its engine.
@@ -130,6 +136,21 @@ class ModelService:
         self._call_ids = find_marker_ids(tokenizer, self.dialect.tools)
         self._renderer = renderer
         self._details = dict(details or {})
+
+    async def check_grammar(self, node: Node, param: str) -> None:
+        """See that an answer can be held to a grammar.
+
+        Raises:
+            UnsupportedParameter: no grammar backend is installed.
+            GrammarError: it cannot be followed; both name the field `param`.
+        """
+        if self.grammars is None:
+            raise UnsupportedParameter(
+                f"'{param}': forced calls, strict tools and structured output need a grammar "
+                "backend, and none is installed.",
+                param=param,
+            )
+        await self.grammars.check(node, param)
 
     @property
     def fingerprint(self) -> str:

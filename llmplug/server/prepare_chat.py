@@ -10,6 +10,7 @@ from llmplug.dialect import AnswerContext
 from llmplug.errors import GrammarError, UnsupportedParameter
 from llmplug.grammar import Json, encode_grammar
 from llmplug.server.channel_text import Reading
+from llmplug.server.schema.structured import read_structure
 from llmplug.server.schema.tools import ToolUse, read_tools
 from llmplug.server.thinking import choose_template_options, make_budget
 
@@ -72,7 +73,8 @@ async def prepare_chat(
     )
     head = _continue(messages[-1], dialect.reasoning) if is_continued else prompt.end
     budget = make_budget(asked.thinking_token_budget, dialect.reasoning, model.tokenizer, head)
-    node = await _find_grammar(model, use, head)
+    text, param = read_structure(asked.response_format, asked.structured_outputs)
+    node = await _find_grammar(model, use, head, text, param)
     metrics = service.metrics_of(model)
     metrics.observe_preparation(time.perf_counter() - started_at)
     return service.generate(
@@ -103,22 +105,18 @@ def _continue(message: Message, reasoning: ReasoningParserSpec | None) -> str:
 
 
 async def _find_grammar(
-    model: ModelService, use: ToolUse, prompt_end: str, text: Node | None = None
+    model: ModelService, use: ToolUse, prompt_end: str, text: Node | None, param: str
 ) -> Node | None:
     """Say what the answer must look like, and see that it can be kept to; None: anything goes.
 
     Args:
         text: what the content must look like.
+        param: the field that says so.
     """
     if text is None and not use.needs_grammar:
         return None
-    param = "response_format" if text is not None else "tool_choice"
-    if model.grammars is None:
-        raise UnsupportedParameter(
-            f"'{param}': forced calls, strict tools and structured output need a grammar backend, "
-            "and none is installed.",
-            param=param,
-        )
+    if text is None:
+        param = "tool_choice"
     choice: Literal["none", "auto", "required"] = "auto" if use.callable else "none"
     node = build_answer_grammar(
         model.dialect,
@@ -129,13 +127,13 @@ async def _find_grammar(
         prompt_end=prompt_end,
     )
     try:
-        await model.grammars.check(node, "tools" if use.callable else param)
+        await model.check_grammar(node, "tools" if use.callable else param)
     except GrammarError:
         if text is not None:  # which part of it is it?
-            await model.grammars.check(text, param)
+            await model.check_grammar(text, param)
         for tool in use.callable:
             place = f"tools[{use.index_of(tool.name)}].function.parameters"
-            await model.grammars.check(Json(dict(tool.parameters)), place)
+            await model.check_grammar(Json(dict(tool.parameters)), place)
         raise
     return node
 

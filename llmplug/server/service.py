@@ -162,6 +162,9 @@ class Service:
         for task in self._starts:
             task.cancel()
         await asyncio.gather(*self._starts, return_exceptions=True)
+        for model in self.models:
+            if model.grammars is not None:
+                await model.grammars.stop()
         outcomes = await asyncio.gather(
             *(model.client.stop() for model in self.models), return_exceptions=True
         )
@@ -194,6 +197,8 @@ async def _start(model: ModelService) -> None:
     for topic, chosen in report.get("choices", ()):
         log.info("%s: %s: %s", model.name, topic, chosen)
     log.info("%s is ready%s", model.name, _describe_seconds(report.get("seconds", {})))
+    if model.grammars is not None:
+        await model.grammars.start()
 
 
 def _describe_seconds(seconds: Mapping[str, float]) -> str:

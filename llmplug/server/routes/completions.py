@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from llmplug.errors import InvalidRequest
+from llmplug.grammar import encode_grammar
 from llmplug.server.body import check_fields, read_json
 from llmplug.server.record import record_of
 from llmplug.server.routes.answer import answer_stream, answer_whole, make_head, rename_param
@@ -15,6 +16,7 @@ from llmplug.server.schema.completions_reply import CompletionsReply
 from llmplug.server.schema.fields import UNSERVED_IN_COMPLETIONS, ignored_header, split_fields
 from llmplug.server.schema.prompts import read_prompts
 from llmplug.server.schema.reply import TokenNames
+from llmplug.server.schema.structured import read_structure
 
 if TYPE_CHECKING:
     from sanic import Request, Sanic
@@ -80,7 +82,10 @@ async def _prepare(
         prompt_logprobs=asked.logprobs if asked.echo else None,
         extra=fields.extra,
     )
+    form, param = read_structure(asked.response_format, asked.structured_outputs)
     started_at = time.perf_counter()
+    if form is not None:
+        await model.check_grammar(form, param)
     add_special_tokens = asked.add_special_tokens is not False
     ids = [await model.encode(each, add_special_tokens=add_special_tokens) for each in prompts]
     echoes = (
@@ -104,4 +109,5 @@ async def _prepare(
         continues_text=True,
         echoes=echoes,
         is_scoring=is_scoring,
+        grammar=b"" if form is None else encode_grammar(form),
     )

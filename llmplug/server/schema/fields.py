@@ -30,13 +30,8 @@ def _is_one_of(*values: Any) -> Neutral:
     return lambda value: value is None or value in values
 
 
-def _is_text_format(value: Any) -> bool:
-    return value is None or (isinstance(value, dict) and value.get("type") == "text")
-
-
 # Known fields that change the answer and are not served, with the values that change nothing.
 _UNSERVED_EVERYWHERE: Mapping[str, Neutral] = {
-    "response_format": _is_text_format,
     "service_tier": _is_one_of("auto", "default"),
     "store": _is_empty,
     "moderation": _is_empty,
@@ -54,7 +49,6 @@ _UNSERVED_EVERYWHERE: Mapping[str, Neutral] = {
     "prompt_logprobs": _is_empty,
     "return_token_ids": _is_empty,
     "return_tokens_as_token_ids": _is_empty,
-    "structured_outputs": _is_empty,
     "truncate_prompt_tokens": _is_empty,
     "use_beam_search": _is_empty,
 }

@@ -44,6 +44,7 @@ class SamplingFields(BaseModel):
     logit_bias: dict[str, float] | None = None
     seed: int | None = None
     stop: Any = None  # a string or a list of strings
+    response_format: Any = None  # read_structure checks it
 
     # Ours, named as other servers name them.
     top_k: int | None = None
@@ -57,6 +58,7 @@ class SamplingFields(BaseModel):
     add_special_tokens: bool | None = None
     priority: int | None = None
     cache_salt: str | None = None
+    structured_outputs: Any = None  # read_structure checks it
 
     def check_stream_options(self) -> None:
         """Refuse `stream_options` without `stream`, as OpenAI does."""
