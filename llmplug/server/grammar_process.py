@@ -24,11 +24,12 @@ from llmplug.errors import GrammarError
 from llmplug.grammar import decode_grammar
 
 if TYPE_CHECKING:
-    from llmplug.grammar import GrammarBackend
+    from llmplug.grammar import GrammarBackend, GrammarState
 
 TIME_S = 1.5  # from the fork to the verdict
 MEMORY_BYTES = 512 * 2**20  # beyond what the process holds already
 MAX_CHILDREN = 4
+NUM_STEPS = 4  # that a grammar is followed for
 LENGTH_BYTES = 4  # big-endian, before each message
 WORD_BYTES = 4
 WORD_BITS = 32
@@ -118,12 +119,11 @@ def _fork(backend: GrammarBackend, vocab_size: int, trial: Trial) -> tuple[int, 
 
 
 def _try(backend: GrammarBackend, vocab_size: int, trial: Trial, writer: int) -> None:
-    """In the child: compile, fill one mask, tell, and be gone."""
+    """In the child: compile, make a few steps, tell, and be gone."""
     words = "the grammar cannot be compiled"
     try:
         _limit()
-        state = backend.compile(decode_grammar(trial.grammar)).start()
-        state.fill_mask(memoryview(bytearray(-(-vocab_size // WORD_BITS) * WORD_BYTES)).cast("i"))
+        _walk(backend.compile(decode_grammar(trial.grammar)).start(), vocab_size)
         words = ""
     except GrammarError as error:
         words = str(error) or words
@@ -135,6 +135,19 @@ def _try(backend: GrammarBackend, vocab_size: int, trial: Trial, writer: int) ->
         with suppress(OSError):
             os.write(writer, b"\1" + words.encode("utf-8", "replace")[:2000])
         os._exit(0)
+
+
+def _walk(state: GrammarState, vocab_size: int) -> None:
+    """Follow a grammar for a few tokens, the first that may come: libraries build it lazily."""
+    mask = memoryview(bytearray(-(-vocab_size // WORD_BITS) * WORD_BYTES))
+    for _ in range(NUM_STEPS):
+        state.fill_mask(mask.cast("i"))
+        bits = int.from_bytes(mask, sys.byteorder)
+        if not bits:
+            raise GrammarError("the grammar allows no answer")
+        first = (bits & -bits).bit_length() - 1
+        if state.is_done or not state.accept(first):
+            return
 
 
 def _limit() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import re
 from typing import TYPE_CHECKING
 
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
@@ -74,7 +75,10 @@ class LlguidanceState:
 
     def accept(self, token_id: int) -> bool:
         """Go on by one token; see `GrammarState`."""
-        return self._matcher.try_consume_tokens([token_id]) == 1
+        is_taken = self._matcher.try_consume_tokens([token_id]) == 1
+        if self._matcher.is_error():
+            raise GrammarError(_first_line(self._matcher.get_error()))
+        return is_taken
 
     @property
     def is_done(self) -> bool:
@@ -98,4 +102,8 @@ class _Tokens:
 
 
 def _first_line(message: str) -> str:
-    return message.strip().partition("\n")[0]
+    """The library's words, without its places in the Lark text that we made."""
+    line = message.strip().partition("\n")[0]
+    if line == "NoExtensionBias":
+        return "nothing fits the grammar"
+    return re.sub(r"^at \d+\(\d+\): (failed to compile JSON schema: )?", "", line)

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 _ANY = "/(?s:.*)/"
 _SOMETHING = "/(?s:.+)/"
+# JSON on one line: where white space is free, small models fill answers with it.
+_STYLE = {"whitespace_flexible": False, "item_separator": ", ?", "key_separator": ": ?"}
 
 
 def write_grammar(node: Node, vocabulary: Vocabulary) -> str:
@@ -46,24 +48,32 @@ class _Writer:
     def write(self, node: Node) -> str:
         """Return an expression, in brackets where it needs them."""
         match node:
-            case Text(text):
-                return self._text(text)
-            case Regex(pattern):
-                return self._regex(pattern)
-            case Json(schema):
-                return self._rule("%json " + json.dumps(_as_object(schema)))
-            case Lark(source):
-                return self._nested(source)
             case Seq(items):
-                return f"({' '.join(map(self.write, items))})" if items else '""'
+                expression = f"({' '.join(map(self.write, items))})" if items else '""'
             case OneOf(items):
-                return f"({' | '.join(map(self.write, items))})"
+                expression = f"({' | '.join(map(self.write, items))})"
             case Repeat(item, least, most):
-                return f"({self.write(item)}){{{least},{'' if most is None else most}}}"
+                count = f"{least},{'' if most is None else most}"
+                expression = f"({self.write(item)}){{{count}}}"
+            case _:
+                expression = self._leaf(node)
+        return expression
+
+    def _leaf(self, node: Text | Regex | Json | Lark | Until | Anything) -> str:
+        match node:
+            case Text(text):
+                expression = self._text(text)
+            case Regex(pattern):
+                expression = self._regex(pattern)
+            case Json(schema):
+                expression = self._rule("%json " + json.dumps(_as_object(schema)))
+            case Lark(source):
+                expression = self._nested(source)
             case Until(marker):
-                return self._until(marker)
+                expression = self._until(marker)
             case Anything(without):
-                return self._anything(without)
+                expression = self._anything(without)
+        return expression
 
     def _text(self, text: str) -> str:
         pieces = self._vocabulary.split(text)
@@ -73,7 +83,7 @@ class _Writer:
     def _regex(self, pattern: str) -> str:
         """A terminal that matches nothing at all hides what could follow it: it is optional."""
         terminal = self._terminal(f"{_between_slashes(pattern)} & {_SOMETHING}")
-        return f"({terminal} | \"\")" if _fits_nothing(pattern) else terminal
+        return f'({terminal} | "")' if _fits_nothing(pattern) else terminal
 
     def _until(self, marker: str) -> str:
         first, *rest = self._vocabulary.split(marker)
@@ -104,11 +114,11 @@ class _Writer:
         return name
 
 
-def _as_object(schema: Any) -> Any:
+def _as_object(schema: Any) -> dict[str, Any]:
     """`%json` wants an object: `true` is any value; `false`, which nothing fits, is refused."""
     if schema is False:
         raise GrammarError("no JSON fits the schema 'false'")
-    return {} if schema is True else schema
+    return {**({} if schema is True else schema), "x-guidance": _STYLE}
 
 
 def _quote(text: str) -> str:
