@@ -16,7 +16,7 @@ import gc
 import os
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
@@ -34,11 +34,13 @@ from llmplug.plan import (
     TextPlan,
     format_bytes,
 )
-from llmplug.registry import Entry, Registry
+from llmplug.registry import Entry, Registry, Shelf
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
 
+    from llmplug.chat.channels import Dialect
+    from llmplug.chat.choose_dialect import Evidence
     from llmplug.engine.client import EngineClient
     from llmplug.engine.engine import Engine
     from llmplug.engine.process import EngineProcess
@@ -46,7 +48,16 @@ if TYPE_CHECKING:
     from llmplug.grammar import GrammarBackend
     from llmplug.ops import KernelChoice
     from llmplug.resources import Keep
-    from llmplug.specs import Checkpoint, GrammarSpec, KernelSpec, Progress
+    from llmplug.specs import (
+        Checkpoint,
+        GrammarSpec,
+        KernelSpec,
+        Progress,
+        ReasoningParserSpec,
+        ToolParserSpec,
+    )
+
+ParserSpec = TypeVar("ParserSpec", "ToolParserSpec", "ReasoningParserSpec")
 
 
 def cache_dir() -> Path:
@@ -81,6 +92,7 @@ def plan_model(config: ModelConfig, registry: Registry, progress: Progress) -> M
         **{**half, "choices": text.choices + engine.choices},
         tokenizer=text.tokenizer,
         renderer=text.renderer,
+        dialect=text.dialect,
     )
 
 
@@ -90,6 +102,8 @@ def plan_text(config: ModelConfig, registry: Registry, progress: Progress) -> Te
     Raises:
         SourceError, CheckpointError, ConfigError, PluginError: each says what to do.
     """
+    from llmplug.chat.channels import Dialect
+    from llmplug.chat.choose_dialect import Evidence
     from llmplug.chat.render import ChatRenderer
     from llmplug.chat.tokenizer import Tokenizer
 
@@ -106,6 +120,15 @@ def plan_text(config: ModelConfig, registry: Registry, progress: Progress) -> Te
     end_ids = generation_defaults.choose_end_ids(
         config, checkpoint, tokenizer, template, renderer, choices
     )
+    dialect = Dialect()
+    if renderer is not None and template.source is not None:
+        evidence = Evidence(
+            template=template.source,
+            config=checkpoint.config,
+            vocabulary=frozenset(tokenizer.library.get_vocab()),
+            renderer=renderer,
+        )
+        dialect = choose_model_dialect(config, registry, evidence, choices)
     return TextPlan(
         config=config,
         files=files,
@@ -114,8 +137,44 @@ def plan_text(config: ModelConfig, registry: Registry, progress: Progress) -> Te
         ),
         tokenizer=tokenizer,
         renderer=renderer,
+        dialect=dialect,
         choices=tuple(choices),
     )
+
+
+def choose_model_dialect(
+    config: ModelConfig, registry: Registry, evidence: Evidence, choices: list[Choice]
+) -> Dialect:
+    """Choose how a model's calls and thinking are read: as the config says, or found out.
+
+    Raises:
+        PluginError: nobody offers the dialect that the config names.
+    """
+    from llmplug.chat.choose_dialect import choose_dialect
+
+    dialect, why = choose_dialect(
+        _offered(registry.tool_parsers, config.tool_parser),
+        _offered(registry.reasoning_parsers, config.reasoning_parser),
+        evidence,
+    )
+    names = [
+        f"{kind} {spec.name if spec is not None else 'none'}"
+        for kind, spec in (("calls", dialect.tools), ("thinking", dialect.reasoning))
+    ]
+    choices.append(Choice(topic="dialect", chosen=", ".join(names), why=why))
+    choices.extend(
+        Choice(topic="warning", chosen="dialect", why=problem) for problem in dialect.problems
+    )
+    return dialect
+
+
+def _offered(shelf: Shelf[ParserSpec], name: str) -> list[ParserSpec]:
+    """Return the parsers to choose among: all of them, none, or the one that is named."""
+    from llmplug.chat.choose_dialect import as_named
+
+    if name == "auto":
+        return [entry.spec for entry in shelf.unique()]
+    return [] if name == "none" else [as_named(shelf.get(name).spec)]
 
 
 def plan_engine(

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from llmplug.chat.channels import Dialect
     from llmplug.chat.render import ChatRenderer
     from llmplug.chat.tokenizer import Tokenizer
     from llmplug.config import ModelConfig
@@ -80,6 +81,7 @@ class TextPlan:
     rules: SequenceRules
     tokenizer: Tokenizer
     renderer: ChatRenderer | None  # None: no chat template
+    dialect: Dialect
     choices: tuple[Choice, ...]
 
 
@@ -125,6 +127,7 @@ class ModelPlan(EnginePlan):
 
     tokenizer: Tokenizer
     renderer: ChatRenderer | None  # None: no chat template
+    dialect: Dialect
 
 
 def _kernel_lines(kernels: tuple[KernelChoice, ...]) -> list[Choice]:

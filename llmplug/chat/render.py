@@ -35,6 +35,7 @@ class ChatRenderer:
 
     Attributes:
         shape: what the template makes of messages.
+        control_texts: how control tokens are spelled.
         variables: names of `template_kwargs` that the template reads.
     """
 
@@ -47,6 +48,7 @@ class ChatRenderer:
         self._template = Template(template_source)
         self._special_tokens = dict(tokenizer.special_tokens)
         self._control_ids = tokenizer.control_ids
+        self.control_texts = frozenset(map(tokenizer.token_text, tokenizer.control_ids))
         self._guard = Guard(tokenizer, self._template.tree)
         self._reserved = self._template.reserved | _OWN_VARIABLES | set(self._special_tokens)
         self.variables = self._template.variables - self._reserved
@@ -98,7 +100,7 @@ class ChatRenderer:
         if add_generation_prompt:
             # What the template leaves out when it is asked for no head; users' text is in both.
             headless, _ = self._render(messages, False, *more)
-            end = marks.remove_from(rendered[_count_shared(rendered, headless) :])
+            end = marks.remove_from(rendered[count_shared(rendered, headless) :])
         return ChatPrompt(self._guard.encode(rendered, marks), end)
 
     def render_text(
@@ -189,7 +191,7 @@ class ChatRenderer:
         )
 
 
-def _count_shared(a: str, b: str) -> int:
+def count_shared(a: str, b: str) -> int:
     """Return how many characters two texts begin with in common."""
     if a.startswith(b):  # nearly always, and much quicker
         return len(b)

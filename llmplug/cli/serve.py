@@ -100,6 +100,8 @@ def _make_model(
     plan = assemble.plan_text(model, registry, progress)
     for line in plan.choices:
         logging.getLogger("llmplug").info("%s: %s: %s", model.name, line.topic, line.chosen)
+    for problem in plan.dialect.problems:
+        logging.getLogger("llmplug").warning("%s: %s", model.name, problem)
     client = assemble.connect_engine(
         plan, config, registry, progress, argv=ENGINE_ARGV, first_process=process
     )
@@ -113,6 +115,7 @@ def _make_model(
         client,
         aliases=model.aliases,
         sampler_fields=assemble.sampler_fields(registry),
+        dialect=plan.dialect,
         grammars=grammars,
     )
 

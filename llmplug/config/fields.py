@@ -256,6 +256,14 @@ class ModelConfig(Section):
     chat_template: Name | None = Field(
         None, description="A plugin's template by name, or a path to a .jinja file; null: its own."
     )
+    tool_parser: Name = Field(
+        "auto",
+        description="How tool calls are read: a plugin's dialect by name; auto: found out; none.",
+    )
+    reasoning_parser: Name = Field(
+        "auto",
+        description="How thinking is read: a plugin's dialect by name; auto: found out; none.",
+    )
     threads: int | None = Field(None, ge=1, description="Of the CPU; null: one a core.")
     weights: WeightsConfig = Field(WeightsConfig(), description="How weights are kept in memory.")
     cache: CacheConfig = Field(CacheConfig(), description="The cache of keys and values.")

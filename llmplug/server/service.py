@@ -220,6 +220,8 @@ def _describe_state(model: ModelService) -> dict[str, Any]:
         state["stage"] = loading.stage
         state["done"] = loading.done
         state["total"] = loading.total
+    if model.dialect.problems:
+        state["warnings"] = list(model.dialect.problems)
     if model.client.stalled_s >= STALL_S:
         state["state"] = "stalled"
         state["stalled_s"] = round(model.client.stalled_s, 1)

@@ -1,0 +1,159 @@
+"""Write a call and a thought with a model's own template, and read them back with its dialect."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from llmplug.chat.channels import make_parser
+from llmplug.chat.marker_tokens import find_markers
+from llmplug.chat.render import count_shared
+from llmplug.dialect import AnswerContext, CallArguments, CallStart, Content, Reasoning, Tool
+from llmplug.errors import LlmplugError
+
+if TYPE_CHECKING:
+    from llmplug.chat.render import ChatRenderer
+    from llmplug.dialect import Event
+    from llmplug.specs import ReasoningParserSpec, ToolParserSpec
+
+_CALL_ID = "call00001"  # nine letters and digits: some templates insist
+_USER = {"role": "user", "content": "What is the weather like?"}
+_THOUGHT = "They ask for the weather; I look it up."
+_ANSWER = "It is sunny."
+_ARGUMENTS: Mapping[str, Any] = {
+    "city": 'Zürich "Altstadt" <b>',
+    "days": 3,
+    "is_metric": True,
+    "tags": ["a, b", "c"],
+    "place": {"lat": 47.5, "name": "x: y"},
+}
+_PARAMETERS: Mapping[str, Any] = {
+    "type": "object",
+    "properties": {
+        "city": {"type": "string", "description": "name of a city"},
+        "days": {"type": "integer", "description": "how many"},
+        "is_metric": {"type": "boolean", "description": "units"},
+        "tags": {"type": "array", "items": {"type": "string"}, "description": "any"},
+        "place": {"type": "object", "description": "where"},
+    },
+    "required": ["city"],
+}
+_NAME = "get_weather"
+_TOOL = {
+    "type": "function",
+    "function": {
+        "name": _NAME,
+        "description": "Looks the weather up.",
+        "parameters": dict(_PARAMETERS),
+    },
+}
+
+
+class NotShown(LlmplugError):
+    """A template does not show what is to be read back."""
+
+
+def find_call_problem(
+    renderer: ChatRenderer, reasoning: ReasoningParserSpec | None, spec: ToolParserSpec
+) -> str | None:
+    """Return why a call that the template wrote does not come back the same; None: it does.
+
+    Raises:
+        NotShown: the template does not show calls.
+    """
+    call = {
+        "id": _CALL_ID,
+        "type": "function",
+        "function": {"name": _NAME, "arguments": json.dumps(_ARGUMENTS, ensure_ascii=False)},
+    }
+    message = {"role": "assistant", "content": "", "tool_calls": [call]}
+    if not renderer.shape.takes_tool_calls or not renderer.shape.takes_tools:
+        raise NotShown("the template has no place for tool calls")
+    text, head = _write_answer(renderer, message, [_TOOL], spec, reasoning)
+    context = AnswerContext((Tool(_NAME, _PARAMETERS),), head)
+    events = _read(reasoning, spec, context, text)
+    names = [event.name for event in events if isinstance(event, CallStart)]
+    if names != [_NAME]:
+        return f"the template wrote a call of {_NAME}; read were {names or 'no calls'}, in {text!r}"
+    arguments = _join(events, CallArguments)
+    try:
+        found = json.loads(arguments)
+    except ValueError:
+        return f"arguments came back as {arguments!r}"
+    if found != _ARGUMENTS:
+        return f"arguments came back as {arguments}, not as {json.dumps(_ARGUMENTS)}"
+    left = _join(events, Content).strip()
+    return f"text was left beside the call: {left!r}" if left else None
+
+
+def find_thinking_problem(renderer: ChatRenderer, spec: ReasoningParserSpec) -> str | None:
+    """Return why a thought that the template wrote does not come back the same; None: it does.
+
+    Raises:
+        NotShown: the template does not show thoughts of messages.
+    """
+    message = {"role": "assistant", "content": _ANSWER, "reasoning_content": _THOUGHT}
+    text, head = _write_answer(renderer, message, None, None, spec)
+    if _THOUGHT not in text:
+        raise NotShown("the template does not show thoughts of messages")
+    events = _read(spec, None, AnswerContext((), head), text)
+    found, answer = _join(events, Reasoning).strip(), _join(events, Content).strip()
+    if found != _THOUGHT or answer != _ANSWER:
+        return f"in {text!r} were read the thought {found!r} and the answer {answer!r}"
+    return None
+
+
+def _write_answer(
+    renderer: ChatRenderer,
+    message: Mapping[str, Any],
+    tools: list[Mapping[str, Any]] | None,
+    spec: ToolParserSpec | None,
+    reasoning: ReasoningParserSpec | None,
+) -> tuple[str, str]:
+    """Return what the template writes for a message, without head and tail, and the head."""
+    whole = renderer.render_text([_USER, message], add_generation_prompt=False, tools=tools)
+    bare = renderer.render_text([_USER], add_generation_prompt=False, tools=tools)
+    headed = renderer.render_text([_USER], add_generation_prompt=True, tools=tools)
+    start = len(commonprefix((whole, bare)))
+    head = commonprefix((whole[start:], headed[start:]))
+    markers = [
+        text for each in (reasoning, spec) if each is not None for text in find_markers(each)
+    ]
+    head = head[: len(head) - _num_begun(head, markers)]
+    return _cut_tail(renderer, whole[start + len(head) :], markers), head
+
+
+def _num_begun(head: str, markers: Iterable[str]) -> int:
+    """Characters at the end of the head that begin a marker: they belong to the answer."""
+    begun = [
+        length
+        for marker in markers
+        for length in range(1, len(marker))
+        if head.endswith(marker[:length])
+    ]
+    return max(begun, default=0)
+
+
+def _cut_tail(renderer: ChatRenderer, text: str, markers: Iterable[str]) -> str:
+    """Take away control tokens that are no markers, as whoever reads answers does."""
+    spelled = set(renderer.control_texts) - {
+        control for control in renderer.control_texts if any(control in each for each in markers)
+    }
+    for control in sorted(spelled, key=len, reverse=True):
+        text = text.replace(control, "")
+    return text
+
+
+def _read(
+    reasoning: ReasoningParserSpec | None,
+    spec: ToolParserSpec | None,
+    context: AnswerContext,
+    text: str,
+) -> list[Event]:
+    parser = make_parser(reasoning, spec, context)
+    return [*parser.feed(text), *parser.finish()]
+
+
+def _join(events: Iterable[Event], kind: type[Content | Reasoning | CallArguments]) -> str:
+    return "".join(event.text for event in events if isinstance(event, kind))
