@@ -5,7 +5,8 @@ values stand between them. `llmplug.chat.channels` follows the tables; a dialect
 brings a `Parser` of its own.
 
 Markers are compared as text. A table holds them exactly as the model writes them; white space
-next to a marker, on either side, belongs to nobody and is dropped.
+next to a marker, on either side, belongs to nobody and is dropped. White space at either end of a
+marker in a table, such as a line break, therefore counts only where forced calls are written.
 """
 
 from __future__ import annotations

@@ -12,12 +12,15 @@ from typing import TYPE_CHECKING
 
 from llmplug.chat.calls import is_bare_start, open_reader, start_markers
 from llmplug.chat.calls.reader import CallReader, Opening
-from llmplug.chat.marker_search import MarkerSearch
+from llmplug.chat.marker_search import Found, MarkerSearch
 from llmplug.dialect import CallStart, Content, Event, Reasoning
 
 if TYPE_CHECKING:
     from llmplug.dialect import AnswerContext, CallSyntax, Parser, ReasoningSyntax
     from llmplug.specs import ReasoningParserSpec, ToolParserSpec
+
+# Characters that are looked at together: each marker costs a copy of what stands behind it.
+_MOST_AT_ONCE = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,27 +37,30 @@ def make_parser(
 ) -> Parser:
     """Make the parser of one answer.
 
-    Without tools in the context nothing is read as a call.
+    Without tools in the context nothing is read as a call. A parser made by hand takes the whole
+    answer, or what a table of the other kind leaves as content.
     """
-    if tools is not None and tools.make is not None and (tools.is_whole or reasoning is None):
+    if tools is not None and tools.make is not None and tools.is_whole:
         return tools.make(context)
-    by_hand = [spec.make(context) for spec in (reasoning, tools) if spec is not None and spec.make]
+    calls = tools if context.tools else None
+    by_hand = [spec.make(context) for spec in (reasoning, calls) if spec is not None and spec.make]
+    if len(by_hand) == 2:
+        return ParserChain(*by_hand)
     table = ChannelSplitter(
         reasoning.syntax if reasoning is not None and reasoning.make is None else None,
-        tools.syntax if tools is not None and context.tools else (),
+        calls.syntax if calls is not None and calls.make is None else (),
         context,
     )
     if not by_hand:
         return table
-    if reasoning is not None and reasoning.make is not None:
-        return ParserChain(by_hand[0], by_hand[1] if len(by_hand) > 1 else table)
-    return ParserChain(table, by_hand[0])
+    is_thinking = reasoning is not None and reasoning.make is not None
+    return ParserChain(by_hand[0], table) if is_thinking else ParserChain(table, by_hand[0])
 
 
 def begins_in_reasoning(syntax: ReasoningSyntax, prompt_end: str) -> bool:
     """Whether an answer to a prompt that ends so begins within a block of thinking."""
-    opened = max(prompt_end.rfind(marker) for marker in syntax.start)
-    closed = prompt_end.rfind(syntax.end)
+    opened = max(prompt_end.rfind(marker.strip()) for marker in syntax.start)
+    closed = prompt_end.rfind(syntax.end.strip())
     return opened > closed or (syntax.is_implied and closed < 0)
 
 
@@ -62,7 +68,8 @@ class ChannelSplitter:
     """The parser of dialects that are tables.
 
     A block of thinking opens at the beginning of the answer and behind a call or another block,
-    not in the midst of content: there its marker is text, as is any marker that stands alone.
+    not in the midst of content: there its marker is text. An end marker is text too where no block
+    is open: what stands before it has been sent as content, and nothing is ever taken back.
     """
 
     def __init__(
@@ -76,13 +83,12 @@ class ChannelSplitter:
         self._by_marker = {
             marker: syntax for syntax in reversed(calls) for marker in start_markers(syntax)
         }
-        self._thinking_starts = reasoning.start if reasoning else ()
-        self._thinking_end = reasoning.end if reasoning else ""
-        self._in_thinking = MarkerSearch(
-            (self._thinking_end, *(reasoning.ended_by if reasoning else ()))
-        )
+        thinking_starts = [each.strip() for each in reasoning.start] if reasoning else []
+        self._thinking_end = reasoning.end.strip() if reasoning else ""
+        ended_by = [each.strip() for each in reasoning.ended_by] if reasoning else []
+        self._in_thinking = MarkerSearch((self._thinking_end, *ended_by))
         self._in_content = MarkerSearch(self._by_marker)
-        self._at_start = MarkerSearch((*self._by_marker, *self._thinking_starts))
+        self._at_start = MarkerSearch((*self._by_marker, *thinking_starts))
         self._is_thinking = reasoning is not None and begins_in_reasoning(
             reasoning, context.prompt_end
         )
@@ -94,30 +100,25 @@ class ChannelSplitter:
         self._is_at_start = True  # nothing but white space since the start or a marker
         self._events: list[Event] = []
 
-    @property
-    def is_reasoning(self) -> bool:
-        """Whether the text so far ends within a block of thinking."""
-        return self._is_thinking
-
     def feed(self, text: str) -> list[Event]:
         """Take more text; see `Parser`."""
-        self._split(self._held + text if self._reader is None else text, is_whole=False)
+        for start in range(0, len(text), _MOST_AT_ONCE):
+            self._split(text[start : start + _MOST_AT_ONCE], is_whole=False)
         return self._take()
 
     def finish(self) -> list[Event]:
         """Say that the answer is over; see `Parser`."""
+        self._split("", is_whole=True)
         if self._reader is not None:
             self._add(self._reader.finish())
             self._reader = None
-        else:
-            self._split(self._held, is_whole=True)
-            self._say("".join(self._space))
+        self._say("".join(self._space))
         return self._take()
 
     def _split(self, text: str, *, is_whole: bool) -> None:
-        """Cut `text` at its markers; what may be the beginning of one is held."""
+        """Cut text at its markers; what may be the beginning of one is held."""
+        left: str | None = self._held + text
         self._held = ""
-        left: str | None = text
         while left:
             if self._reader is not None:
                 left = self._read_calls(self._reader, left)
@@ -131,7 +132,8 @@ class ChannelSplitter:
         self._add(events)
         if left is not None:
             self._reader = None
-            self._is_at_start = self._drops_space = not reader.ended_as_text
+            if not reader.ended_as_text:
+                self._meet_marker()
         return left
 
     def _read_thinking(self, text: str, is_whole: bool) -> str | None:
@@ -147,33 +149,36 @@ class ChannelSplitter:
 
     def _read_content(self, text: str, is_whole: bool) -> str | None:
         if self._is_at_start:
-            text = self._take_space(text)
-            if not text:
-                return None
-            if any(is_bare_start(syntax, text) for syntax in self._calls):
-                return self._open_bare(text)
-        search = self._at_start if self._is_at_start else self._in_content
-        found = search.find(text, is_whole=is_whole)
-        if self._is_at_start and found.at > 0:
-            self._is_at_start = False
-            found = self._in_content.find(text, is_whole=is_whole)
+            return self._read_first(text, is_whole)
+        found = self._in_content.find(text, is_whole=is_whole)
         self._show(text[: found.at])
+        return self._go_on(text, found)
+
+    def _read_first(self, text: str, is_whole: bool) -> str | None:
+        """Read content behind a marker, or the first: thinking and bare calls may begin here."""
+        text = self._take_space(text)
+        if not text:
+            return None
+        found = self._at_start.find(text, is_whole=is_whole)
+        if found.at == 0:
+            return self._go_on(text, found)
+        bare = next((each for each in self._calls if is_bare_start(each, text)), None)
+        if bare is not None:
+            self._open_reader(bare, "")
+        self._is_at_start = False
+        return text
+
+    def _go_on(self, text: str, found: Found) -> str | None:
+        """Take the marker that was found, or hold what may be the beginning of one."""
         if not found.marker:
             self._held = text[found.at :]
             return None
-        left = text[found.at + len(found.marker) :]
         if found.marker in self._by_marker:
             self._open_reader(self._by_marker[found.marker], found.marker)
         else:
             self._is_thinking = True
-        self._meet_marker()
-        return left
-
-    def _open_bare(self, text: str) -> str:
-        syntax = next(each for each in self._calls if is_bare_start(each, text))
-        self._open_reader(syntax, "")
-        self._space = []
-        return text
+            self._meet_marker()
+        return text[found.at + len(found.marker) :]
 
     def _open_reader(self, syntax: CallSyntax, marker: str) -> None:
         opening = Opening(
@@ -182,6 +187,9 @@ class ChannelSplitter:
             first_index=self._num_calls,
             tools=self._context.tools,
         )
+        self._space = []
+        self._drops_space = False  # white space in what a reader gives back is text
+        self._is_at_start = False
         self._reader = open_reader(syntax, opening)
 
     def _meet_marker(self) -> None:
@@ -212,8 +220,14 @@ class ChannelSplitter:
             self._events.append(Reasoning(text) if self._is_thinking else Content(text))
 
     def _add(self, events: Iterable[Event]) -> None:
+        """Pass on what a reader says."""
         for event in events:
-            self._num_calls += isinstance(event, CallStart)
+            if isinstance(event, Content):
+                self._show(event.text)
+                continue
+            if isinstance(event, CallStart):
+                self._num_calls += 1
+                self._space = []
             self._events.append(event)
 
     def _take(self) -> list[Event]:

@@ -2,7 +2,7 @@
 
 A reader takes over behind a start marker and gives back what stands behind the end of the calls.
 `json_calls.py`, `named_calls.py`, `tagged_calls.py`, `python_calls.py` and `brace_calls.py` each
-hold both for one table; `reader.py` says what they have in common.
+hold both for one table; `reader.py` and `writing.py` say what they have in common.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from llmplug.chat.calls.json_calls import JsonReader, json_grammar
-from llmplug.dialect import BraceCalls, JsonCalls, PythonCalls, TaggedCalls
+from llmplug.chat.calls.named_calls import NamedReader, named_grammar
+from llmplug.dialect import BraceCalls, JsonCalls, NamedCalls, PythonCalls, TaggedCalls
 
 if TYPE_CHECKING:
     from llmplug.chat.calls.reader import CallReader, Opening
@@ -20,7 +21,11 @@ if TYPE_CHECKING:
 
 
 def start_markers(syntax: CallSyntax) -> tuple[str, ...]:
-    """Markers that open a section of calls."""
+    """Markers that open a section of calls, as they are looked for: no white space round them."""
+    return tuple(marker.strip() for marker in _written_starts(syntax))
+
+
+def _written_starts(syntax: CallSyntax) -> tuple[str, ...]:
     if isinstance(syntax, JsonCalls | PythonCalls):
         return syntax.start
     if isinstance(syntax, BraceCalls):
@@ -41,6 +46,8 @@ def open_reader(syntax: CallSyntax, opening: Opening) -> CallReader:
     """Make the reader of a section."""
     if isinstance(syntax, JsonCalls):
         return JsonReader(syntax, opening)
+    if isinstance(syntax, NamedCalls):
+        return NamedReader(syntax, opening)
     raise NotImplementedError(type(syntax).__name__)
 
 
@@ -48,4 +55,6 @@ def write_grammar(syntax: CallSyntax, tools: Sequence[Tool], least: int, most: i
     """What calls look like, from the first marker to the last; see `build_call_grammar`."""
     if isinstance(syntax, JsonCalls):
         return json_grammar(syntax, tools, least, most)
+    if isinstance(syntax, NamedCalls):
+        return named_grammar(syntax, tools, least, most)
     raise NotImplementedError(type(syntax).__name__)

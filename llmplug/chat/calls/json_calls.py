@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 from llmplug.chat.calls.json_scanner import JsonScanner
 from llmplug.chat.calls.reader import Opening, Remainder
+from llmplug.chat.calls.writing import arguments_of, repeat_calls
 from llmplug.dialect import CallArguments, CallEnd, CallStart, Content, Event, JsonCalls
-from llmplug.grammar import Json, Node, OneOf, Repeat, Seq, Text
+from llmplug.grammar import Node, OneOf, Seq, Text
 
 if TYPE_CHECKING:
     from llmplug.dialect import Tool
@@ -27,7 +28,7 @@ class JsonReader:
         self._names = {tool.name for tool in opening.tools}
         self._index = opening.first_index
         self._events: list[Event] = []
-        self._rest = Remainder(syntax.end if opening.marker else "")
+        self._rest = Remainder(syntax.end.strip() if opening.marker else "")
         self._state: _State = self._open_section
         self.ended_as_text = False
         self._is_bad = False
@@ -321,30 +322,25 @@ class JsonReader:
 
 def json_grammar(syntax: JsonCalls, tools: Sequence[Tool], least: int, most: int | None) -> Node:
     """What forced calls look like: from the first marker to the last."""
-    marker = syntax.start[0] if syntax.start else ""
+    start = Text(syntax.start[0]) if syntax.start else None
+    end = Text(syntax.end) if start is not None and syntax.end else None
     call = OneOf([_call_grammar(syntax, tool) for tool in tools])
     if syntax.holds == "object":
-        return _repeated(Seq([Text(marker), call, Text(syntax.end)]), "\n", least, most)
+        return repeat_calls(_between(start, call, end), Text("\n"), least, most)
     if syntax.holds == "objects":
-        return Seq([Text(marker), _repeated(call, "\n", least, most), Text(syntax.end)])
-    return Seq([Text(marker + "["), _repeated(call, ", ", least, most), Text("]" + syntax.end)])
+        return _between(start, repeat_calls(call, Text("\n"), least, most), end)
+    calls = repeat_calls(call, Text(", "), least, most)
+    return _between(start, Seq([Text("["), calls, Text("]")]), end)
+
+
+def _between(start: Text | None, node: Node, end: Text | None) -> Node:
+    return Seq([each for each in (start, node, end) if each is not None])
 
 
 def _call_grammar(syntax: JsonCalls, tool: Tool) -> Node:
     name = json.dumps(tool.name, ensure_ascii=False)
-    schema = Json(dict(tool.parameters) or {"type": "object"})
     if not syntax.name_key:
-        return Seq([Text(f"{{{name}: "), schema, Text("}")])
-    head = f'{{"{syntax.name_key}": {name}, "{syntax.arguments_key[0]}": '
-    return Seq([Text(head), schema, Text("}")])
-
-
-def _repeated(item: Node, between: str, least: int, most: int | None) -> Node:
-    """`least` to `most` items with a text between."""
-    if most == 1:
-        return item if least else Repeat(item, 0, 1)
-    following = Repeat(
-        Seq([Text(between), item]), max(0, least - 1), None if most is None else most - 1
-    )
-    several = Seq([item, following])
-    return several if least else Repeat(several, 0, 1)
+        head = f"{{{name}: "
+    else:
+        head = f'{{"{syntax.name_key}": {name}, "{syntax.arguments_key[0]}": '
+    return Seq([Text(head), arguments_of(tool), Text("}")])
