@@ -115,11 +115,10 @@ def _write_answer(
     whole = renderer.render_text([_USER, message], add_generation_prompt=False, tools=tools)
     bare = renderer.render_text([_USER], add_generation_prompt=False, tools=tools)
     headed = renderer.render_text([_USER], add_generation_prompt=True, tools=tools)
-    start = len(commonprefix((whole, bare)))
-    head = commonprefix((whole[start:], headed[start:]))
-    markers = [
-        text for each in (reasoning, spec) if each is not None for text in find_markers(each)
-    ]
+    start = count_shared(whole, bare)
+    head = whole[start:][: count_shared(whole[start:], headed[start:])]
+    specs = [each for each in (reasoning, spec) if each is not None]
+    markers = [text for each in specs for text in find_markers(each)]
     head = head[: len(head) - _num_begun(head, markers)]
     return _cut_tail(renderer, whole[start + len(head) :], markers), head
 
