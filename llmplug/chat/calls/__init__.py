@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 from llmplug.chat.calls.json_calls import JsonReader, json_grammar
 from llmplug.chat.calls.named_calls import NamedReader, named_grammar
+from llmplug.chat.calls.tagged_calls import TaggedReader
+from llmplug.chat.calls.tagged_grammar import tagged_grammar
 from llmplug.dialect import BraceCalls, JsonCalls, NamedCalls, PythonCalls, TaggedCalls
 
 if TYPE_CHECKING:
@@ -48,6 +50,8 @@ def open_reader(syntax: CallSyntax, opening: Opening) -> CallReader:
         return JsonReader(syntax, opening)
     if isinstance(syntax, NamedCalls):
         return NamedReader(syntax, opening)
+    if isinstance(syntax, TaggedCalls):
+        return TaggedReader(syntax, opening)
     raise NotImplementedError(type(syntax).__name__)
 
 
@@ -57,4 +61,6 @@ def write_grammar(syntax: CallSyntax, tools: Sequence[Tool], least: int, most: i
         return json_grammar(syntax, tools, least, most)
     if isinstance(syntax, NamedCalls):
         return named_grammar(syntax, tools, least, most)
+    if isinstance(syntax, TaggedCalls):
+        return tagged_grammar(syntax, tools, least, most)
     raise NotImplementedError(type(syntax).__name__)
