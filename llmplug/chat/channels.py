@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from llmplug.chat.calls import is_bare_start, open_reader, start_markers
 from llmplug.chat.calls.reader import CallReader, Opening
-from llmplug.chat.marker_search import Found, MarkerSearch
+from llmplug.chat.marker_search import Found, search_for
 from llmplug.dialect import CallStart, Content, Event, Reasoning
 
 if TYPE_CHECKING:
@@ -86,9 +86,9 @@ class ChannelSplitter:
         thinking_starts = [each.strip() for each in reasoning.start] if reasoning else []
         self._thinking_end = reasoning.end.strip() if reasoning else ""
         ended_by = [each.strip() for each in reasoning.ended_by] if reasoning else []
-        self._in_thinking = MarkerSearch((self._thinking_end, *ended_by))
-        self._in_content = MarkerSearch(self._by_marker)
-        self._at_start = MarkerSearch((*self._by_marker, *thinking_starts))
+        self._in_thinking = search_for(self._thinking_end, *ended_by)
+        self._in_content = search_for(*self._by_marker)
+        self._at_start = search_for(*self._by_marker, *thinking_starts)
         self._is_thinking = reasoning is not None and begins_in_reasoning(
             reasoning, context.prompt_end
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import NamedTuple
 
 
@@ -30,10 +31,13 @@ class MarkerSearch:
         self.markers = tuple(sorted({each for each in markers if each}, key=len, reverse=True))
         self._pattern = re.compile("|".join(map(re.escape, self.markers)) or r"(?!)")
         self._beginnings = frozenset(each[:n] for each in self.markers for n in range(1, len(each)))
+        self._firsts = frozenset(each[0] for each in self.markers)
         self._most = max(map(len, self.markers), default=1) - 1
 
     def find(self, text: str, *, is_whole: bool = False) -> Found:
         """Look into `text`; `is_whole`: nothing follows it, so no beginning becomes a marker."""
+        if self._firsts.isdisjoint(text):
+            return Found(len(text), "")
         match = self._pattern.search(text)
         at = len(text) if match is None else match.start()
         if not is_whole:
@@ -42,3 +46,9 @@ class MarkerSearch:
                 if text[begin:] in self._beginnings:
                     return Found(begin, "")
         return Found(at, "" if match is None else match.group())
+
+
+@lru_cache(maxsize=1024)
+def search_for(*markers: str) -> MarkerSearch:
+    """Return the search for some markers; it holds no state, so equal ones are one."""
+    return MarkerSearch(markers)

@@ -3,34 +3,78 @@
 from __future__ import annotations
 
 import re
-from enum import Enum, auto
 
 MAX_DEPTH = 128  # of nested arrays and objects: what is deeper is malformed
 
-_SPACE = re.compile(r"[ \t\n\r]*")
-_PLAIN = re.compile(r'[^"\\\x00-\x1f]*')
-_NUMBER_CHARS = re.compile(r"[-+0-9.eE]*")
-_NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?")
-_WORD_CHARS = re.compile(r"[a-z]*")
-_WORDS = frozenset({"true", "false", "null"})
-_MAX_TOKEN = 4096  # characters of one number: longer ones are malformed
+_PLAIN = re.compile(r'[^"\\\x00-\x1f]*')  # of a string
+_DIGITS = "0123456789"
+
+# What a character leads to, beside the name of a place:
+_PUSH = "push"  # an array or object opens
+_POP = "pop"  # it closes
+_END = "end"  # a value ends
+_DEEDS = frozenset({_PUSH, _POP, _END})
 
 
-class _Place(Enum):
-    VALUE = auto()
-    FIRST_ITEM = auto()  # of an array: a value or its end
-    FIRST_KEY = auto()  # of an object: a key or its end
-    KEY = auto()
-    COLON = auto()
-    AFTER = auto()  # behind a value
-    STRING = auto()
-    ESCAPE = auto()
-    HEX = auto()
-    NUMBER = auto()
-    WORD = auto()
+def _words() -> dict[str, dict[str, str]]:
+    """Places within `true`, `false` and `null`: each is named by what has been read."""
+    places: dict[str, dict[str, str]] = {}
+    for word in ("true", "false", "null"):
+        for n in range(1, len(word)):
+            places[word[:n]] = {word[n]: word[: n + 1] if n + 1 < len(word) else _END}
+    return places
 
 
-_EMPTY_ENDS = {_Place.FIRST_KEY: "}", _Place.FIRST_ITEM: "]"}  # what ends an empty one
+def _strings(name: str, then: str) -> dict[str, dict[str, str]]:
+    """Places within a string; its plain characters are skipped by `_PLAIN`."""
+    places = {name: {'"': then, "\\": f"{name} escape"}}
+    places[f"{name} escape"] = {**dict.fromkeys('"\\/bfnrt', name), "u": f"{name} hex 1"}
+    for n in range(1, 5):
+        following = f"{name} hex {n + 1}" if n < 4 else name
+        places[f"{name} hex {n}"] = dict.fromkeys(_DIGITS + "abcdefABCDEF", following)
+    return places
+
+
+def _numbers() -> dict[str, dict[str, str]]:
+    exponent = {"e": "exponent", "E": "exponent"}
+    return {
+        "minus": {"0": "zero", **dict.fromkeys(_DIGITS[1:], "integer")},
+        "zero": {".": "dot", **exponent},
+        "integer": {".": "dot", **exponent, **dict.fromkeys(_DIGITS, "integer")},
+        "dot": dict.fromkeys(_DIGITS, "fraction"),
+        "fraction": {**exponent, **dict.fromkeys(_DIGITS, "fraction")},
+        "exponent": {"+": "sign", "-": "sign", **dict.fromkeys(_DIGITS, "power")},
+        "sign": dict.fromkeys(_DIGITS, "power"),
+        "power": dict.fromkeys(_DIGITS, "power"),
+    }
+
+
+def _structure() -> dict[str, dict[str, str]]:
+    numbers = {"-": "minus", "0": "zero", **dict.fromkeys(_DIGITS[1:], "integer")}
+    words = {"t": "t", "f": "f", "n": "n"}
+    value = {"{": _PUSH, "[": _PUSH, '"': "string", **numbers, **words}
+    places = {
+        "value": value,
+        "first item": {**value, "]": _POP},
+        "first key": {'"': "key", "}": _POP},
+        "next key": {'"': "key"},
+        "colon": {":": "value"},
+        "after item": {",": "value", "]": _POP},
+        "after pair": {",": "next key", "}": _POP},
+    }
+    return {place: {**steps, **dict.fromkeys(" \t\n\r", place)} for place, steps in places.items()}
+
+
+_STEPS = {
+    **_structure(),
+    **_numbers(),
+    **_words(),
+    **_strings("key", "colon"),
+    **_strings("string", _END),
+}
+_WHOLE_NUMBERS = frozenset({"zero", "integer", "fraction", "power"})
+_FIRST = {"{": "first key", "[": "first item"}
+_AFTER = {"{": "after pair", "[": "after item"}
 
 
 class JsonScanner:
@@ -44,138 +88,47 @@ class JsonScanner:
     def __init__(self) -> None:
         self.is_done = False
         self.is_bad = False
-        self._place = _Place.VALUE
+        self._place = "value"
         self._open: list[str] = []
-        self._is_key = False
-        self._token = ""  # of a number or word so far
-        self._num_hex = 0
 
     def feed(self, text: str, at: int = 0) -> int:
         """Read from `at` on; return the place of the first character that was not read."""
-        end = len(text)
-        while at < end and not self.is_done and not self.is_bad:
-            at = self._step(text, at)
+        place, end = self._place, len(text)
+        while at < end and not self.is_done:
+            step = _STEPS[place].get(text[at])
+            if step is None:
+                plain_end = _plain_end(text, at) if place in {"string", "key"} else at
+                if plain_end > at:
+                    at = plain_end
+                elif place in _WHOLE_NUMBERS:
+                    place = self._end_value()
+                else:
+                    self.is_bad = True
+                    break
+                continue
+            if step in _DEEDS:
+                if step == _PUSH and len(self._open) == MAX_DEPTH:
+                    self.is_bad = True
+                    break
+                step = self._nest(step, text[at])
+            place = step
+            at += 1
+        self._place = place
         return at
 
-    def _step(self, text: str, at: int) -> int:
-        place = self._place
-        if place is _Place.STRING:
-            return self._read_string(text, at)
-        if place is _Place.ESCAPE:
-            return self._read_escape(text, at)
-        if place is _Place.HEX:
-            return self._read_hex(text, at)
-        if place is _Place.NUMBER or place is _Place.WORD:
-            return self._read_token(text, at)
-        at = _space_end(text, at)
-        return self._read_structure(text, at) if at < len(text) else at
-
-    def _read_structure(self, text: str, at: int) -> int:
-        char, place = text[at], self._place
-        if place is _Place.AFTER:
-            return self._read_after(char, at)
-        if char == _EMPTY_ENDS.get(place):
-            return self._close(at)
-        if place is _Place.COLON and char == ":":
-            self._place = _Place.VALUE
-        elif place in {_Place.KEY, _Place.FIRST_KEY} and char == '"':
-            self._place, self._is_key = _Place.STRING, True
-        elif place in {_Place.VALUE, _Place.FIRST_ITEM}:
-            return self._begin_value(char, at)
-        else:
-            return self._fail(at)
-        return at + 1
-
-    def _begin_value(self, char: str, at: int) -> int:
-        if char in "{[":
-            if len(self._open) == MAX_DEPTH:
-                return self._fail(at)
+    def _nest(self, step: str, char: str) -> str:
+        if step == _PUSH:
             self._open.append(char)
-            self._place = _Place.FIRST_KEY if char == "{" else _Place.FIRST_ITEM
-        elif char == '"':
-            self._place, self._is_key = _Place.STRING, False
-        elif char in "-0123456789":
-            self._place, self._token = _Place.NUMBER, char
-        elif char in "tfn":
-            self._place, self._token = _Place.WORD, char
-        else:
-            return self._fail(at)
-        return at + 1
+            return _FIRST[char]
+        if step == _POP:
+            self._open.pop()
+        return self._end_value()
 
-    def _read_after(self, char: str, at: int) -> int:
-        if char == ",":
-            self._place = _Place.KEY if self._open[-1] == "{" else _Place.VALUE
-            return at + 1
-        if char == ("}" if self._open[-1] == "{" else "]"):
-            return self._close(at)
-        return self._fail(at)
-
-    def _close(self, at: int) -> int:
-        self._open.pop()
-        self._end_value()
-        return at + 1
-
-    def _end_value(self) -> None:
-        self._place = _Place.AFTER
+    def _end_value(self) -> str:
         self.is_done = not self._open
-
-    def _read_string(self, text: str, at: int) -> int:
-        at = _end(_PLAIN, text, at)
-        if at == len(text):
-            return at
-        if text[at] == "\\":
-            self._place = _Place.ESCAPE
-        elif text[at] != '"':
-            return self._fail(at)
-        elif self._is_key:
-            self._place = _Place.COLON
-        else:
-            self._end_value()
-        return at + 1
-
-    def _read_escape(self, text: str, at: int) -> int:
-        if text[at] == "u":
-            self._place, self._num_hex = _Place.HEX, 0
-        elif text[at] in '"\\/bfnrt':
-            self._place = _Place.STRING
-        else:
-            return self._fail(at)
-        return at + 1
-
-    def _read_hex(self, text: str, at: int) -> int:
-        if text[at] not in "0123456789abcdefABCDEF":
-            return self._fail(at)
-        self._num_hex += 1
-        if self._num_hex == 4:
-            self._place = _Place.STRING
-        return at + 1
-
-    def _read_token(self, text: str, at: int) -> int:
-        is_number = self._place is _Place.NUMBER
-        end = _end(_NUMBER_CHARS if is_number else _WORD_CHARS, text, at)
-        self._token += text[at:end]
-        if len(self._token) > _MAX_TOKEN:
-            return self._fail(end)
-        if not is_number and self._token not in _WORDS:
-            can_grow = end == len(text) and any(word.startswith(self._token) for word in _WORDS)
-            return end if can_grow else self._fail(end)
-        if is_number:
-            if end == len(text):
-                return end
-            if not _NUMBER.fullmatch(self._token):
-                return self._fail(end)
-        self._end_value()
-        return end
-
-    def _fail(self, at: int) -> int:
-        self.is_bad = True
-        return at
+        return _AFTER[self._open[-1]] if self._open else _END
 
 
-def _space_end(text: str, at: int) -> int:
-    return _end(_SPACE, text, at)
-
-
-def _end(pattern: re.Pattern[str], text: str, at: int) -> int:
-    match = pattern.match(text, at)
+def _plain_end(text: str, at: int) -> int:
+    match = _PLAIN.match(text, at)
     return at if match is None else match.end()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from llmplug.chat.calls.json_scanner import JsonScanner
 from llmplug.chat.calls.reader import Opening, Remainder
 from llmplug.chat.calls.writing import arguments_of, repeat_calls
-from llmplug.chat.marker_search import Found, MarkerSearch
+from llmplug.chat.marker_search import Found, search_for
 from llmplug.dialect import CallArguments, CallEnd, CallStart, Content, Event, NamedCalls
 from llmplug.grammar import Node, OneOf, Regex, Repeat, Seq, Text
 
@@ -33,7 +33,7 @@ class NamedReader:
         self._rest = Remainder(self._last)
         # No marker behind the name: the object itself ends it.
         self._after_name = syntax.after_name.strip() or syntax.after_name
-        self._in_name = MarkerSearch([self._after_name or "{", syntax.start.strip()])
+        self._in_name = search_for(self._after_name or "{", syntax.start.strip())
         self._index = opening.first_index
         self._num_calls = 0
         self._is_over = False
@@ -43,7 +43,7 @@ class NamedReader:
         self._state: Callable[[str], str] = self._read_name  # takes text, returns what is left
         if self._has_section:
             self._state = self._read_start
-            self._next = MarkerSearch([syntax.start.strip()])
+            self._next = search_for(syntax.start.strip())
         self._begin_call()
 
     def feed(self, text: str) -> tuple[list[Event], str | None]:
@@ -94,7 +94,7 @@ class NamedReader:
         if text[0] == "{":
             self._state = self._scan_arguments
         elif self._call_end:  # perhaps there are none
-            self._next = MarkerSearch([self._call_end])
+            self._next = search_for(self._call_end)
             self._state = self._read_no_arguments
         else:
             return self._break_off(text)
@@ -182,12 +182,12 @@ class NamedReader:
         self._begin_call()
         self._state = self._read_behind
         self._look_for_next()
-        self._next = MarkerSearch([*self._next.markers, self._call_end])
+        self._next = search_for(*self._next.markers, self._call_end)
         self._is_over = not self._next.markers
 
     def _look_for_next(self) -> None:
         in_section = [self._syntax.start.strip()] if self._has_section else []
-        self._next = MarkerSearch([*in_section, self._last])
+        self._next = search_for(*in_section, self._last)
 
     def _break_off(self, text: str) -> str:
         """The call goes wrong at the beginning of `text`."""

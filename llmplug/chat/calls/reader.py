@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from llmplug.chat.marker_search import MarkerSearch
+from llmplug.chat.marker_search import search_for
 
 if TYPE_CHECKING:
     from llmplug.dialect import Event, Tool
@@ -36,7 +36,7 @@ class Remainder:
 
     def __init__(self, end: str) -> None:
         self.end = end
-        self._search = MarkerSearch([end])
+        self._search = search_for(end)
         self._held = ""
 
     def feed(self, text: str) -> tuple[str, str | None]:
