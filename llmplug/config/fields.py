@@ -227,11 +227,12 @@ class KernelsConfig(Section):
 class WeightsConfig(Section):
     """How weights are kept in memory."""
 
-    format: Literal["auto", "float32", "bfloat16", "int8", "int4", "w4a8"] = Field(
+    format: Literal["auto", "float32", "bfloat16", "int8", "int4", "fp8", "w4a8"] = Field(
         "auto",
         description="Of linear layers: auto: what the kernel finds best for the file and the "
-        "device; int4 keeps a file's own 4 and 8 bit blocks, exact up to rounding; w4a8 also "
-        "rounds activations to 8 bits where they meet 4-bit blocks: faster, less exact.",
+        "device; int4 keeps a file's own 4 and 8 bit blocks, exact up to rounding; fp8, on "
+        "GPUs, keeps 8-bit floats; w4a8 also rounds activations to 8 bits where they meet 4-bit "
+        "blocks: faster, less exact.",
     )
 
 

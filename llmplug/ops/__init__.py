@@ -17,6 +17,7 @@ from llmplug.ops.linear import LINEAR, DenseLinear, DenseWeight, LoadedTensor, j
 from llmplug.ops.rms_norm import ADD_RMS_NORM, RMS_NORM, add_rms_norm, rms_norm
 from llmplug.ops.rope import ROPE, make_rope_table, rope
 from llmplug.ops.silu_mul import SILU_MUL, silu_mul
+from llmplug.ops.stored_weights import Fp8Tensor, Int4Codes, PackedInt4Tensor
 from llmplug.ops.table import KernelChoice, KernelTable, Op, choose_kernels, load_kernels
 
 # What is composed of other ops comes after them.
@@ -42,11 +43,14 @@ __all__ = [
     "DecoderLayer",
     "DenseLinear",
     "DenseWeight",
+    "Fp8Tensor",
+    "Int4Codes",
     "KVCache",
     "KernelChoice",
     "KernelTable",
     "LoadedTensor",
     "Op",
+    "PackedInt4Tensor",
     "PagedAttention",
     "add_rms_norm",
     "choose_kernels",

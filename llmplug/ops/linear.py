@@ -112,6 +112,15 @@ def _cast(
     return None if bias_O is None else bias_O.to(device, dtype)
 
 
+_STORED_NAMES = {
+    torch.float32: "F32",
+    torch.bfloat16: "BF16",
+    torch.float16: "F16",
+    torch.int32: "I32",
+    torch.float8_e4m3fn: "F8_E4M3",
+}
+
+
 @dataclass(frozen=True, slots=True)
 class LoadedTensor:
     """A tensor in memory, as a LazyTensor: for examples and tests."""
@@ -126,8 +135,7 @@ class LoadedTensor:
     @property
     def format(self) -> str:
         """As safetensors writes it."""
-        names = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
-        return names[self.tensor.dtype]
+        return _STORED_NAMES[self.tensor.dtype]
 
     @property
     def num_bytes(self) -> int:

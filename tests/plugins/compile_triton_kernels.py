@@ -8,16 +8,24 @@ without TRITON_INTERPRET.
 from __future__ import annotations
 
 import functools
+import sys
+from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import torch
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.runtime.jit import JITFunction
 
-from llmplug.ops import REFERENCES
+from llmplug.ops import REFERENCES, Fp8Tensor, LoadedTensor
 from llmplug.ops.attention_examples import apply_attention, make_attention_example
 from llmplug_triton import llmplug_kernels
+
+sys.path.insert(0, str(Path(__file__).parents[2]))  # it is run as a script
+
+from tests.ops.packed_weights import make_int4_tensor
+from tests.plugins.block_tensors import BLOCKS, make_blocks
 
 HOPPER = GPUTarget("cuda", 90, 32)
 CPU = torch.device("cpu")
@@ -31,6 +39,23 @@ ATTENTION = [
 
 def compile_only(kernel: JITFunction, grid: tuple[int, ...]) -> functools.partial[object]:
     return functools.partial(kernel.warmup, grid=grid)
+
+
+def compile_linear(kernel: Any) -> None:
+    """Every format, for few rows and for many; float32, for which no product of tiles is made."""
+    codes, scales = torch.zeros(300, 256).to(torch.float8_e4m3fn), torch.ones(3, 2)
+    blocks = Fp8Tensor(weight=LoadedTensor(codes), scales=LoadedTensor(scales))
+    weight = LoadedTensor(torch.zeros(128, 256))
+    for dtype, num_tokens in ((torch.bfloat16, 1), (torch.bfloat16, 64), (torch.float32, 2)):
+        sources = {
+            "auto": [make_int4_tensor("AWQ", 16, 256, 128), blocks,
+                     *(make_blocks(weight.tensor, name) for name in BLOCKS)],
+            "int8": [weight], "int4": [weight], "fp8": [weight],
+        }  # fmt: skip
+        for name, parts in sources.items():
+            bias_O = torch.zeros(sum(part.shape[0] for part in parts))
+            packed = kernel.pack(parts, bias_O, device=CPU, dtype=dtype, format=name)
+            kernel(torch.zeros(num_tokens, 256, dtype=dtype), packed)
 
 
 def main() -> None:
@@ -48,13 +73,7 @@ def main() -> None:
             for dtype, example in ATTENTION:
                 apply_attention(kernel, {**example, "device": CPU, "dtype": dtype})
         elif spec.op == "linear":
-            for dtype in (torch.bfloat16, torch.float32):
-                for example in REFERENCES["linear"].example_inputs(CPU, dtype)[2:4]:
-                    packed = kernel.pack(
-                        example["sources"], example["bias_O"], device=CPU, dtype=dtype,
-                        format="int8",
-                    )  # fmt: skip
-                    kernel(example["x_TI"], packed)
+            compile_linear(kernel)
         else:
             for dtype in (torch.bfloat16, torch.float32):
                 for example in REFERENCES[spec.op].example_inputs(CPU, dtype)[2:4]:

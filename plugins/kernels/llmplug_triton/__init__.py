@@ -1,7 +1,8 @@
 """Kernels for NVIDIA GPUs in Triton, which compiles them when they are first called.
 
 Every file is one op, kernel and launcher, and is named after it; `tensors.py` is what the launchers
-share, `gated_rows.py` what the gates do. All sum in float32, and no token's result is to depend on
+share, `gated_rows.py` what the gates do, `scaled_product.py` and `weight_formats.py` are weights in
+few bits. All sum in float32, and no token's result is to depend on
 the other tokens of its batch. Without a GPU, Triton's interpreter runs them in the tests.
 """
 
@@ -68,7 +69,7 @@ def _load_linear() -> Any:
 
 
 def _keep_weight(source: LazyTensor, wanted: str) -> KeptWeight | None:
-    from llmplug_triton.linear import keep_weight
+    from llmplug_triton.weight_formats import keep_weight
 
     return keep_weight(source, wanted)
 

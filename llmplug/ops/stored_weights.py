@@ -1,0 +1,192 @@
+"""Quantised weights as checkpoints store them, and what their numbers mean: the torch references.
+
+Each is a `LazyTensor`: `load` dequantises, which any kernel can use; a kernel that keeps the codes
+asks for these instead. Legend: O outputs, I inputs, G groups of neighbouring inputs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import torch
+
+from llmplug.errors import KernelInputError
+
+if TYPE_CHECKING:
+    from llmplug.specs import LazyTensor
+
+_PER_WORD = 8  # codes of 4 bits in an int32
+# Which of 8 neighbouring outputs the nibbles of an AWQ word hold, the lowest first.
+# Source: https://github.com/casper-hansen/AutoAWQ, awq/utils/packing_utils.py
+_AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
+_FP8_BLOCK = 128  # outputs and inputs of a block with one scale
+
+
+@dataclass(frozen=True, slots=True)
+class Int4Codes:
+    """A weight in 4 bits: (code - zero) * scale, each group of inputs with its own two."""
+
+    code_OI: torch.Tensor  # uint8, 0 to 15
+    scale_OG: torch.Tensor
+    zero_OG: torch.Tensor  # uint8, 0 to 16
+
+    def dequantise(self) -> torch.Tensor:
+        """Return weight_OI in float32."""
+        group = self.code_OI.shape[1] // self.scale_OG.shape[1]
+        scale_OI, zero_OI = (x.repeat_interleave(group, 1) for x in (self.scale_OG, self.zero_OG))
+        return (self.code_OI.float() - zero_OI.float()) * scale_OI.float()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PackedInt4Tensor:
+    """A linear weight of a GPTQ or AWQ checkpoint, still in its file.
+
+    Attributes:
+        layout: `GPTQ`: words hold 8 neighbouring inputs of an output, zeros are stored less one.
+            `GPTQ_V2`: the same with zeros as they are. `AWQ`: words hold 8 outputs of an input.
+        words: int32; GPTQ: (I / 8, O), AWQ: (I, O / 8).
+        zeros: int32 (G, O / 8).
+        scales: (G, O).
+        group_of_I: int32; the group of each input, where they are not in order (`desc_act`); None
+            is faster than one that says that they are.
+    """
+
+    layout: Literal["GPTQ", "GPTQ_V2", "AWQ"]
+    words: LazyTensor
+    zeros: LazyTensor
+    scales: LazyTensor
+    group_of_I: LazyTensor | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Outputs, inputs."""
+        rows, columns = self.words.shape
+        return (columns * _PER_WORD, rows) if self.layout == "AWQ" else (columns, rows * _PER_WORD)
+
+    @property
+    def format(self) -> str:
+        """The layout."""
+        return self.layout
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes in the file."""
+        parts = (self.words, self.zeros, self.scales, self.group_of_I)
+        return sum(part.num_bytes for part in parts if part is not None)
+
+    @property
+    def group(self) -> int:
+        """Inputs that share a scale."""
+        return self.shape[1] // self.scales.shape[0]
+
+    def codes(self) -> Int4Codes | None:
+        """Return the codes, one byte each; None where groups are out of order."""
+        return None if self._find_order() is not None else self._read_all()
+
+    def load(self) -> torch.Tensor:
+        """Dequantise to float32."""
+        order_I = self._find_order()
+        if order_I is None:
+            return self._read_all().dequantise()
+        scale_OI = self.scales.load().T[:, order_I].float()
+        return (self._read_codes().float() - self._read_zeros()[:, order_I].float()) * scale_OI
+
+    def raw(self) -> torch.Tensor:
+        """Refuse: the bytes are in several tensors; kernels read `codes`."""
+        raise KernelInputError(f"a weight in the layout {self.layout} has no bytes of one tensor")
+
+    def _read_all(self) -> Int4Codes:
+        return Int4Codes(self._read_codes(), self.scales.load().T.contiguous(), self._read_zeros())
+
+    def _find_order(self) -> torch.Tensor | None:
+        """Return the group of each input, None where groups are neighbouring inputs."""
+        if self.group_of_I is None:
+            return None
+        groups_I = self.group_of_I.load().long()
+        in_order_I = torch.arange(len(groups_I)) // self.group
+        return None if torch.equal(groups_I, in_order_I) else groups_I
+
+    def _read_codes(self) -> torch.Tensor:
+        if self.layout == "AWQ":
+            return _unpack_columns(self.words.load(), _AWQ_ORDER).T.contiguous()
+        # As the columns of the transposed words: 8 neighbouring inputs of one output.
+        return _unpack_columns(self.words.load().T, tuple(range(_PER_WORD)))
+
+    def _read_zeros(self) -> torch.Tensor:
+        order = _AWQ_ORDER if self.layout == "AWQ" else tuple(range(_PER_WORD))
+        zero_OG = _unpack_columns(self.zeros.load(), order).T.contiguous()
+        return zero_OG + 1 if self.layout == "GPTQ" else zero_OG
+
+
+def _unpack_columns(words: torch.Tensor, order: tuple[int, ...]) -> torch.Tensor:
+    """Unpack int32 (R, C) to codes (R, 8 C), uint8; nibble n of a word is column `order[n]`."""
+    codes = torch.empty((*words.shape, _PER_WORD), dtype=torch.uint8)
+    for nibble, place in enumerate(order):
+        codes[..., place] = (words >> (4 * nibble) & 15).to(torch.uint8)
+    return codes.flatten(1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fp8Tensor:
+    """A linear weight in 8-bit floats (e4m3), still in its file.
+
+    Attributes:
+        weight: float8_e4m3fn (O, I).
+        scales: multiply the weight: one; one an output, (O,) or (O, 1); or one for each block of
+            128 x 128, (O / 128, I / 128) rounded up.
+
+    Source: https://arxiv.org/abs/2209.05433
+    """
+
+    weight: LazyTensor
+    scales: LazyTensor
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Outputs, inputs."""
+        return self.weight.shape
+
+    @property
+    def format(self) -> str:
+        """As safetensors writes it."""
+        return "F8_E4M3"
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes in the file."""
+        return self.weight.num_bytes + self.scales.num_bytes
+
+    def spread_scales(self) -> tuple[torch.Tensor, bool]:
+        """Return (scale_O or the scales of blocks, whether they are those of blocks), float32.
+
+        Raises:
+            KernelInputError: there are as many scales as none of the three ways has.
+        """
+        outputs, inputs = self.shape
+        scales = self.scales.load().float()
+        if scales.numel() == 1:
+            return scales.reshape(1).repeat(outputs), False
+        if scales.numel() == outputs and scales.shape[0] == outputs:
+            return scales.reshape(outputs), False
+        blocks = (-(-outputs // _FP8_BLOCK), -(-inputs // _FP8_BLOCK))
+        if scales.shape != blocks:
+            raise KernelInputError(
+                f"scales of {tuple(scales.shape)} for an fp8 weight of {(outputs, inputs)}: there "
+                f"must be one, one an output, or {blocks} for blocks of {_FP8_BLOCK}"
+            )
+        return scales, True
+
+    def load(self) -> torch.Tensor:
+        """Dequantise to float32."""
+        outputs, inputs = self.shape
+        scales, has_blocks = self.spread_scales()
+        weight_OI = self.weight.load().float()
+        if not has_blocks:
+            return weight_OI * scales[:, None]
+        scale_OI = scales.repeat_interleave(_FP8_BLOCK, 0).repeat_interleave(_FP8_BLOCK, 1)
+        return weight_OI * scale_OI[:outputs, :inputs]
+
+    def raw(self) -> torch.Tensor:
+        """Return the weight's bytes, without the scales."""
+        return self.weight.load().view(torch.uint8)

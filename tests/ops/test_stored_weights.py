@@ -1,0 +1,52 @@
+"""The torch references of quantised layouts, against the numbers that were packed."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from llmplug import KernelInputError
+from llmplug.ops import Fp8Tensor, LoadedTensor
+from tests.ops.packed_weights import make_int4_tensor, make_numbers
+
+
+@pytest.mark.parametrize("layout", ["GPTQ", "GPTQ_V2", "AWQ"])
+def test_codes_come_back(layout: str) -> None:
+    codes_IO, zeros_GO, scales_GO = make_numbers(24, 128, 32, seed=4)
+    group_I = torch.arange(128) // 32
+    expected_IO = (codes_IO - zeros_GO[group_I]).double() * scales_GO[group_I].double()
+    tensor = make_int4_tensor(layout, 24, 128, 32, seed=4)
+    assert tensor.shape == (24, 128)
+    assert tensor.group == 32
+    torch.testing.assert_close(tensor.load().double(), expected_IO.T, rtol=1e-6, atol=0)
+    with pytest.raises(KernelInputError, match=layout):
+        tensor.raw()
+
+
+def test_groups_out_of_order_come_back() -> None:
+    codes_IO, zeros_GO, scales_GO = make_numbers(8, 64, 32, seed=5)
+    group_I = torch.arange(64) % 2
+    expected_IO = (codes_IO - zeros_GO[group_I]).double() * scales_GO[group_I].double()
+    tensor = make_int4_tensor("GPTQ", 8, 64, 32, seed=5, is_in_order=False)
+    assert tensor.codes() is None
+    torch.testing.assert_close(tensor.load().double(), expected_IO.T, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("shape", [(1,), (), (200,), (200, 1), (2, 3)])
+def test_fp8_scales_are_spread(shape: tuple[int, ...]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    codes = (torch.randn(200, 300, generator=generator) * 50).to(torch.float8_e4m3fn)
+    scales = torch.rand(shape, generator=generator) + 0.1
+    got = Fp8Tensor(weight=LoadedTensor(codes), scales=LoadedTensor(scales)).load()
+    for o, i in ((0, 0), (127, 127), (128, 127), (127, 128), (199, 255), (199, 299)):
+        scale = scales[o // 128, i // 128] if shape == (2, 3) else scales.flatten()[
+            o if scales.numel() == 200 else 0
+        ]  # fmt: skip
+        assert got[o, i].item() == pytest.approx(codes[o, i].item() * scale.item(), rel=1e-6)
+
+
+def test_fp8_scales_that_do_not_fit_are_refused() -> None:
+    codes = torch.zeros(200, 300).to(torch.float8_e4m3fn)
+    for shape in ((199,), (3, 2), (2, 2)):
+        with pytest.raises(KernelInputError, match="scales of"):
+            Fp8Tensor(weight=LoadedTensor(codes), scales=LoadedTensor(torch.ones(shape))).load()
