@@ -67,10 +67,15 @@ class Process:
 
     def engine_pids(self) -> list[int]:
         pid = self.popen.pid
-        return [
-            int(child)
+        children = [
+            child
             for task in Path(f"/proc/{pid}/task").iterdir()
             for child in (task / "children").read_text().split()
+        ]
+        return [
+            int(child)
+            for child in children
+            if b"\0engine\0" in Path(f"/proc/{child}/cmdline").read_bytes()
         ]
 
     def client(self) -> openai.OpenAI:

@@ -504,6 +504,10 @@ class Checks:
         self.params: list[str] = []
         self._bad = bad.encode()
 
+    async def start(self) -> None: ...
+
+    async def stop(self) -> None: ...
+
     async def check(self, node: Node, param: str) -> None:
         self.params.append(param)
         if self._bad in encode_grammar(node):
