@@ -108,12 +108,14 @@ class ReasoningSyntax:
         is_implied: an answer begins within a block though neither prompt nor model opens one.
         ended_by: markers that close a block and are not part of it, such as that of a tool call.
             Any other marker within a block is its text.
+        answer: markers that a model puts round what is no thinking; they are dropped.
     """
 
     start: tuple[str, ...]
     end: str
     is_implied: bool = False
     ended_by: tuple[str, ...] = ()
+    answer: tuple[str, str] | None = None
 
 
 # --- tool calls ---------------------------------------------------------------------------------
@@ -176,6 +178,7 @@ class TaggedCalls:
 
     Attributes:
         section: markers round all calls; None: each stands alone.
+        is_single: forced calls are written with a section round each.
         name: markers before and behind the name.
         key: markers before and behind a parameter's name; further ends decide the kind of its
             value: `{'" string="true">': "text", '" string="false">': "json"}`.
@@ -189,6 +192,7 @@ class TaggedCalls:
     value: tuple[str, str]
     end: str
     section: tuple[str, str] | None = None
+    is_single: bool = False
     pad: str = ""
 
 

@@ -87,8 +87,11 @@ class ChannelSplitter:
         self._thinking_end = reasoning.end.strip() if reasoning else ""
         ended_by = [each.strip() for each in reasoning.ended_by] if reasoning else []
         self._in_thinking = search_for(self._thinking_end, *ended_by)
-        self._in_content = search_for(*self._by_marker)
-        self._at_start = search_for(*self._by_marker, *thinking_starts)
+        around = reasoning.answer if reasoning and reasoning.answer else ()
+        self._answer = tuple(each.strip() for each in around)
+        self._is_in_answer = False
+        self._in_content = search_for(*self._by_marker, *self._answer[1:])
+        self._at_start = search_for(*self._by_marker, *thinking_starts, *self._answer)
         self._is_thinking = reasoning is not None and begins_in_reasoning(
             reasoning, context.prompt_end
         )
@@ -175,10 +178,22 @@ class ChannelSplitter:
             return None
         if found.marker in self._by_marker:
             self._open_reader(self._by_marker[found.marker], found.marker)
+        elif found.marker in self._answer:
+            self._meet_answer(found.marker)
         else:
             self._is_thinking = True
             self._meet_marker()
         return text[found.at + len(found.marker) :]
+
+    def _meet_answer(self, marker: str) -> None:
+        """Drop a marker that stands round the answer; an end without a start is text."""
+        is_start = marker == self._answer[0]
+        if is_start or self._is_in_answer:
+            self._is_in_answer = is_start
+            self._meet_marker()
+        else:
+            self._is_at_start = False
+            self._show(marker)
 
     def _open_reader(self, syntax: CallSyntax, marker: str) -> None:
         opening = Opening(

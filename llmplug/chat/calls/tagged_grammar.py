@@ -24,8 +24,14 @@ def tagged_grammar(
 
     Of strings `enum` and `const` are enforced, of other values the whole schema.
     """
-    call = OneOf([_call_grammar(syntax, tool) for tool in tools])
+    call: Node = OneOf([_call_grammar(syntax, tool) for tool in tools])
+    if syntax.is_single:
+        call = _in_section(syntax, call)
     calls = repeat_calls(call, _BREAK, least, most)
+    return calls if syntax.is_single else _in_section(syntax, calls)
+
+
+def _in_section(syntax: TaggedCalls, calls: Node) -> Node:
     if syntax.section is None:
         return calls
     return Seq([Text(syntax.section[0]), _BREAK, calls, _BREAK, Text(syntax.section[1])])
