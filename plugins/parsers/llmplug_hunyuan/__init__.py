@@ -1,0 +1,63 @@
+"""Hunyuan: A13B and its dense kin write a JSON list of calls, Hunyuan 3 puts parameters in tags."""
+
+from __future__ import annotations
+
+from llmplug import ReasoningParserSpec, ToolParserSpec, hookimpl
+from llmplug.dialect import JsonCalls, ReasoningSyntax, TaggedCalls, in_template
+
+_LIST = ("<tool_calls>", "</tool_calls>")
+
+# https://huggingface.co/tencent/Hunyuan-A13B-Instruct, chat template
+_JSON = JsonCalls(start=_LIST[:1], end=_LIST[1], holds="list")
+_THINKING = ReasoningSyntax(
+    start=("<think>",), end="</think>", ended_by=_LIST[:1], answer=("<answer>", "</answer>")
+)
+
+# https://huggingface.co/tencent/Hy3-preview, chat template
+_TAGS = TaggedCalls(
+    section=_LIST,
+    name=("<tool_call>", "<tool_sep>"),
+    key=("<arg_key>", {"</arg_key>": "schema"}),
+    value=("<arg_value>", "</arg_value>"),
+    end="</tool_call>",
+)
+_THINKING_3 = ReasoningSyntax(start=("<think>",), end="</think>", ended_by=_LIST[:1])
+
+
+@hookimpl
+def llmplug_tool_parsers() -> list[ToolParserSpec]:
+    """Offer the calls of `hunyuan` and `hunyuan3`."""
+    return [
+        ToolParserSpec(
+            name="hunyuan",
+            detect=in_template("<tool_calls>[", "</think>", unless=("<tool_sep>",), score=0.9),
+            syntax=(_JSON,),
+        ),
+        ToolParserSpec(
+            name="hunyuan3",
+            detect=in_template("<tool_calls>", "<tool_sep>", "<arg_key>", score=0.9),
+            syntax=(_TAGS,),
+        ),
+    ]
+
+
+@hookimpl
+def llmplug_reasoning_parsers() -> list[ReasoningParserSpec]:
+    """Offer the thinking of `hunyuan` and `hunyuan3`."""
+    return [
+        ReasoningParserSpec(
+            name="hunyuan",
+            detect=in_template("</think>", "<tool_calls>[", unless=("<tool_sep>",), score=0.9),
+            syntax=_THINKING,
+            thinking_on={"enable_thinking": True},
+            thinking_off={"enable_thinking": False},
+        ),
+        ReasoningParserSpec(
+            name="hunyuan3",
+            detect=in_template("</think>", "<tool_sep>", "<arg_key>", score=0.9),
+            syntax=_THINKING_3,
+            thinking_on={"reasoning_effort": "high"},
+            thinking_off={"reasoning_effort": "no_think"},
+            effort_variable="reasoning_effort",
+        ),
+    ]

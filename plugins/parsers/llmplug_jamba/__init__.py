@@ -1,0 +1,16 @@
+"""Jamba 1.5 and 1.6: a JSON list between tags."""
+
+from __future__ import annotations
+
+from llmplug import ToolParserSpec, hookimpl
+from llmplug.dialect import JsonCalls, in_template
+
+# https://huggingface.co/ai21labs/AI21-Jamba-Mini-1.5, chat template
+_CALLS = JsonCalls(start=("<tool_calls>",), end="</tool_calls>", holds="list")
+
+
+@hookimpl
+def llmplug_tool_parsers() -> list[ToolParserSpec]:
+    """Offer the calls of `jamba`."""
+    detect = in_template("<|bom|>", "<tool_calls>", score=0.9)
+    return [ToolParserSpec(name="jamba", detect=detect, syntax=(_CALLS,))]
