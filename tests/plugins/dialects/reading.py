@@ -1,0 +1,112 @@
+"""Read what models write with a dialect of a plugin, and try its grammar on it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Any
+
+from llmplug.chat.call_grammar import build_call_grammar
+from llmplug.dialect import Tool
+from llmplug.grammar import Vocabulary
+from llmplug.specs import ReasoningParserSpec, ToolParserSpec
+from llmplug_llguidance.backend import LlguidanceBackend
+from tests.chat.dialect_properties import check_dialect, read
+
+TOOLS = (
+    Tool(
+        "get_weather",
+        {
+            "type": "object",
+            "properties": {
+                "city": {"type": "string"},
+                "days": {"type": "integer"},
+                "is_metric": {"type": "boolean"},
+                "tags": {"type": "array", "items": {"type": "string"}},
+                "place": {"type": "object", "properties": {"lat": {"type": "number"}}},
+            },
+            "required": ["city"],
+        },
+    ),
+    Tool("get_time", {"type": "object", "properties": {}}),
+)
+_PIECES = (1, 3, 7, 10_000)  # characters
+_END = 256
+
+
+@dataclass(frozen=True)
+class Call:
+    """A call as it was read; the arguments of an incomplete one are a text."""
+
+    name: str
+    arguments: Any
+    id: str | None = None
+    is_complete: bool = True
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answer as it was read."""
+
+    content: str = ""
+    reasoning: str = ""
+    calls: list[Call] = field(default_factory=list)
+
+
+class PluginDialect:
+    """The dialect of one name that a plugin offers."""
+
+    def __init__(self, plugin: ModuleType, calls: str, thinking: str | None = None) -> None:
+        specs: list[ToolParserSpec] = plugin.llmplug_tool_parsers()
+        (self.tools,) = [spec for spec in specs if spec.name == calls]
+        self.reasoning: ReasoningParserSpec | None = None
+        if thinking is not None:
+            offered: list[ReasoningParserSpec] = plugin.llmplug_reasoning_parsers()
+            (self.reasoning,) = [spec for spec in offered if spec.name == thinking]
+
+    def read(self, text: str, prompt_end: str = "", tools: tuple[Tool, ...] = TOOLS) -> Answer:
+        """Read an answer in pieces of several lengths, which must not change it."""
+        answers = [
+            self._read(
+                [text[at : at + length] for at in range(0, len(text), length)], prompt_end, tools
+            )
+            for length in _PIECES
+        ]
+        assert all(answer == answers[0] for answer in answers), answers
+        return answers[0]
+
+    def _read(self, pieces: list[str], prompt_end: str, tools: tuple[Tool, ...]) -> Answer:
+        answer = read(
+            pieces, self.tools, self.reasoning, prompt_end=prompt_end, callable_tools=tools
+        )
+        calls = [
+            Call(
+                call.name,
+                json.loads(call.arguments) if call.is_complete else call.arguments,
+                call.id,
+                call.is_complete,
+            )
+            for call in answer.calls
+        ]
+        return Answer(answer.content, answer.reasoning, calls)
+
+    def allows(self, text: str, *, most: int | None = None) -> bool:
+        """Whether the grammar of forced calls allows a text, from the first byte to the last."""
+        grammar = build_call_grammar(self.tools, TOOLS, least=1, most=most)
+        state = LlguidanceBackend(_bytes_vocabulary()).compile(grammar).start()
+        is_allowed = all(state.accept(each) for each in text.encode())
+        return is_allowed and (state.is_done or state.accept(_END))
+
+    def check(self) -> None:
+        """Check what holds for every dialect."""
+        check_dialect(self.tools, self.reasoning)
+
+
+def _bytes_vocabulary() -> Vocabulary:
+    return Vocabulary(
+        token_bytes=[bytes([each]) for each in range(256)] + [b""],
+        control_ids={},
+        end_ids=frozenset({_END}),
+        encode=lambda text: list(text.encode()),
+    )
