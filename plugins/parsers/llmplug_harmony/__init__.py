@@ -1,0 +1,72 @@
+"""Harmony, the format of gpt-oss: messages with headers, each in a channel.
+
+`parser.py` reads whole answers. Where no tools are read, the table of the thinking is enough.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from llmplug import ReasoningParserSpec, ToolParserSpec, hookimpl
+from llmplug.dialect import AnswerContext, ReasoningSyntax, Tool, in_template
+from llmplug.grammar import Json, Node, OneOf, Repeat, Seq, Text
+
+if TYPE_CHECKING:
+    from llmplug.dialect import Parser
+
+# https://github.com/openai/harmony/blob/main/docs/format.md
+_THINKING = ReasoningSyntax(
+    start=("<|channel|>analysis<|message|>",),
+    end="<|end|>",
+    answer=("<|start|>assistant<|channel|>final<|message|>", "<|return|>"),
+)
+_detect = in_template("<|start|>", "<|channel|>", "<|message|>", "<|call|>", score=0.9)
+
+
+def _make_parser(context: AnswerContext) -> Parser:
+    from llmplug_harmony.parser import HarmonyParser
+
+    return HarmonyParser(context)
+
+
+def _write_grammar(tools: Sequence[Tool], least: int, most: int | None) -> Node:
+    """A call ends an answer, so that no more are written than must be."""
+    del most
+    call = OneOf([_write_call(tool) for tool in tools])
+    next_message = Text("<|start|>assistant")
+    more = [part for _ in range(least - 1) for part in (Text("<|end|>"), next_message, call)]
+    calls = Seq([Repeat(next_message, 0, 1), call, *more])
+    return calls if least else Repeat(calls, 0, 1)
+
+
+def _write_call(tool: Tool) -> Node:
+    header = f"<|channel|>commentary to=functions.{tool.name} <|constrain|>json<|message|>"
+    return Seq([Text(header), Json({**tool.parameters, "type": "object"})])
+
+
+@hookimpl
+def llmplug_tool_parsers() -> list[ToolParserSpec]:
+    """Offer the calls of `harmony`."""
+    return [
+        ToolParserSpec(
+            name="harmony",
+            detect=_detect,
+            make=_make_parser,
+            grammar=_write_grammar,
+            is_whole=True,
+        )
+    ]
+
+
+@hookimpl
+def llmplug_reasoning_parsers() -> list[ReasoningParserSpec]:
+    """Offer the thinking of `harmony`."""
+    return [
+        ReasoningParserSpec(
+            name="harmony",
+            detect=_detect,
+            syntax=_THINKING,
+            effort_variable="reasoning_effort",
+        )
+    ]
