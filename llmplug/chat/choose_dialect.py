@@ -1,7 +1,8 @@
 """Find the dialect that a model writes, from its template, its config and its vocabulary.
 
 The plugins' `detect` names candidates; the first of them that reads back what the template itself
-writes is taken. None does: the best is taken all the same, and the problem is told.
+writes is taken. None does: the best is taken all the same, and the problem is told; so it is where
+two fit equally well and the template writes nothing to tell them apart by.
 """
 
 from __future__ import annotations
@@ -89,6 +90,12 @@ def _choose(
         try:
             problem = find_problem(spec)
         except NotShown as error:
+            equals = [other.name for other, its in ranked if its.score == match.score]
+            if len(equals) > 1:
+                problems.append(
+                    f"the dialects {', '.join(map(repr, equals))} fit equally well, and {error}: "
+                    f"{spec.name!r} is taken; name one in the config to be sure"
+                )
             return spec, f"{spec.name}, as {match.reason}; not tried, as {error}"
         except LlmplugError as error:
             problem = f"the template refused the test: {error}"

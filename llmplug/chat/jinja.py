@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
-from collections.abc import Callable, Mapping
-from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import jinja2
 import jinja2.ext
 import jinja2.meta
 from jinja2 import nodes
 from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.visitor import NodeTransformer
 
+from llmplug.chat.template_functions import (
+    raise_exception,
+    sort_mapping,
+    sort_values,
+    strftime_now,
+    to_json,
+)
 from llmplug.errors import CheckpointError, TemplateError
 
 if TYPE_CHECKING:
@@ -23,6 +29,11 @@ if TYPE_CHECKING:
 
 MAX_CHARS = 16_000_000  # of a rendered conversation; a million tokens are some 4 million
 MAX_RENDER_S = 10.0
+
+# Names that no template of anybody's has, for what is written into its tree.
+_TICK, _JOIN = "llmplug_tick", "llmplug_join"
+
+_Watched = TypeVar("_Watched", nodes.For, nodes.Macro, nodes.CallBlock)
 
 
 class Template:
@@ -43,13 +54,13 @@ class Template:
         environment = _make_environment()
         try:
             self.tree = environment.parse(source)
-            self._template = environment.from_string(source)
+            self.variables = frozenset(jinja2.meta.find_undeclared_variables(self.tree))
+            self._template = environment.from_string(_Watching().visit(self.tree))
         except jinja2.TemplateSyntaxError as error:
             raise CheckpointError(
                 f"the chat template has a syntax error in line {error.lineno}: {error.message}"
             ) from error
-        self.variables = frozenset(jinja2.meta.find_undeclared_variables(self.tree))
-        self.reserved = frozenset(environment.globals)
+        self.reserved = frozenset({*environment.globals, _TICK})
 
     def render(self, variables: Mapping[str, Any]) -> str:
         """Render within the budgets of size and time.
@@ -61,14 +72,18 @@ class Template:
         deadline = time.monotonic() + MAX_RENDER_S
         pieces: list[str] = []
         num_chars = 0
+
+        def tick() -> None:
+            if time.monotonic() > deadline:
+                raise TemplateError(f"rendering takes over {MAX_RENDER_S:g} s")
+
         try:
-            for piece in self._template.generate(**variables):
+            for piece in self._template.generate({**variables, _TICK: tick}):
                 pieces.append(piece)
                 num_chars += len(piece)
                 if num_chars > MAX_CHARS:
                     raise TemplateError(f"the conversation is over {MAX_CHARS} characters")
-                if time.monotonic() > deadline:
-                    raise TemplateError(f"rendering takes over {MAX_RENDER_S:g} s")
+                tick()
         except TemplateError:
             raise
         except jinja2.TemplateError as error:
@@ -80,14 +95,49 @@ class Template:
         return "".join(pieces)
 
 
-class _BoundedEnvironment(ImmutableSandboxedEnvironment):
-    """A sandbox in which `*` and `**` cannot make a value that fills the memory."""
+class _Watching(NodeTransformer):
+    """Has the budgets looked at where a template works without writing anything.
 
-    intercepted_binops = frozenset({"*", "**"})
+    Loops and macros look at the clock each time round, and `~` looks at what it makes.
+    """
+
+    def visit_For(self, node: nodes.For) -> nodes.For:  # noqa: N802 - jinja2 calls it so
+        """Watch a loop."""
+        return self._watch(node)
+
+    def visit_Macro(self, node: nodes.Macro) -> nodes.Macro:  # noqa: N802
+        """Watch a macro, which may call itself."""
+        return self._watch(node)
+
+    def visit_CallBlock(self, node: nodes.CallBlock) -> nodes.CallBlock:  # noqa: N802
+        """Watch what a macro may call any number of times."""
+        return self._watch(node)
+
+    def visit_Concat(self, node: nodes.Concat) -> nodes.Filter:  # noqa: N802
+        """Bound `~`."""
+        self.generic_visit(node)
+        texts = nodes.List(node.nodes)
+        return nodes.Filter(texts, _JOIN, [], [], None, None, lineno=node.lineno)
+
+    def _watch(self, node: _Watched) -> _Watched:
+        self.generic_visit(node)
+        call = nodes.Call(nodes.Name(_TICK, "load"), [], [], None, None)
+        node.body.insert(0, nodes.ExprStmt(call).set_lineno(node.lineno))
+        return node
+
+
+class _BoundedEnvironment(ImmutableSandboxedEnvironment):
+    """A sandbox in which no operator can make a value that fills the memory."""
+
+    intercepted_binops = frozenset({"+", "*", "**"})
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         """Compute `left operator right` if the result is small."""
-        if operator == "**":
+        if operator == "+":
+            is_small = not (isinstance(left, str | list | tuple) and hasattr(right, "__len__")) or (
+                len(left) + len(right) <= MAX_CHARS
+            )
+        elif operator == "**":
             is_small = all(isinstance(x, int | float) and abs(x) <= 1024 for x in (left, right))
         elif hasattr(left, "__len__") or hasattr(right, "__len__"):  # a text or list, repeated
             sizes = (len(x) if hasattr(x, "__len__") else abs(x) for x in (left, right))
@@ -116,39 +166,22 @@ class _Generation(jinja2.ext.Extension):
         return str(caller())
 
 
+def _join(values: Sequence[Any]) -> str:
+    texts = [str(value) for value in values]
+    if sum(map(len, texts)) > MAX_CHARS:
+        raise jinja2.exceptions.SecurityError("'~' would make too large a value")
+    return "".join(texts)
+
+
 def _make_environment() -> jinja2.Environment:
     environment = _BoundedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, jinja2.ext.loopcontrols]
     )
-    environment.filters["tojson"] = _to_json
+    environment.filters |= {"tojson": to_json, "sort": sort_values, "dictsort": sort_mapping}
+    environment.filters[_JOIN] = _join
     functions: dict[str, Callable[..., Any]] = {
-        "raise_exception": _raise_exception,
-        "strftime_now": _strftime_now,
+        "raise_exception": raise_exception,
+        "strftime_now": strftime_now,
     }
     environment.globals.update(functions)
     return environment
-
-
-def _to_json(
-    value: Any,
-    ensure_ascii: bool = False,
-    indent: int | str | None = None,
-    separators: tuple[str, str] | None = None,
-    sort_keys: bool = False,
-) -> str:
-    """Write JSON without the HTML escapes of Jinja's own filter, as chat templates expect it."""
-    return json.dumps(
-        value,
-        ensure_ascii=ensure_ascii,
-        indent=indent,
-        separators=separators,
-        sort_keys=sort_keys,
-    )
-
-
-def _raise_exception(message: str) -> None:
-    raise jinja2.TemplateError(message)
-
-
-def _strftime_now(pattern: str) -> str:
-    return datetime.now().astimezone().strftime(pattern)

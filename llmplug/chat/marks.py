@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -15,12 +16,16 @@ _NONCHARACTERS = [
     *(chr(plane << 16 | low) for plane in range(1, 17) for low in (0xFFFE, 0xFFFF)),
 ]
 _ANY = re.compile("[" + "".join(_NONCHARACTERS) + "]")
+# As JSON in ASCII and Python's repr write them, which templates make of lists and maps.
+_SPELLED = {json.dumps(text)[1:-1]: text for text in _NONCHARACTERS}
+_SPELLED |= {repr(text)[1:-1]: text for text in _NONCHARACTERS}
+_ANY_SPELLED = re.compile("|".join(map(re.escape, _SPELLED)))
 _MAX_DEPTH = 100  # of lists and maps within each other
 
 
 @dataclass(frozen=True, slots=True)
 class Marks:
-    """Four characters that no string of one conversation holds."""
+    """Four characters that no string of one conversation holds, nor spells in ASCII."""
 
     cut: str  # no control token goes over it
     open: str  # what follows, up to `close`, is text
@@ -37,6 +42,8 @@ class Marks:
         used: set[str] = set()
         for text in _strings(values):
             used.update(_ANY.findall(text))
+            if "\\" in text:
+                used.update(_SPELLED[found] for found in _ANY_SPELLED.findall(text))
         free = [character for character in _NONCHARACTERS if character not in used]
         if len(free) < 4:
             raise InvalidRequest(
@@ -46,11 +53,28 @@ class Marks:
             )
         return cls(*free[:4])
 
+    def restore_in(self, text: str) -> str:
+        """Turn marks that were spelled in ASCII on the way back into themselves."""
+        if "\\" not in text:
+            return text
+        marks = {self.cut, self.open, self.close, self.end}
+
+        def restore(found: re.Match[str]) -> str:
+            mark = _SPELLED[found[0]]
+            return mark if mark in marks else found[0]
+
+        return _ANY_SPELLED.sub(restore, text)
+
     def remove_from(self, text: str) -> str:
         """Take all marks out."""
         for mark in (self.cut, self.open, self.close, self.end):
             text = text.replace(mark, "")
         return text
+
+
+def without_marks(text: str) -> str:
+    """Return a text without any character that may be a mark."""
+    return _ANY.sub("", text)
 
 
 def _strings(value: Any, depth: int = 0) -> Iterator[str]:

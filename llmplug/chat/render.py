@@ -35,7 +35,7 @@ class ChatRenderer:
 
     Attributes:
         shape: what the template makes of messages.
-        control_texts: how control tokens are spelled.
+        tokenizer: what the prompts are encoded with.
         variables: names of `template_kwargs` that the template reads.
     """
 
@@ -47,8 +47,7 @@ class ChatRenderer:
         """
         self._template = Template(template_source)
         self._special_tokens = dict(tokenizer.special_tokens)
-        self._control_ids = tokenizer.control_ids
-        self.control_texts = frozenset(map(tokenizer.token_text, tokenizer.control_ids))
+        self.tokenizer = tokenizer
         self._guard = Guard(tokenizer, self._template.tree)
         self._reserved = self._template.reserved | _OWN_VARIABLES | set(self._special_tokens)
         self.variables = self._template.variables - self._reserved
@@ -123,7 +122,7 @@ class ChatRenderer:
     def find_answer_end(self) -> int | None:
         """The control token that the template puts after an answer, if it puts one."""
         token_id = find_answer_end(self)
-        return token_id if token_id in self._control_ids else None
+        return token_id if token_id in self.tokenizer.control_ids else None
 
     def _render(
         self,
@@ -164,6 +163,7 @@ class ChatRenderer:
                 "add_generation_prompt": add_generation_prompt,
             }
         )
+        rendered = marks.restore_in(rendered)
         return (_cut_end(rendered, marks) if continue_final_message else rendered), marks
 
     def _check_options(self, options: Mapping[str, Any]) -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from llmplug.chat.channels import make_parser
-from llmplug.chat.marker_tokens import find_markers
+from llmplug.chat.marker_tokens import find_marker_ids, find_markers
 from llmplug.chat.render import count_shared
 from llmplug.dialect import AnswerContext, CallArguments, CallStart, Content, Reasoning, Tool
 from llmplug.errors import LlmplugError
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from llmplug.dialect import Event
     from llmplug.specs import ReasoningParserSpec, ToolParserSpec
 
-_CALL_ID = "call00001"  # nine letters and digits: some templates insist
 _USER = {"role": "user", "content": "What is the weather like?"}
 _THOUGHT = "They ask for the weather; I look it up."
 _ANSWER = "It is sunny."
@@ -48,6 +47,11 @@ _TOOL = {
         "parameters": dict(_PARAMETERS),
     },
 }
+_CALL: Mapping[str, Any] = {
+    "id": "call00001",  # nine letters and digits: some templates insist
+    "type": "function",
+    "function": {"name": _NAME, "arguments": json.dumps(_ARGUMENTS, ensure_ascii=False)},
+}
 
 
 class NotShown(LlmplugError):
@@ -62,12 +66,7 @@ def find_call_problem(
     Raises:
         NotShown: the template does not show calls.
     """
-    call = {
-        "id": _CALL_ID,
-        "type": "function",
-        "function": {"name": _NAME, "arguments": json.dumps(_ARGUMENTS, ensure_ascii=False)},
-    }
-    message = {"role": "assistant", "content": "", "tool_calls": [call]}
+    message: Mapping[str, Any] = {"role": "assistant", "content": "", "tool_calls": [_CALL]}
     if not renderer.shape.takes_tool_calls or not renderer.shape.takes_tools:
         raise NotShown("the template has no place for tool calls")
     text, head = _write_answer(renderer, message, [_TOOL], spec, reasoning)
@@ -93,14 +92,24 @@ def find_thinking_problem(renderer: ChatRenderer, spec: ReasoningParserSpec) -> 
     Raises:
         NotShown: the template does not show thoughts of messages.
     """
-    message = {"role": "assistant", "content": _ANSWER, "reasoning_content": _THOUGHT}
-    text, head = _write_answer(renderer, message, None, None, spec)
+    answer: Mapping[str, Any] = {
+        "role": "assistant",
+        "content": _ANSWER,
+        "reasoning_content": _THOUGHT,
+    }
+    text, head = _write_answer(renderer, answer, None, None, spec)
+    is_answer = _THOUGHT in text
+    if not is_answer and renderer.shape.takes_tool_calls:  # perhaps beside calls only
+        answer = {**answer, "content": "", "tool_calls": [_CALL]}
+        text, head = _write_answer(renderer, answer, None, None, spec)
     if _THOUGHT not in text:
         raise NotShown("the template does not show thoughts of messages")
     events = _read(spec, None, AnswerContext((), head), text)
-    found, answer = _join(events, Reasoning).strip(), _join(events, Content).strip()
-    if found != _THOUGHT or answer != _ANSWER:
-        return f"in {text!r} were read the thought {found!r} and the answer {answer!r}"
+    found, content = _join(events, Reasoning).strip(), _join(events, Content).strip()
+    if found != _THOUGHT:
+        return f"in {text!r} was read the thought {found!r}"
+    if is_answer and content != _ANSWER:
+        return f"in {text!r} was read the answer {content!r}"
     return None
 
 
@@ -118,9 +127,10 @@ def _write_answer(
     start = count_shared(whole, bare)
     head = whole[start:][: count_shared(whole[start:], headed[start:])]
     specs = [each for each in (reasoning, spec) if each is not None]
-    markers = [text for each in specs for text in find_markers(each)]
-    head = head[: len(head) - _num_begun(head, markers)]
-    return _cut_tail(renderer, whole[start + len(head) :], markers), head
+    head = head[
+        : len(head) - _num_begun(head, [text for each in specs for text in find_markers(each)])
+    ]
+    return _take_hidden_away(renderer, whole[start + len(head) :], specs), head
 
 
 def _num_begun(head: str, markers: Iterable[str]) -> int:
@@ -134,13 +144,17 @@ def _num_begun(head: str, markers: Iterable[str]) -> int:
     return max(begun, default=0)
 
 
-def _cut_tail(renderer: ChatRenderer, text: str, markers: Iterable[str]) -> str:
-    """Take away control tokens that are no markers, as whoever reads answers does."""
-    spelled = set(renderer.control_texts) - {
-        control for control in renderer.control_texts if any(control in each for each in markers)
-    }
-    for control in sorted(spelled, key=len, reverse=True):
-        text = text.replace(control, "")
+def _take_hidden_away(
+    renderer: ChatRenderer, text: str, specs: Sequence[ReasoningParserSpec | ToolParserSpec]
+) -> str:
+    """Leave of an answer what its parser is given: no end, no special tokens but its markers'."""
+    tokenizer = renderer.tokenizer
+    end = renderer.find_answer_end()
+    if end is not None:
+        text = text.rstrip().removesuffix(tokenizer.added_tokens[end].content)
+    hidden = tokenizer.special_ids - find_marker_ids(tokenizer, *specs)
+    for id_ in sorted(hidden, key=lambda id_: -len(tokenizer.added_tokens[id_].content)):
+        text = text.replace(tokenizer.added_tokens[id_].content, "")
     return text
 
 

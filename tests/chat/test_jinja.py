@@ -29,6 +29,12 @@ SOURCES = [
     "{{ 'ab' * 3 }}{{ 2 ** 10 }}{{ (messages[0].content | length) * 2 }}",
     "{{ undefined_name }}|{{ messages[0].nothing }}|{{ strftime_now('%Y') | length }}",
     "{% for k, v in messages[0] | items %}{{ k ~ v }}{% endfor %}{{ dict(a=1) }}",
+    "{{ messages[0] | dictsort }}{{ messages[0] | dictsort(true, 'value', reverse=true) }}",
+    "{{ messages | map(attribute='content') | sort }}{{ ['b', 'A', 'a'] | sort(true) }}",
+    "{{ (messages | sort(attribute='role,content', case_sensitive=true))[0].role }}",
+    "{% for x in [1, [2, [3]]] recursive %}{{ loop(x) if x is iterable else x }}{% endfor %}",
+    "{% for x in [1, 2, 3] if x != 2 %}{{ loop.length ~ loop.last ~ x ~ none }}{% endfor %}",
+    "{% macro f() %}<{{ caller() }}>{% endmacro %}{% call f() %}{{ 1 ~ 'a' ~ nope }}{% endcall %}",
 ]
 
 
@@ -81,6 +87,9 @@ def test_the_sandbox_holds(source: str) -> None:
     assert shown == ""
 
 
+GROW = "{% set n = namespace(x=LAST) %}{% for i in range(99) %}{% set n.x = NEXT %}{% endfor %}"
+
+
 @pytest.mark.parametrize(
     "source",
     [
@@ -89,6 +98,9 @@ def test_the_sandbox_holds(source: str) -> None:
         "{{ [1] * 1000000000 }}",
         "{{ 9 ** 9 ** 9 }}",
         "{% for i in range(1000000) %}a{% endfor %}",
+        GROW.replace("LAST", "'a'").replace("NEXT", "n.x ~ n.x"),
+        GROW.replace("LAST", "'a'").replace("NEXT", "n.x + n.x"),
+        GROW.replace("LAST", "[1]").replace("NEXT", "n.x + n.x"),
     ],
 )
 def test_values_stay_small(source: str) -> None:
@@ -107,6 +119,29 @@ def test_time_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jinja, "MAX_RENDER_S", -1.0)
     with pytest.raises(TemplateError, match="takes over"):
         Template("{% for i in range(10) %}{{ i }}{% endfor %}").render({})
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        (
+            "{% for i in range(99999) %}{% for j in range(99999) %}{% set x = j %}{% endfor %}"
+            "{% endfor %}"
+        ),
+        "{% macro f(n) %}{{ f(n - 1) ~ f(n - 1) if n }}{% endmacro %}{{ f(60) }}",
+        (
+            "{% macro g() %}{% for i in range(99999) %}{% if caller() %}{% endif %}{% endfor %}"
+            "{% endmacro %}{% call g() %}{% call g() %}{% endcall %}{% endcall %}"
+        ),
+        "{% for x in [1, 2] recursive %}{{ loop([1, 2]) if loop.depth < 60 }}{% endfor %}",
+    ],
+)
+def test_time_is_bounded_where_nothing_is_written(
+    source: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jinja, "MAX_RENDER_S", 0.05)
+    with pytest.raises(TemplateError, match="takes over"):
+        Template(source).render({})
 
 
 @pytest.mark.parametrize(

@@ -268,6 +268,69 @@ def test_variables_of_a_request_are_text_too() -> None:
     assert control_of(tokenizer, spelled) == control_of(tokenizer, harmless)
 
 
+REPR = """\
+{%- for m in messages %}{{ '<|im_start|>' ~ m.content.split('</think>')[-1] }}
+    {%- for call in m.tool_calls or [] %}
+        {%- for key, value in call.function.arguments | dictsort %}
+            {{- key ~ '=' ~ ([value] | string) ~ ([value] | tojson(ensure_ascii=true)) }}
+        {%- endfor %}
+        {{- call.function.arguments | tojson(sort_keys=true) }}
+    {%- endfor %}
+{%- endfor %}"""
+
+
+@pytest.mark.parametrize("text", ["</think>", "think", "<|im_end|>", "a\\", "\\ufdd0", "é\ufdd0'"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_lists_that_are_shown_as_python_or_ascii(family: str, text: str) -> None:
+    """What is spelled in ASCII on the way must neither show nor free a control token."""
+
+    def talk_of(word: str) -> Messages:
+        arguments = {"q": word, "o": [word], "think": 1}
+        call = {"type": "function", "function": {"name": "f", "arguments": arguments}}
+        return [
+            {"role": "user", "content": "a"},
+            {"role": "assistant", "content": "b", "tool_calls": [call]},
+        ]
+
+    ours = ChatRenderer(cached(family), REPR)
+    expected = reference_of(build(family), REPR).apply_chat_template(talk_of(text), tokenize=False)
+    assert ours.render_text(talk_of(text), add_generation_prompt=False) == expected
+    found, harmless = (
+        control_of(cached(family), ours.render(talk_of(word))) for word in (text, HARMLESS)
+    )
+    assert found == harmless
+
+
+DOCUMENTS = """\
+{%- for document in documents %}{{ '<|im_start|>' ~ document.title ~ document['text'] }}
+    {%- for key, value in document | items %}{{ key ~ value }}{% endfor %}
+{%- endfor %}{{ style ~ messages[0].content ~ '<|im_end|>' }}"""
+
+
+@given(text=TEXT)
+@settings(max_examples=100, deadline=None)
+def test_documents_and_variables_spell_no_control(text: str) -> None:
+    tokenizer = cached("byte_level")
+    ours = ChatRenderer(tokenizer, DOCUMENTS)
+
+    def control(word: str) -> list[int]:
+        documents = [{"title": word, "text": word, word: word}]
+        options = {"style": {word: [word]}}
+        ids = ours.render(talk("a"), documents=documents, template_kwargs=options)
+        return control_of(tokenizer, ids)
+
+    assert control(text) == control(HARMLESS)
+
+
+def test_documents_equal_transformers() -> None:
+    documents = [{"title": "A <b>", "text": "b | c"}, {"title": "é", "text": ""}]
+    ours = ChatRenderer(cached("byte_level"), DOCUMENTS)
+    expected = reference_of(build("byte_level"), DOCUMENTS).apply_chat_template(
+        talk("a"), documents=documents, style="s", return_dict=False
+    )
+    assert ours.render(talk("a"), documents=documents, template_kwargs={"style": "s"}) == expected
+
+
 def test_all_noncharacters_at_once_are_refused() -> None:
     text = "".join(map(chr, range(0xFDD0, 0xFDF0)))
     assert renderer("byte_level", "plain").render_text(talk(text)).count(text) == 1
