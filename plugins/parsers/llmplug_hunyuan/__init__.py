@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from llmplug import ReasoningParserSpec, ToolParserSpec, hookimpl
-from llmplug.dialect import JsonCalls, ReasoningSyntax, TaggedCalls, in_template
+from llmplug.dialect import NO_MATCH, JsonCalls, Match, ReasoningSyntax, TaggedCalls, in_template
 
 _LIST = ("<tool_calls>", "</tool_calls>")
 
@@ -22,6 +25,16 @@ _TAGS = TaggedCalls(
     end="</tool_call>",
 )
 _THINKING_3 = ReasoningSyntax(start=("<think>",), end="</think>", ended_by=_LIST[:1])
+
+_TURNS = ("<|extra_0|>", "<｜hy_Assistant｜>")  # of A13B, of the dense models
+
+
+def _detect_thinking(template: str, config: Mapping[str, Any], vocab: frozenset[str]) -> Match:
+    del config, vocab
+    turn = next((text for text in _TURNS if text in template), None)
+    if turn is None or "</think>" not in template or "<tool_sep>" in template:
+        return NO_MATCH
+    return Match(0.9, f"its template writes </think> and {turn}")
 
 
 @hookimpl
@@ -47,7 +60,7 @@ def llmplug_reasoning_parsers() -> list[ReasoningParserSpec]:
     return [
         ReasoningParserSpec(
             name="hunyuan",
-            detect=in_template("</think>", "<tool_calls>[", unless=("<tool_sep>",), score=0.9),
+            detect=_detect_thinking,
             syntax=_THINKING,
             thinking_on={"enable_thinking": True},
             thinking_off={"enable_thinking": False},

@@ -1,0 +1,122 @@
+"""Which dialect is found by what a family's template says of calls and thinking.
+
+The texts are the telling words of published templates; whole templates are in
+`tests/chat/test_real_templates.py`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from llmplug import ReasoningParserSpec, ToolParserSpec
+
+SHELF = Path(__file__).parents[3] / "plugins" / "parsers"
+PLUGINS = [
+    importlib.import_module(folder.name)
+    for folder in sorted(SHELF.glob("llmplug_*"))
+    if (folder / "__init__.py").exists()
+]
+TOOLS: list[ToolParserSpec] = [
+    spec
+    for plugin in PLUGINS
+    if hasattr(plugin, "llmplug_tool_parsers")
+    for spec in plugin.llmplug_tool_parsers()
+]
+REASONING: list[ReasoningParserSpec] = [
+    spec
+    for plugin in PLUGINS
+    if hasattr(plugin, "llmplug_reasoning_parsers")
+    for spec in plugin.llmplug_reasoning_parsers()
+]
+
+# (telling words of a template, its calls, its thinking)
+TEMPLATES: list[tuple[str, str, str | None]] = [
+    ('<|im_start|> <tool_call>\n{"name": , "arguments": }\n</tool_call>', "hermes", None),
+    ('<|im_start|> <tool_call>"arguments" <think>\n</think>', "hermes", "hermes"),
+    ("<|im_start|> <tool_call>\n<function= <parameter= arguments", "qwen3_coder", None),
+    (
+        "<|im_start|> <tool_call>\n<function= <parameter= <think>\n\n</think>",
+        "qwen3_coder",
+        "qwen3_coder",
+    ),
+    ('<|start_header_id|> <|python_tag|> {"name": "x", "parameters": ', "llama3", None),
+    ('<|header_start|> <|python_start|> {"name": "x", "parameters": ', "llama4", None),
+    ("<|start_header_id|> [func_name1(a=1, b=2), func_name2(c)]", "pythonic", None),
+    ("<|header_start|> [func_name1(a=1, b=2), func_name2(...)]", "pythonic", None),
+    ("[AVAILABLE_TOOLS] [INST] [TOOL_CALLS] [", "mistral_v3", None),
+    ("[SYSTEM_PROMPT] [INST] [TOOL_CALLS]x[CALL_ID]y[ARGS]", "mistral", None),
+    ("[THINK]x[/THINK] [INST] [TOOL_CALLS]x[ARGS]", "mistral", "mistral"),
+    ("<|start_of_role|> respond only with <|tool_call|> followed by", "granite3", None),
+    (
+        "<|start_of_role|> <|tool_call|> between <think></think> and <response></response>",
+        "granite3",
+        "granite33",
+    ),
+    (
+        "<|start_of_role|> <|tool_call|> 'Here is my thought process:' and 'Here is my response:'",
+        "granite3",
+        "granite32",
+    ),
+    ('<|start_of_role|> <tool_call>\n{"arguments": }\n</tool_call>', "granite4", None),
+    ('<|system|> formatted as functools[{"name": , "arguments": }, ...]', "phi4", None),
+    ("<|system|> <|tool|>x<|/tool|><|end|>", "phi4_tokens", None),
+    ('make calls in a single JSON array: [{"name": "tool_call_name", "arguments": ', "xlam", None),
+    ("<|bom|> <tool_calls>[ </tool_calls>", "jamba", None),
+    ("<|startoftext|> <|extra_0|> <tool_calls>[ <think>\n\n</think>", "hunyuan", "hunyuan"),
+    (
+        "<｜hy_Assistant｜> <think></think> <tool_calls> <tool_call>x<tool_sep> <arg_key>",
+        "hunyuan3",
+        "hunyuan3",
+    ),
+    (
+        "Reasoning Mode: /no_think <tool_call>\n{arguments}\n</tool_call> <think>\n</think>",
+        "smollm3",
+        "smollm3",
+    ),
+    ("<|im_start|> <|action_start|><|plugin|>", "internlm", None),
+    ("<function_calls>\nf(a='b')\n</function_calls> <functions>", "olmo3", None),
+    ("List of tools: <|im_start|> <|tool_call_start|>[", "lfm2", None),
+    ("List of tools: <|im_start|> <think> </think>", "lfm2", "lfm2"),
+    (
+        "<|tools_prefix|> <|tools_suffix|> <|inner_prefix|> <|inner_suffix|>",
+        "apertus",
+        "apertus",
+    ),
+    ("Write 'Action:' followed by ```json\n[{\"tool_name\": ", "command_r", None),
+    (
+        '<|START_THINKING|> <|END_THINKING|> <|START_ACTION|>[{"tool_name": ',
+        "command_a",
+        "command_a",
+    ),
+    ("<|im_start|> {{ message.content }}<|im_end|>", "generic", None),
+]
+
+
+@pytest.mark.parametrize(("template", "calls", "thinking"), TEMPLATES)
+def test_detect(template: str, calls: str, thinking: str | None) -> None:
+    assert best(TOOLS, template) == [calls]
+    assert best(REASONING, template) == ([] if thinking is None else [thinking])
+
+
+def best(
+    specs: Sequence[ToolParserSpec] | Sequence[ReasoningParserSpec], template: str
+) -> list[str]:
+    """Names of those that fit best."""
+    scores = {spec.name: spec.detect(template, {}, frozenset()).score for spec in specs}
+    most = max(scores.values())
+    return [name for name, score in scores.items() if score == most > 0]
+
+
+def test_names_are_unique() -> None:
+    for specs in (TOOLS, REASONING):
+        names = [spec.name for spec in specs]
+        assert len(names) == len(set(names))
+
+
+def test_nothing_fits_a_model_without_template_and_tokens() -> None:
+    assert best(TOOLS, "") == ["generic"]
+    assert best(REASONING, "") == []
