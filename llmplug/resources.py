@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     Keep = Callable[[LazyTensor, str], KeptWeight | None]  # of a KernelSpec
 
-DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "float8_e4m3fn": 1}
 # What `cache.memory: auto` may take of the memory that is free: a CPU is shared with others.
 AUTO_CACHE_SHARE = {"cpu": 0.25, "cuda": 0.85}
 
@@ -48,6 +48,8 @@ def choose_dtype(config: ModelConfig, device: str) -> Choice:
 
 def choose_cache_dtype(config: ModelConfig, dtype: str) -> Choice:
     """Choose the number format of cached keys and values."""
+    if config.cache.dtype == "fp8":
+        return Choice(topic="cache dtype", chosen="float8_e4m3fn", why="the config says so")
     if config.cache.dtype != "auto":
         return Choice(topic="cache dtype", chosen=config.cache.dtype, why="the config says so")
     if dtype == "float32":

@@ -149,6 +149,7 @@ def test_settings_are_followed_and_the_reason_is_told(made: Path) -> None:
     assert (plan.device, plan.dtype, plan.settings.context_length) == ("cpu", "bfloat16", 100)
     assert plan.settings.cache_dtype == "bfloat16"
     assert make_plan(made, "cache.dtype=float32").settings.cache_dtype == "float32"
+    assert make_plan(made, "cache.dtype=fp8").settings.cache_dtype == "float8_e4m3fn"
     assert choice_of(plan, "dtype") == ("bfloat16", "the config says so")
     assert choice_of(plan, "context length")[0] == "100"
     assert "256" in choice_of(plan, "context length")[1]

@@ -19,6 +19,7 @@ _GROUP_TOKENS = 64
 # Gathered keys and values of one group, at most (or one sequence): they stay in the cache between
 # the gather and its use. Measured with 32 decodes of 256 tokens on 1 core of an EPYC Zen 3.
 _GROUP_BYTES = 4 << 20
+_LARGEST_FP8 = 448.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +70,35 @@ class _Chunk:
     mask_QC: torch.Tensor | None  # bool; None: causal over a fresh prompt
 
 
+@dataclass(frozen=True, slots=True)
+class _Scores:
+    """What becomes of q @ k on its way to the weights of the values."""
+
+    scale: float
+    soft_cap: float | None
+    sinks_N: torch.Tensor | None
+
+    def cap(self, scores: torch.Tensor) -> torch.Tensor:
+        """Apply the soft cap, if there is one."""
+        if self.soft_cap is None:
+            return scores
+        return (scores / self.soft_cap).tanh_().mul_(self.soft_cap)
+
+    def weigh(self, scores_GKqC: torch.Tensor) -> torch.Tensor:
+        """Return the softmax over C; a sink is one more token, which is cut off again.
+
+        Args:
+            scores_GKqC: q ends with the query heads of one key head, so that K and the last of
+                its dimensions are the heads N.
+        """
+        if self.sinks_N is None:
+            return scores_GKqC.softmax(-1)
+        num_kv_heads = scores_GKqC.shape[1]
+        sinks_1Kq1 = self.sinks_N.float().view(1, num_kv_heads, -1, 1)
+        sinks_GKq1 = sinks_1Kq1.expand(*scores_GKqC.shape[:-1], 1)
+        return torch.cat((scores_GKqC, sinks_GKq1), -1).softmax(-1)[..., :-1]
+
+
 class PagedAttention:
     """Reference kernel of the op `attention`: pages of [pages, K, P, H], gathered and attended."""
 
@@ -93,10 +123,17 @@ class PagedAttention:
     def store(
         self, cache: KVCache, k_TKH: torch.Tensor, v_TKH: torch.Tensor, slots_T: torch.Tensor
     ) -> None:
-        """Write new keys (already rotated) and values into their slots."""
+        """Write new keys (already rotated) and values into their slots.
+
+        In a cache of 8-bit floats numbers beyond 448 become 448; NaN stays NaN.
+        """
         pages_T, offsets_T = slots_T // cache.page_size, slots_T % cache.page_size
-        cache.key[pages_T, :, offsets_T] = k_TKH.to(cache.key.dtype)
-        cache.value[pages_T, :, offsets_T] = v_TKH.to(cache.value.dtype)
+        for kept, x_TKH in ((cache.key, k_TKH), (cache.value, v_TKH)):
+            if kept.dtype is torch.float8_e4m3fn:
+                fp8_TKH = x_TKH.float().clamp(-_LARGEST_FP8, _LARGEST_FP8).to(kept.dtype)
+                kept.view(torch.uint8)[pages_T, :, offsets_T] = fp8_TKH.view(torch.uint8)
+            else:
+                kept[pages_T, :, offsets_T] = x_TKH.to(kept.dtype)
 
     def attend(
         self,
@@ -106,6 +143,8 @@ class PagedAttention:
         *,
         scale: float,
         window: int | None = None,
+        soft_cap: float | None = None,
+        sinks_N: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Attend each new token to the cached tokens of its own sequence, causally.
 
@@ -115,26 +154,33 @@ class PagedAttention:
         Args:
             scale: multiplies q @ k; usually head width ** -0.5.
             window: tokens a query sees, itself included; None: all before it.
+            soft_cap: scores become soft_cap * tanh(score / soft_cap), > 0; None: as they are.
+            sinks_N: a score of each head that takes its share of the softmax and adds nothing.
 
         Returns:
             out_TNH in the dtype of q_TNH.
 
-        Source: https://arxiv.org/abs/2309.06180, section 4.3
+        Source: https://arxiv.org/abs/2309.06180, section 4.3 (pages);
+        https://arxiv.org/abs/2408.00118, section 2 (soft cap);
+        https://arxiv.org/abs/2508.10925, section 2.2 (sinks)
         """
         key = ("reference", cache.key.shape[1:], cache.key.dtype, window)
         parts = batch.plans.get(key)
         if parts is None:
             parts = batch.plans[key] = _plan(batch, cache, window)
         out_TNH = torch.empty(q_TNH.shape, device=q_TNH.device, dtype=q_TNH.dtype)
+        scores = _Scores(scale, soft_cap, sinks_N)
         for part in parts:
             if isinstance(part, _Group):
-                out_TNH[part.tokens_G] = _attend_group(q_TNH[part.tokens_G], cache, part, scale)
+                out_TNH[part.tokens_G] = _attend_group(q_TNH[part.tokens_G], cache, part, scores)
             else:
-                out_TNH[part.tokens] = _attend_chunk(q_TNH[part.tokens], cache, part, scale)
+                out_TNH[part.tokens] = _attend_chunk(q_TNH[part.tokens], cache, part, scores)
         return out_TNH
 
 
-def _attend_group(q_GNH: torch.Tensor, cache: KVCache, group: _Group, scale: float) -> torch.Tensor:
+def _attend_group(
+    q_GNH: torch.Tensor, cache: KVCache, group: _Group, scores: _Scores
+) -> torch.Tensor:
     """Attend one token of each sequence, in float32.
 
     The query heads that share a key head are the rows of one matrix. Batched products, unlike
@@ -144,33 +190,68 @@ def _attend_group(q_GNH: torch.Tensor, cache: KVCache, group: _Group, scale: flo
     num_kv_heads = cache.key.shape[1]
     # One matrix per sequence and key head: B = G * K.
     shape_BCH = (num_sequences * num_kv_heads, -1, width)
-    torch.index_select(cache.key.view(-1, width), 0, group.rows, out=group.key)
-    torch.index_select(cache.value.view(-1, width), 0, group.rows, out=group.value)
-    q_BqH = (q_GNH.float() * scale).reshape(shape_BCH)
+    for kept, gathered in ((cache.key, group.key), (cache.value, group.value)):
+        torch.index_select(_as_rows(kept), 0, group.rows, out=_as_bytes_of_fp8(gathered))
+    q_BqH = (q_GNH.float() * scores.scale).reshape(shape_BCH)
     scores_BqC = torch.bmm(q_BqH, group.key.float().view(shape_BCH).transpose(1, 2))
-    scores_GKqC = scores_BqC.view(num_sequences, num_kv_heads, *scores_BqC.shape[1:])
+    scores_GKqC = scores.cap(scores_BqC.view(num_sequences, num_kv_heads, *scores_BqC.shape[1:]))
     scores_GKqC.add_(group.mask_G11C)
-    out_BqH = torch.bmm(scores_BqC.softmax(-1), group.value.float().view(shape_BCH))
+    weights_BqC = scores.weigh(scores_GKqC).flatten(0, 1)
+    out_BqH = torch.bmm(weights_BqC, group.value.float().view(shape_BCH))
     return out_BqH.view(num_sequences, num_heads, width).to(q_GNH.dtype)
 
 
-def _attend_chunk(q_QNH: torch.Tensor, cache: KVCache, chunk: _Chunk, scale: float) -> torch.Tensor:
+def _attend_chunk(
+    q_QNH: torch.Tensor, cache: KVCache, chunk: _Chunk, scores: _Scores
+) -> torch.Tensor:
     """Attend the last Q of C tokens of one sequence to all C."""
     num_kv_heads, _, width = cache.key.shape[1:]
     key, value = (
-        tensor.view(-1, width).index_select(0, chunk.rows).view(1, num_kv_heads, -1, width)
-        for tensor in (cache.key, cache.value)
+        _as_rows(kept).index_select(0, chunk.rows).view(kept.dtype).view(num_kv_heads, -1, width)
+        for kept in (cache.key, cache.value)
     )
+    if scores.soft_cap is not None or scores.sinks_N is not None:
+        return _attend_chunk_in_parts(q_QNH, key.float(), value.float(), chunk, scores)
     out_1NQH = F.scaled_dot_product_attention(
         q_QNH.transpose(0, 1)[None],
-        key.to(q_QNH.dtype),
-        value.to(q_QNH.dtype),
+        key[None].to(q_QNH.dtype),
+        value[None].to(q_QNH.dtype),
         attn_mask=chunk.mask_QC,
         is_causal=chunk.mask_QC is None,
-        scale=scale,
+        scale=scores.scale,
         enable_gqa=True,
     )
     return out_1NQH[0].transpose(0, 1)
+
+
+def _attend_chunk_in_parts(
+    q_QNH: torch.Tensor,
+    key_KCH: torch.Tensor,
+    value_KCH: torch.Tensor,
+    chunk: _Chunk,
+    scores: _Scores,
+) -> torch.Tensor:
+    """Attend as torch's fused attention cannot, in float32."""
+    num_queries, num_heads, width = q_QNH.shape
+    num_kv_heads, num_cached = key_KCH.shape[:2]
+    q_QKqH = (q_QNH.float() * scores.scale).view(num_queries, num_kv_heads, -1, width)
+    scores_QKqC = scores.cap(q_QKqH @ key_KCH.transpose(1, 2))
+    mask_QC = chunk.mask_QC
+    if mask_QC is None:  # a fresh prompt: as many queries as tokens
+        ones = torch.ones(num_queries, num_cached, dtype=torch.bool, device=q_QNH.device)
+        mask_QC = ones.tril()
+    scores_QKqC.masked_fill_(~mask_QC[:, None, None], float("-inf"))
+    out_QKqH = scores.weigh(scores_QKqC) @ value_KCH
+    return out_QKqH.view(num_queries, num_heads, width).to(q_QNH.dtype)
+
+
+def _as_rows(kept: torch.Tensor) -> torch.Tensor:
+    """See a cache as rows of one head and one token; 8-bit floats as bytes, to be gathered."""
+    return _as_bytes_of_fp8(kept.view(-1, kept.shape[-1]))
+
+
+def _as_bytes_of_fp8(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.view(torch.uint8) if tensor.dtype is torch.float8_e4m3fn else tensor
 
 
 def _plan(batch: AttentionBatch, cache: KVCache, window: int | None) -> list[_Group | _Chunk]:

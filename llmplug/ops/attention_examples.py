@@ -21,12 +21,16 @@ def make_attention_example(
     heads: tuple[int, int, int],
     page_size: int = 16,
     window: int | None = None,
+    soft_cap: float | None = None,
+    has_sinks: bool = False,
+    cache_dtype: torch.dtype | None = None,
     seed: int = 7,
 ) -> dict[str, Any]:
     """Describe a step: (new tokens, cached tokens) of each sequence, decodes first.
 
     Args:
         heads: query heads, key/value heads, head width.
+        cache_dtype: None: that of the queries.
     """
     num_heads, num_kv_heads, head_width = heads
     return {
@@ -36,6 +40,9 @@ def make_attention_example(
         "head_width": head_width,
         "page_size": page_size,
         "window": window,
+        "soft_cap": soft_cap,
+        "has_sinks": has_sinks,
+        "cache_dtype": cache_dtype,
         "seed": seed,
     }
 
@@ -49,6 +56,20 @@ def _example_inputs(device: torch.device, dtype: torch.dtype) -> list[dict[str, 
         make_attention_example([(1, 50), (30, 70)], heads=(4, 4, 32), window=20),
         make_attention_example([(1, 200), (1, 7), (64, 200)], heads=(8, 1, 128), window=100),
         make_attention_example([], heads=(9, 3, 64)),
+    ]
+    return [{**example, "device": device, "dtype": dtype} for example in examples]
+
+
+def make_scored_examples(device: torch.device, dtype: torch.dtype) -> list[dict[str, Any]]:
+    """Steps with a soft cap and sinks, which not every kernel of attention serves."""
+    lens = [(1, 33), (1, 1), (5, 40), (17, 17)]
+    examples = [
+        make_attention_example(lens, heads=(4, 2, 16), soft_cap=2.0),
+        make_attention_example(lens, heads=(6, 2, 16), has_sinks=True),
+        make_attention_example(
+            [(1, 50), (30, 70)], heads=(2, 2, 20), soft_cap=5.0, has_sinks=True, window=20
+        ),
+        make_attention_example([], heads=(4, 2, 16), soft_cap=2.0, has_sinks=True),
     ]
     return [{**example, "device": device, "dtype": dtype} for example in examples]
 
@@ -104,7 +125,10 @@ def apply_attention(kernel: Any, example: Mapping[str, Any]) -> torch.Tensor:
     device, dtype = example["device"], example["dtype"]
     kv_shape = (example["num_kv_heads"], example["head_width"])
     batch, unused, past, num_pages = make_attention_batch(example)
-    cache = kernel.allocate(num_pages, example["page_size"], *kv_shape, device=device, dtype=dtype)
+    cache_dtype = example.get("cache_dtype") or dtype
+    cache = kernel.allocate(
+        num_pages, example["page_size"], *kv_shape, device=device, dtype=cache_dtype
+    )
     poison = torch.full((len(unused), *kv_shape), float("nan"), device=device, dtype=dtype)
     kernel.store(cache, poison, poison, unused)
     queries = [torch.zeros(0, example["num_heads"], example["head_width"])]
@@ -121,9 +145,14 @@ def apply_attention(kernel: Any, example: Mapping[str, Any]) -> torch.Tensor:
         values.append(v_CKH[len(past[s]) :])
     q_TNH, k_TKH, v_TKH = (torch.cat(x).to(device, dtype) for x in (queries, keys, values))
     kernel.store(cache, k_TKH, v_TKH, batch.slots_T)
-    out_TNH: torch.Tensor = kernel.attend(
-        q_TNH, cache, batch, scale=example["head_width"] ** -0.5, window=example["window"]
-    )
+    settings = {"scale": example["head_width"] ** -0.5, "window": example["window"]}
+    if example.get("soft_cap") is not None:
+        settings["soft_cap"] = example["soft_cap"]
+    if example.get("has_sinks"):
+        generator = torch.Generator().manual_seed(example["seed"])
+        sinks_N = torch.randn(example["num_heads"], generator=generator) * 2
+        settings["sinks_N"] = sinks_N.to(device)
+    out_TNH: torch.Tensor = kernel.attend(q_TNH, cache, batch, **settings)
     return out_TNH
 
 

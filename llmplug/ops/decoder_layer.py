@@ -38,6 +38,8 @@ class DecoderLayer:
     q_norm: torch.Tensor | None = None  # H: norm of each query head before its rotation
     k_norm: torch.Tensor | None = None  # H: the same for keys
     window: int | None = None  # tokens a query sees, itself included; None: all before it
+    soft_cap: float | None = None  # of the scores, as in `ops.attention`
+    sinks_N: torch.Tensor | None = None  # a score of each head that adds nothing, as there
 
 
 class ComposedDecoderLayer:
@@ -104,6 +106,9 @@ class ComposedDecoderLayer:
             k_TKH = ops.rms_norm(k_TKH, layer.k_norm, eps=layer.eps)
         q_TNH, k_TKH = ops.rope(q_TNH, k_TKH, positions_T, layer.rope_table_CR)
         ops.attention.store(cache, k_TKH, v_TKH, batch.slots_T)
-        out_TNH = ops.attention.attend(q_TNH, cache, batch, scale=layer.scale, window=layer.window)
+        out_TNH = ops.attention.attend(
+            q_TNH, cache, batch, scale=layer.scale, window=layer.window, soft_cap=layer.soft_cap,
+            sinks_N=layer.sinks_N,
+        )  # fmt: skip
         y_TD: torch.Tensor = ops.linear(out_TNH.flatten(1), layer.o)
         return y_TD

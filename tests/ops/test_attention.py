@@ -14,18 +14,25 @@ from llmplug.ops.attention_examples import (
     apply_attention,
     make_attention_batch,
     make_attention_example,
+    make_scored_examples,
 )
 
 CPU = torch.device("cpu")
-EXAMPLES = ATTENTION.example_inputs(CPU, torch.float32)
+EXAMPLES = [
+    *ATTENTION.example_inputs(CPU, torch.float32),
+    *make_scored_examples(CPU, torch.float32),
+]
 
 
 class DirectAttention(PagedAttention):
-    """The same cache, and the formula: softmax(scale * q @ k over the window) @ v, in float64."""
+    """The same cache, and the formula in float64, with a sink as a token whose value is 0.
 
-    def attend(self, q_TNH, cache, batch, *, scale, window=None):
+    softmax(cap * tanh(scale * q @ k / cap) over the window) @ v
+    """
+
+    def attend(self, q_TNH, cache, batch, *, scale, window=None, soft_cap=None, sinks_N=None):
         key, value = (
-            tensor.transpose(1, 2).flatten(0, 1).double() for tensor in (cache.key, cache.value)
+            kept.float().transpose(1, 2).flatten(0, 1).double() for kept in (cache.key, cache.value)
         )
         group = q_TNH.shape[1] // key.shape[1]
         out_TNH = torch.empty_like(q_TNH)
@@ -39,9 +46,12 @@ class DirectAttention(PagedAttention):
                 pages = batch.block_table_SM[s].long()[tokens // cache.page_size]
                 slots = pages * cache.page_size + tokens % cache.page_size
                 for n in range(q_TNH.shape[1]):
-                    weights = torch.softmax(
-                        scale * key[slots, n // group] @ q_TNH[t, n].double(), dim=0
-                    )
+                    scores = scale * key[slots, n // group] @ q_TNH[t, n].double()
+                    if soft_cap is not None:
+                        scores = soft_cap * torch.tanh(scores / soft_cap)
+                    weights = scores.exp()
+                    total = weights.sum() + (0 if sinks_N is None else sinks_N[n].double().exp())
+                    weights = weights / total
                     out_TNH[t, n] = (weights[:, None] * value[slots, n // group]).sum(0)
                 t += 1
         return out_TNH
@@ -76,13 +86,39 @@ def test_a_chunk_of_one_token_equals_a_decode() -> None:
     }
 
     class NoDecodes(PagedAttention):
-        def attend(self, q_TNH, cache, batch, *, scale, window=None):
-            batch = replace(batch, num_decodes=0)
-            return super().attend(q_TNH, cache, batch, scale=scale, window=window)
+        def attend(self, q_TNH, cache, batch, **settings):
+            return super().attend(q_TNH, cache, replace(batch, num_decodes=0), **settings)
 
     torch.testing.assert_close(
         apply_attention(NoDecodes(), example), apply_attention(PagedAttention(), example)
     )
+
+
+@pytest.mark.parametrize("example", make_scored_examples(CPU, torch.float32), ids=str)
+def test_soft_cap_and_sinks_change_the_result(example) -> None:
+    plain = {**example, "soft_cap": None, "has_sinks": False}
+    got, without = (apply_attention(PagedAttention(), x) for x in (example, plain))
+    assert not example["lens"] or (got - without).abs().max() > 0.01
+
+
+def test_a_cache_of_8_bit_floats_keeps_what_they_can_hold() -> None:
+    """Written and read back by attending to one token: its value, rounded and within 448."""
+    attention = PagedAttention()
+    for lens in ([(1, 1)], [(1, 1)] * 3):
+        example = make_attention_example(lens, heads=(1, 1, 4), page_size=4)
+        batch, _, _, num_pages = make_attention_batch({**example, "device": CPU})
+        cache = attention.allocate(num_pages, 4, 1, 4, device=CPU, dtype=torch.float8_e4m3fn)
+        value_TKH = torch.tensor([[[1e9, -500.0, 0.3, 2.0**-10]]]).repeat(len(lens), 1, 1)
+        attention.store(cache, value_TKH, value_TKH, batch.slots_T)
+        got = attention.attend(torch.ones(len(lens), 1, 4), cache, batch, scale=1.0)
+        assert got.tolist() == [[[448.0, -448.0, 0.3125, 0.0]]] * len(lens)
+
+
+@pytest.mark.parametrize("number", [1, 2, 4])
+def test_a_cache_of_8_bit_floats_equals_the_formula_over_it(number: int) -> None:
+    example = {**EXAMPLES[number], "cache_dtype": torch.float8_e4m3fn}
+    got, expected = (apply_attention(a, example) for a in (PagedAttention(), DirectAttention()))
+    torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_layers_share_one_plan() -> None:

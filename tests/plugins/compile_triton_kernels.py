@@ -34,6 +34,16 @@ ATTENTION = [
     (torch.bfloat16, make_attention_example([(1, 300), (40, 40)], heads=(8, 2, 128))),
     (torch.float16, make_attention_example([(1, 9), (4, 4)], heads=(6, 2, 80), window=64)),
     (torch.float32, make_attention_example([(1, 9), (4, 4)], heads=(2, 2, 64))),
+    (
+        torch.bfloat16,
+        make_attention_example(
+            [(1, 300), (40, 40)],
+            heads=(8, 1, 64),
+            soft_cap=50.0,
+            has_sinks=True,
+            cache_dtype=torch.float8_e4m3fn,
+        ),
+    ),
 ]
 
 

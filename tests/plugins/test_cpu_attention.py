@@ -134,3 +134,14 @@ def test_a_16_bit_cache_rounds_as_torch_does(attention, dtype):
     limit = torch.finfo(dtype).max
     finite = values.clamp(-limit, limit).where(values.isfinite(), values)
     assert torch.equal(got, finite.to(dtype).float())
+
+
+def test_other_scores_are_refused(attention):
+    """A soft cap and sinks are served by the reference; nothing is left out in silence."""
+    batch, _ = make_batch([(1, 1)], 16)
+    cache = attention.allocate(1, 16, 1, 16, device=CPU, dtype=torch.float32)
+    for settings in ({"soft_cap": 30.0}, {"sinks_N": torch.zeros(1)}):
+        with pytest.raises(KernelInputError, match=r"kernels.block: \[avx2\]"):
+            attention.attend(torch.zeros(1, 1, 16), cache, batch, scale=1.0, **settings)
+    with pytest.raises(KernelInputError, match="float8"):
+        attention.allocate(1, 16, 1, 16, device=CPU, dtype=torch.float8_e4m3fn)

@@ -6,19 +6,16 @@ speed, memory or what the GPU's own instructions round.
 
 from __future__ import annotations
 
-import importlib
 import os
 import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
 from llmplug import KernelInputError
-from llmplug.ops import REFERENCES, PagedAttention
-from llmplug.ops.attention_examples import make_attention_batch, make_attention_example
+from llmplug.ops import REFERENCES
 from llmplug_triton import llmplug_kernels
 from tests.ops.kernel_checks import (
     DTYPES,
@@ -29,12 +26,11 @@ from tests.ops.kernel_checks import (
     poisoned_memory,  # noqa: F401 - a fixture
     with_other_neighbours,
 )
+from tests.plugins.triton_interpreter import interpreter_that_rounds  # noqa: F401 - a fixture
 
 SPECS = {spec.op: spec for spec in llmplug_kernels()}
 
 pytest.importorskip("triton", reason="triton is not installed")
-tl = importlib.import_module("triton.language")
-interpreter = importlib.import_module("triton.runtime.interpreter")
 KERNELS = {op: spec.load() for op, spec in SPECS.items()}
 
 # numpy, which stands in for the GPU, warns of the inf and NaN that some tests are about.
@@ -44,20 +40,6 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 ROW_OPS = sorted(SPECS.keys() - {"attention", "linear"})
 # Compiles what the launchers launch, for a GPU that is not there. Not run under the interpreter.
 COMPILE = Path(__file__).parent / "compile_triton_kernels.py"
-
-
-@pytest.fixture(autouse=True)
-def interpreter_that_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Round to bfloat16 as GPUs do; the interpreter cuts the last bits off."""
-    convert = interpreter._convert_float
-
-    def convert_float(array, source, target, rounding_mode):
-        if (source, target) != (tl.float32, tl.bfloat16):
-            return convert(array, source, target, rounding_mode)
-        rounded = torch.from_numpy(np.array(array)).to(torch.bfloat16)
-        return rounded.view(torch.uint16).numpy()
-
-    monkeypatch.setattr(interpreter, "_convert_float", convert_float)
 
 
 def examples_of(op: str, dtype: str):
@@ -144,79 +126,6 @@ BAD_INPUTS = {
 def test_input_that_does_not_fit_is_refused(op, args, settings) -> None:
     with pytest.raises(KernelInputError):
         KERNELS[op](*args, **settings)
-
-
-# --- attention ----------------------------------------------------------------------------------
-def describe(lens, heads, **settings):
-    example = make_attention_example(lens, heads=heads, **settings)
-    return {**example, "device": DEVICE, "dtype": torch.float32}
-
-
-AROUND_BORDERS = [
-    # Pages of 8 tokens, tiles of 64 and chunks of 256: one token before, on and after each border.
-    describe([(1, n) for n in (7, 8, 9, 63, 64, 65, 256, 257)], (2, 1, 16), page_size=8),
-    describe([(n, n) for n in (7, 8, 9, 31, 32, 33)], (4, 2, 16), page_size=8),
-    # A window that begins within a page, a chunk and a tile.
-    describe([(1, 600), (3, 300)], (2, 2, 16), window=270),
-    describe([(2, 5), (40, 90)], (3, 1, 24), page_size=4, window=1),
-    # Pages of a size that is no power of two, and a head that is none.
-    describe([(1, 50), (9, 31)], (3, 1, 20), page_size=12),
-]
-
-
-@pytest.mark.parametrize("example", AROUND_BORDERS, ids=str)
-def test_attention_around_borders_equals_reference(example) -> None:
-    op = REFERENCES["attention"]
-    check_equals_reference(op, KERNELS["attention"], [example], "float32")
-
-
-def test_attention_joins_parts_in_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
-    """More than 16 parts of a decode, on both sides of a round's end."""
-    monkeypatch.setattr("llmplug_triton.attention._CHUNK_TOKENS", 16)
-    example = describe([(1, n) for n in (256, 257)], (2, 1, 16))
-    check_equals_reference(REFERENCES["attention"], KERNELS["attention"], [example], "float32")
-
-
-def attend_two(kernel, cache_dtype: str = "float32", factor: float = 1.0) -> torch.Tensor:
-    """A decode over 70 tokens, and the last 5 of a prompt of 20, all multiplied by `factor`."""
-    batch, _, past, num_pages = make_attention_batch(describe([(1, 70), (5, 20)], (4, 2, 16)))
-    generator = torch.Generator().manual_seed(1)
-    slots_T = torch.cat([past[0], batch.slots_T[:1], past[1], batch.slots_T[1:]])
-    q_TNH = torch.randn(6, 4, 16, generator=generator).to(DEVICE)
-    k_TKH, v_TKH = torch.randn(2, len(slots_T), 2, 16, generator=generator).to(DEVICE)
-    for x, first in ((q_TNH, 1), (k_TKH, 70), (v_TKH, 70)):
-        x[first:] *= factor
-    cache = kernel.allocate(num_pages, 16, 2, 16, device=DEVICE, dtype=DTYPES[cache_dtype])
-    kernel.store(cache, k_TKH, v_TKH, slots_T)
-    return kernel.attend(q_TNH, cache, batch, scale=0.25)
-
-
-@pytest.mark.parametrize("cache_dtype", DTYPES)
-def test_attention_reads_a_cache_of_another_dtype(cache_dtype: str) -> None:
-    """Keys and values are rounded when they are stored, and multiplied as float32 queries are."""
-    got = attend_two(KERNELS["attention"], cache_dtype)
-    torch.testing.assert_close(got, attend_two(PagedAttention(), cache_dtype), rtol=1e-5, atol=1e-5)
-
-
-@pytest.mark.parametrize("factor", [float("inf"), float("nan")])
-def test_attention_keeps_what_is_not_finite_to_its_sequence(factor: float) -> None:
-    before, after = (attend_two(KERNELS["attention"], factor=x) for x in (1.0, factor))
-    assert torch.equal(before[:1], after[:1])
-    assert after[1:].isnan().all()
-
-
-def test_attention_refuses_what_does_not_fit() -> None:
-    kernel = KERNELS["attention"]
-    batch, _, _, num_pages = make_attention_batch(describe([(1, 5)], (2, 2, 16)))
-    cache = kernel.allocate(num_pages, 16, 2, 16, device=DEVICE, dtype=torch.float32)
-    with pytest.raises(KernelInputError, match="for a cache of 2 heads of 16"):
-        kernel.attend(zeros(1, 3, 16), cache, batch, scale=1.0)
-    with pytest.raises(KernelInputError, match="batch of 1 tokens"):
-        kernel.attend(zeros(2, 2, 16), cache, batch, scale=1.0)
-    with pytest.raises(KernelInputError, match="for a cache of 2 heads of 16"):
-        kernel.store(cache, zeros(1, 1, 16), zeros(1, 1, 16), batch.slots_T)
-    with pytest.raises(KernelInputError, match="int64 slots"):
-        kernel.store(cache, zeros(1, 2, 16), zeros(1, 2, 16), batch.slots_T.int())
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Triton brings its compiler on Linux alone")

@@ -101,8 +101,15 @@ class GroupAttention:
         *,
         scale: float,
         window: int | None = None,
+        soft_cap: float | None = None,
+        sinks_N: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Attend each new token to the cached tokens of its own sequence, causally."""
+        """Attend each new token to the cached tokens of its own sequence, causally.
+
+        Raises:
+            KernelInputError: there is a soft cap or a sink, which the library does not have.
+        """
+        refuse_other_scores(soft_cap, sinks_N)
         q_TNH = as_heads(q_TNH, "q_TNH")
         num_tokens, num_heads, width = q_TNH.shape
         num_kv_heads = cache.key.shape[1]
@@ -122,6 +129,15 @@ class GroupAttention:
         call.cache_kind, call.scale = CACHE_KINDS[cache.key.dtype], scale
         self._attend(ctypes.byref(call))
         return out_TNH
+
+
+def refuse_other_scores(soft_cap: float | None, sinks_N: torch.Tensor | None) -> None:
+    """Raise KernelInputError where scores are to be changed before they are weights."""
+    if soft_cap is not None or sinks_N is not None:
+        raise KernelInputError(
+            "the AVX2 attention has no soft cap and no sinks, which this model needs: block it "
+            "with kernels.block: [avx2], and torch's own operations serve the model"
+        )
 
 
 def check_batch(batch: AttentionBatch) -> None:

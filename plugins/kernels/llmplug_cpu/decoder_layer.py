@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from llmplug import KernelInputError
-from llmplug_cpu.attention import CACHE_KINDS, check_batch
+from llmplug_cpu.attention import CACHE_KINDS, check_batch, refuse_other_scores
 from llmplug_cpu.library import as_rows, load_library
 from llmplug_cpu.linear import PackedLinear
 
@@ -88,8 +88,10 @@ class FusedDecoderLayer:
         """Check a layer's shapes, once, and write down where its weights are.
 
         Raises:
-            KernelInputError: shapes do not fit, or a weight was packed by another kernel.
+            KernelInputError: shapes do not fit, a weight was packed by another kernel, or scores
+                have a soft cap or sinks.
         """
+        refuse_other_scores(layer.soft_cap, layer.sinks_N)
         width, head_width = layer.attention_norm.numel(), layer.head_width
         linears = (layer.qkv, layer.o, layer.gate_up, layer.down)
         if not all(isinstance(linear, PackedLinear) for linear in linears):

@@ -215,7 +215,7 @@ def multiply_scaled(
         num_tokens, NUM_INPUTS=weight.num_inputs, NUM_OUTPUTS=weight.num_outputs,
         CODE_STRIDE=weight.code.stride(0), NUM_GROUPS=weight.scale.shape[1], GROUP=weight.group,
         OUTPUTS_PER_SCALE=weight.outputs_per_scale, IS_INT4=weight.is_int4, ZERO=weight.zero,
-        HAS_BIAS=bias_O is not None, DTYPE=choose_dot_dtype(x_TI.dtype, kernel),
+        HAS_BIAS=bias_O is not None, DTYPE=choose_dot_dtype(x_TI.dtype),
         BLOCK_T=block_t, BLOCK_O=block_o, BLOCK_I=weight.block,
         num_warps=4, num_stages=4 if is_few else 3,
     )  # fmt: skip

@@ -8,6 +8,8 @@ import torch
 import triton
 import triton.language as tl
 
+from llmplug import KernelInputError
+
 # Numbers that one warp takes of a row: 16 a thread. From the size of the loads (16 bytes a thread,
 # at most four in flight), not yet measured.
 _NUMBERS_PER_WARP = 512
@@ -19,11 +21,28 @@ DTYPES = {
 }
 
 
-def choose_dot_dtype(dtype: torch.dtype, kernel: Any) -> Any:
+# The smallest side of a tile that tensor cores multiply.
+MIN_SIDE = 16
+
+
+@triton.jit
+def _do_nothing() -> None:
+    pass
+
+
+def choose_dot_dtype(dtype: torch.dtype) -> Any:
     """Return what tiles are multiplied in; the interpreter has no products of bfloat16."""
-    if dtype is torch.bfloat16 and not isinstance(kernel, triton.JITFunction):
+    if dtype is torch.bfloat16 and not isinstance(_do_nothing, triton.JITFunction):
         return tl.float32
     return DTYPES[dtype]
+
+
+def refuse_gpu_without_fp8(device: torch.device, way_out: str) -> None:
+    """Raise KernelInputError on a GPU that has no 8-bit floats: before Ada and Hopper."""
+    if device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 9):
+        raise KernelInputError(
+            f"{torch.cuda.get_device_name(device)} has no 8-bit floats: set {way_out}"
+        )
 
 
 def with_dense_rows(x: torch.Tensor) -> torch.Tensor:

@@ -26,6 +26,7 @@ from llmplug_triton.scaled_product import (
     ScaledWeight,
     choose_block,
 )
+from llmplug_triton.tensors import refuse_gpu_without_fp8
 
 if TYPE_CHECKING:
     from llmplug import LazyTensor
@@ -99,7 +100,7 @@ def pack_source(source: LazyTensor, name: str, device: torch.device) -> ScaledWe
         KernelInputError: its scales do not fit it, or the GPU has no 8-bit floats.
     """
     if name in {"F8_E4M3", "fp8"}:
-        _refuse_gpu_without_fp8(device)
+        refuse_gpu_without_fp8(device, "weights.format to int8")
     if name in GGUF_BLOCKS:
         return _PACK_GGUF[name](source.raw().to(device).contiguous(), source.shape[1])
     if isinstance(source, PackedInt4Tensor) and name == source.format:
@@ -240,13 +241,6 @@ def _as_divisor(scale: torch.Tensor) -> torch.Tensor:
 
 def _round_up(count: int, multiple: int) -> int:
     return -(-count // multiple) * multiple
-
-
-def _refuse_gpu_without_fp8(device: torch.device) -> None:
-    if device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 9):
-        raise KernelInputError(
-            f"{torch.cuda.get_device_name(device)} has no 8-bit floats: set weights.format to int8"
-        )
 
 
 _PACK_GGUF: dict[str, Callable[[torch.Tensor, int], ScaledWeight]] = {

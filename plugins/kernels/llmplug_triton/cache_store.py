@@ -1,0 +1,93 @@
+"""Writing new keys and values into their slots of a cache, rounded to its numbers.
+
+Legend: T packed tokens, K key/value heads, H head width.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+import triton
+import triton.language as tl
+
+from llmplug import KernelInputError
+from llmplug_triton.tensors import round_up_to_power, with_dense_rows
+
+if TYPE_CHECKING:
+    from llmplug.ops import KVCache
+
+# The greatest number of a cache whose numbers have no infinity.
+LARGEST = {torch.float8_e4m3fn: 448.0}
+
+
+@triton.jit
+def _store_kernel(
+    k: tl.tensor,
+    v: tl.tensor,
+    slots: tl.tensor,
+    key: tl.tensor,
+    value: tl.tensor,
+    k_stride_token: tl.tensor,
+    k_stride_head: tl.tensor,
+    v_stride_token: tl.tensor,
+    v_stride_head: tl.tensor,
+    NUM_KV_HEADS: tl.constexpr,
+    WIDTH: tl.constexpr,
+    PAGE: tl.constexpr,
+    LARGEST: tl.constexpr,  # that the cache holds; 0: any
+    BLOCK: tl.constexpr,
+) -> None:
+    token = tl.program_id(0).to(tl.int64)
+    slot = tl.load(slots + token)  # the grid ends with the tokens
+    element = tl.arange(0, BLOCK)
+    is_there = element < NUM_KV_HEADS * WIDTH
+    head = element // WIDTH
+    lane = element % WIDTH
+    row = (slot // PAGE * NUM_KV_HEADS + head) * PAGE + slot % PAGE
+    new_k = tl.load(k + token * k_stride_token + head * k_stride_head + lane, mask=is_there)
+    new_v = tl.load(v + token * v_stride_token + head * v_stride_head + lane, mask=is_there)
+    if LARGEST > 0:  # NaN stays NaN
+        all_nan: tl.constexpr = tl.PropagateNan.ALL
+        new_k = tl.clamp(new_k.to(tl.float32), -LARGEST, LARGEST, propagate_nan=all_nan)
+        new_v = tl.clamp(new_v.to(tl.float32), -LARGEST, LARGEST, propagate_nan=all_nan)
+    tl.store(key + row * WIDTH + lane, new_k.to(key.dtype.element_ty), mask=is_there)
+    tl.store(value + row * WIDTH + lane, new_v.to(value.dtype.element_ty), mask=is_there)
+
+
+def store_in_cache(
+    cache: KVCache, k_TKH: torch.Tensor, v_TKH: torch.Tensor, slots_T: torch.Tensor
+) -> None:
+    """Write new keys (already rotated) and values into their slots.
+
+    Raises:
+        KernelInputError: heads do not fit the cache, or slots are not as many int64 as tokens.
+    """
+    check_slots(cache, k_TKH, v_TKH, slots_T)
+    num_kv_heads, page_size, width = cache.key.shape[1:]
+    num_tokens = k_TKH.shape[0]
+    if num_tokens == 0:
+        return
+    k_TKH, v_TKH = with_dense_rows(k_TKH), with_dense_rows(v_TKH)
+    _store_kernel[(num_tokens,)](
+        k_TKH, v_TKH, slots_T.contiguous(), cache.key, cache.value,
+        k_TKH.stride(0), k_TKH.stride(1), v_TKH.stride(0), v_TKH.stride(1),
+        NUM_KV_HEADS=num_kv_heads, WIDTH=width, PAGE=page_size,
+        LARGEST=LARGEST.get(cache.key.dtype, 0.0),
+        BLOCK=round_up_to_power(num_kv_heads * width),
+    )  # fmt: skip
+
+
+def check_slots(
+    cache: KVCache, k_TKH: torch.Tensor, v_TKH: torch.Tensor, slots_T: torch.Tensor
+) -> None:
+    """Raise KernelInputError unless these keys and values can be stored."""
+    num_kv_heads, width = cache.key.shape[1], cache.key.shape[3]
+    if k_TKH.shape != v_TKH.shape or k_TKH.shape[1:] != (num_kv_heads, width):
+        raise KernelInputError(
+            f"keys of {tuple(k_TKH.shape)} and values of {tuple(v_TKH.shape)} "
+            f"for a cache of {num_kv_heads} heads of {width}"
+        )
+    num_tokens = k_TKH.shape[0]
+    if slots_T.dtype is not torch.int64 or slots_T.shape != (num_tokens,):
+        raise KernelInputError(f"{num_tokens} tokens need as many int64 slots")
