@@ -5,8 +5,9 @@ ToolACE and others that were made from Llama write Python in the same way.
 
 from __future__ import annotations
 
-from llmplug import ToolParserSpec, hookimpl
+from llmplug import ChatTemplateSpec, ToolParserSpec, hookimpl
 from llmplug.dialect import JsonCalls, PythonCalls, in_template
+from llmplug_llama3.template import TEMPLATE
 
 # https://huggingface.co/meta-llama/Llama-3.1-8B-Instruct, chat template
 _JSON = JsonCalls(
@@ -40,3 +41,9 @@ def llmplug_tool_parsers() -> list[ToolParserSpec]:
             syntax=(_PYTHON, _JSON),
         ),
     ]
+
+
+@hookimpl
+def llmplug_chat_templates() -> list[ChatTemplateSpec]:
+    """Offer the template `llama3`."""
+    return [TEMPLATE]

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
+from tokenizers import AddedToken
 
 import llmplug_llama3
+from llmplug.chat.render import ChatRenderer
+from llmplug.chat.round_trip import find_call_problem
+from llmplug.chat.tokenizer import Tokenizer
+from tests.chat.vocabularies import byte_level, files_of
 from tests.plugins.dialects.reading import Answer, Call, PluginDialect
 
 LLAMA3 = PluginDialect(llmplug_llama3, "llama3")
@@ -60,3 +67,50 @@ def test_forced_calls() -> None:
 @pytest.mark.parametrize("dialect", [LLAMA3, LLAMA4, PYTHONIC])
 def test_properties_of_every_dialect(dialect: PluginDialect) -> None:
     dialect.check()
+
+
+def make_renderer() -> ChatRenderer:
+    library = byte_level()
+    tokens = ["<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]
+    library.add_tokens([AddedToken(text, special=True, normalized=False) for text in tokens])
+    (spec,) = llmplug_llama3.llmplug_chat_templates()
+    assert spec.fits(frozenset(tokens))
+    assert not spec.fits(frozenset(tokens[:-1]))
+    assert set(spec.stop_tokens) < set(tokens)
+    return ChatRenderer(Tokenizer(files_of(library, bos_token=tokens[0])), spec.source)
+
+
+def test_template_writes_turns_as_published() -> None:
+    messages = [
+        {"role": "system", "content": "Be kind. "},
+        {"role": "user", "content": "Hello!"},
+        {"role": "assistant", "content": "Hi!"},
+    ]
+    expected = (
+        "<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\nBe kind.<|eot_id|>"
+        "<|start_header_id|>user<|end_header_id|>\n\nHello!<|eot_id|>"
+        "<|start_header_id|>assistant<|end_header_id|>\n\nHi!<|eot_id|>"
+    )
+    renderer = make_renderer()
+    assert renderer.render_text(messages, add_generation_prompt=False) == expected
+    head = "<|start_header_id|>assistant<|end_header_id|>\n\n"
+    assert renderer.render_text(messages, add_generation_prompt=True) == expected + head
+
+
+def test_what_the_template_writes_is_read_back() -> None:
+    renderer = make_renderer()
+    (spec,) = llmplug_llama3.llmplug_chat_templates()
+    assert LLAMA3.tools.detect(spec.source, {}, frozenset()).score > 0.5
+    assert find_call_problem(renderer, None, LLAMA3.tools) is None
+    call = {"id": "1", "function": {"name": "get_time", "arguments": "{}"}, "type": "function"}
+    messages: list[dict[str, Any]] = [
+        {"role": "user", "content": "When?"},
+        {"role": "assistant", "content": None, "tool_calls": [call, call]},
+        {"role": "tool", "content": "now", "tool_call_id": "1"},
+    ]
+    tool = {"type": "function", "function": {"name": "get_time", "description": "tells the time"}}
+    text = renderer.render_text(messages, add_generation_prompt=False, tools=[tool])
+    assert text.count("tells the time") == 1
+    answer = text.split("assistant<|end_header_id|>\n\n")[1].split("<|eot_id|>")[0]
+    assert [each.name for each in LLAMA3.read(answer).calls] == ["get_time"] * 2
+    assert "<|start_header_id|>ipython<|end_header_id|>\n\nnow<|eot_id|>" in text
