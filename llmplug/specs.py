@@ -377,7 +377,8 @@ class ChatTemplateSpec:
 class ReasoningParserSpec:
     """How a family of models writes its thinking, and how it is turned on and off.
 
-    A plugin gives a `syntax`, or a parser made by hand.
+    A plugin gives a `syntax`, or a parser made by hand, or both: then answers are read by the
+    parser, and grammars and budgets go by the syntax.
 
     Attributes:
         name: of the dialect; a tool parser of the same name belongs to it.

@@ -1,6 +1,6 @@
 """Harmony, the format of gpt-oss: messages with headers, each in a channel.
 
-`parser.py` reads whole answers. Where no tools are read, the table of the thinking is enough.
+`parser.py` reads whole answers; the table is what grammars and budgets go by.
 """
 
 from __future__ import annotations
@@ -16,11 +16,7 @@ if TYPE_CHECKING:
     from llmplug.dialect import Parser
 
 # https://github.com/openai/harmony/blob/main/docs/format.md
-_THINKING = ReasoningSyntax(
-    start=("<|channel|>analysis<|message|>",),
-    end="<|end|>",
-    answer=("<|start|>assistant<|channel|>final<|message|>", "<|return|>"),
-)
+_THINKING = ReasoningSyntax(start=("<|channel|>analysis<|message|>",), end="<|end|>")
 _detect = in_template("<|start|>", "<|channel|>", "<|message|>", "<|call|>", score=0.9)
 
 
@@ -67,6 +63,7 @@ def llmplug_reasoning_parsers() -> list[ReasoningParserSpec]:
             name="harmony",
             detect=_detect,
             syntax=_THINKING,
+            make=_make_parser,
             effort_variable="reasoning_effort",
         )
     ]
