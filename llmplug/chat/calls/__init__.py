@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from llmplug.chat.calls.json_calls import JsonReader, json_grammar
 from llmplug.chat.calls.named_calls import NamedReader, named_grammar
+from llmplug.chat.calls.python_calls import PythonReader, python_grammar
 from llmplug.chat.calls.tagged_calls import TaggedReader
 from llmplug.chat.calls.tagged_grammar import tagged_grammar
 from llmplug.dialect import BraceCalls, JsonCalls, NamedCalls, PythonCalls, TaggedCalls
@@ -52,6 +53,8 @@ def open_reader(syntax: CallSyntax, opening: Opening) -> CallReader:
         return NamedReader(syntax, opening)
     if isinstance(syntax, TaggedCalls):
         return TaggedReader(syntax, opening)
+    if isinstance(syntax, PythonCalls):
+        return PythonReader(syntax, opening)
     raise NotImplementedError(type(syntax).__name__)
 
 
@@ -63,4 +66,6 @@ def write_grammar(syntax: CallSyntax, tools: Sequence[Tool], least: int, most: i
         return named_grammar(syntax, tools, least, most)
     if isinstance(syntax, TaggedCalls):
         return tagged_grammar(syntax, tools, least, most)
+    if isinstance(syntax, PythonCalls):
+        return python_grammar(syntax, tools, least, most)
     raise NotImplementedError(type(syntax).__name__)
