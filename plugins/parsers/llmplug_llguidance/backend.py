@@ -29,18 +29,36 @@ class LlguidanceBackend:
             n_vocab=len(vocabulary.token_bytes),
             eos_token=sorted(vocabulary.end_ids),
         )
-        self._limits = LLParserLimits(verbose_errors=False)
+        # A row of 1000 items is 250 optional properties in one object; the most ambiguous grammar
+        # that keeps to it takes a tenth of a second a token, one with 2000 more than a second.
+        self._limits = LLParserLimits(
+            max_items_in_row=1_000,
+            step_max_items=50_000,
+            initial_lexer_fuel=1_000_000,
+            step_lexer_fuel=200_000,
+            max_lexer_states=250_000,
+            max_grammar_size=500_000,
+            verbose_errors=False,
+        )
 
     def compile(self, node: Node) -> LlguidanceGrammar:
         """Compile a tree; see `GrammarBackend`."""
-        source = write_grammar(node, self._vocabulary)
-        matcher = LLMatcher(self._tokenizer, source, log_level=0, limits=self._limits)
+        source = write_grammar(node, self._vocabulary, self._fits_nothing)
+        matcher = self._match(source)
         if matcher.is_error():
-            raise GrammarError(_first_line(matcher.get_error()))
+            raise GrammarError(_plain_words(matcher.get_error()))
         warnings = matcher.get_grammar_warnings()
         if warnings:
-            raise GrammarError(_first_line(warnings[0]))
+            raise GrammarError(_plain_words(warnings[0]))
         return LlguidanceGrammar(matcher, num_bytes=len(source) * _BYTES_PER_CHAR)
+
+    def _match(self, source: str) -> LLMatcher:
+        return LLMatcher(self._tokenizer, source, log_level=0, limits=self._limits)
+
+    def _fits_nothing(self, terminal: str) -> bool:
+        """Whether the empty text fits; what is malformed is told when the whole is compiled."""
+        matcher = self._match(f"start: TERMINAL\nTERMINAL: {terminal}")
+        return not matcher.is_error() and matcher.is_accepting()
 
 
 class LlguidanceGrammar:
@@ -71,13 +89,13 @@ class LlguidanceState:
         address = ctypes.addressof(ctypes.c_char.from_buffer(mask))
         self._matcher.unsafe_compute_mask_ptr(address, mask.nbytes)
         if self._matcher.is_error():
-            raise GrammarError(_first_line(self._matcher.get_error()))
+            raise GrammarError(_plain_words(self._matcher.get_error()))
 
     def accept(self, token_id: int) -> bool:
         """Go on by one token; see `GrammarState`."""
         is_taken = self._matcher.try_consume_tokens([token_id]) == 1
         if self._matcher.is_error():
-            raise GrammarError(_first_line(self._matcher.get_error()))
+            raise GrammarError(_plain_words(self._matcher.get_error()))
         return is_taken
 
     @property
@@ -101,9 +119,13 @@ class _Tokens:
         return self._encode(text)
 
 
-def _first_line(message: str) -> str:
-    """The library's words, without its places in the Lark text that we made."""
-    line = message.strip().partition("\n")[0]
+def _plain_words(message: str) -> str:
+    """The library's words, without the places in the Lark text that we made."""
+    lines = message.strip().splitlines() or [""]
+    line = re.sub(r"^at \d+\(\d+\): (failed to compile JSON schema: )?", "", lines[0])
     if line == "NoExtensionBias":
         return "nothing fits the grammar"
-    return re.sub(r"^at \d+\(\d+\): (failed to compile JSON schema: )?", "", line)
+    if line.startswith("oneOf constraints are not supported"):
+        return "'oneOf' is followed only where no value fits two branches: use 'anyOf'"
+    reasons = [each.removeprefix("error: ") for each in lines[1:] if each.startswith("error: ")]
+    return " ".join([line, *reasons])

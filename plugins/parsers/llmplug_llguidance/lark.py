@@ -11,23 +11,26 @@ from typing import TYPE_CHECKING, Any
 
 from llmplug import GrammarError
 from llmplug.grammar import Anything, Json, Lark, OneOf, Regex, Repeat, Seq, Text, Until
+from llmplug_llguidance.schema import prepare_schema
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from llmplug.grammar import Node, Vocabulary
 
 _ANY = "/(?s:.*)/"
 _SOMETHING = "/(?s:.+)/"
-# JSON on one line: where white space is free, small models fill answers with it.
-_STYLE = {"whitespace_flexible": False, "item_separator": ", ?", "key_separator": ": ?"}
 
 
-def write_grammar(node: Node, vocabulary: Vocabulary) -> str:
+def write_grammar(node: Node, vocabulary: Vocabulary, fits_nothing: Callable[[str], bool]) -> str:
     """Return the grammar as llguidance's JSON form.
 
+    Args:
+        fits_nothing: whether the empty text fits a terminal, as it stands in a grammar.
     Raises:
-        GrammarError: a tree nested too deeply.
+        GrammarError: a tree nested too deeply, or a schema with an unknown keyword.
     """
-    writer = _Writer(vocabulary)
+    writer = _Writer(vocabulary, fits_nothing)
     try:
         start = writer.write(node)
     except RecursionError:
@@ -40,16 +43,19 @@ def write_grammar(node: Node, vocabulary: Vocabulary) -> str:
 class _Writer:
     """Collects rules while it writes expressions."""
 
-    def __init__(self, vocabulary: Vocabulary) -> None:
+    def __init__(self, vocabulary: Vocabulary, fits_nothing: Callable[[str], bool]) -> None:
         self.rules: list[str] = []
         self.grammars: list[dict[str, Any]] = []
         self._vocabulary = vocabulary
+        self._fits_nothing = fits_nothing
 
     def write(self, node: Node) -> str:
         """Return an expression, in brackets where it needs them."""
         match node:
             case Seq(items):
                 expression = f"({' '.join(map(self.write, items))})" if items else '""'
+            case OneOf(items) if (words := self._words(items)) is not None:
+                expression = words
             case OneOf(items):
                 expression = f"({' | '.join(map(self.write, items))})"
             case Repeat(item, least, most):
@@ -66,7 +72,7 @@ class _Writer:
             case Regex(pattern):
                 expression = self._regex(pattern)
             case Json(schema):
-                expression = self._rule("%json " + json.dumps(_as_object(schema)))
+                expression = self._rule("%json " + json.dumps(prepare_schema(schema)))
             case Lark(source):
                 expression = self._nested(source)
             case Until(marker):
@@ -80,10 +86,18 @@ class _Writer:
         written = [f"<[{p}]>" if isinstance(p, int) else _quote(p) for p in pieces]
         return f"({' '.join(written)})" if written else '""'
 
+    def _words(self, items: list[Node]) -> str | None:
+        """Write a choice of plain texts as one terminal, which holds very many; None: it is none."""
+        texts = [item.text for item in items if isinstance(item, Text)]
+        if len(texts) < max(2, len(items)) or any(self._vocabulary.split(t) != [t] for t in texts):
+            return None
+        return self._terminal(" | ".join(map(_quote, texts)))
+
     def _regex(self, pattern: str) -> str:
         """A terminal that matches nothing at all hides what could follow it: it is optional."""
-        terminal = self._terminal(f"{_between_slashes(pattern)} & {_SOMETHING}")
-        return f'({terminal} | "")' if _fits_nothing(pattern) else terminal
+        written = _between_slashes(pattern)
+        terminal = self._terminal(f"{written} & {_SOMETHING}")
+        return f'({terminal} | "")' if self._fits_nothing(written) else terminal
 
     def _until(self, marker: str) -> str:
         first, *rest = self._vocabulary.split(marker)
@@ -114,13 +128,6 @@ class _Writer:
         return name
 
 
-def _as_object(schema: Any) -> dict[str, Any]:
-    """`%json` wants an object: `true` is any value; `false`, which nothing fits, is refused."""
-    if schema is False:
-        raise GrammarError("no JSON fits the schema 'false'")
-    return {**({} if schema is True else schema), "x-guidance": _STYLE}
-
-
 def _quote(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)
 
@@ -131,11 +138,3 @@ def _between_slashes(pattern: str) -> str:
         raise GrammarError("a regular expression holds a NUL character")
     escaped = re.sub(r"(\\.)|/", lambda m: m[1] or r"\/", pattern, flags=re.DOTALL)
     return "/" + escaped.replace("\n", r"\n").replace("\r", r"\r") + "/"
-
-
-def _fits_nothing(pattern: str) -> bool:
-    """Whether the empty text fits; where Python cannot tell, it is taken to fit."""
-    try:
-        return re.fullmatch(pattern, "") is not None
-    except (re.error, RecursionError, OverflowError):
-        return True

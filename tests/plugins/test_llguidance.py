@@ -1,0 +1,128 @@
+"""The backend llguidance."""
+
+from __future__ import annotations
+
+import json
+import random
+from typing import Annotated, Literal
+
+import pytest
+from pydantic import BaseModel, ConfigDict, Field
+
+from llmplug import GrammarError
+from llmplug.grammar import Json, Lark, Node, OneOf, Regex, Seq, Text
+from llmplug_llguidance.backend import LlguidanceBackend
+from llmplug_llguidance.schema import FOLLOWED
+
+from . import grammar_cases as cases
+
+KNOWN = cases.STRICT + cases.FURTHER
+
+
+@pytest.fixture(scope="module")
+def backend() -> LlguidanceBackend:
+    return LlguidanceBackend(cases.make_vocabulary())
+
+
+@pytest.mark.parametrize("case", KNOWN + cases.TREES + cases.LARK, ids=str)
+def test_answers_are_those_that_fit(backend: LlguidanceBackend, case: cases.Case) -> None:
+    found = {text: cases.is_answer(backend, case.node, text) for text, _ in cases.texts_of(case)}
+    assert found == dict(cases.texts_of(case))
+
+
+@pytest.mark.parametrize(("node", "words"), cases.REFUSED, ids=lambda value: str(value)[:60])
+def test_what_cannot_be_followed_is_refused_by_name(
+    backend: LlguidanceBackend, node: Node, words: str
+) -> None:
+    with pytest.raises(GrammarError, match=words):
+        backend.compile(node)
+
+
+def test_every_keyword_that_is_followed_has_a_case() -> None:
+    shown = {keyword for case in KNOWN for keyword in case.keywords}
+    assert shown >= FOLLOWED
+
+
+def test_annotations_and_neutral_values_change_nothing(backend: LlguidanceBackend) -> None:
+    schema = {
+        "title": "T",
+        "description": "D",
+        "x-order": 1,
+        "type": "array",
+        "uniqueItems": False,
+        "items": {"type": "integer", "nullable": False, "examples": [1]},
+    }
+    assert cases.is_answer(backend, Json(schema), "[1, 1]")
+    assert schema["uniqueItems"] is False, "what was given stays as it was"
+
+
+def test_branches_of_one_of_that_overlap_are_refused_in_plain_words(
+    backend: LlguidanceBackend,
+) -> None:
+    with pytest.raises(GrammarError, match="use 'anyOf'"):
+        backend.compile(Json({"oneOf": [{"type": "integer"}, {"type": "number"}]}))
+
+
+class Address(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    street: Annotated[str, Field(max_length=8)]
+    number: int | None
+
+
+class Person(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    name: Annotated[str, Field(min_length=1, max_length=5)]
+    kind: Literal["a", "b"]
+    homes: Annotated[list[Address], Field(max_length=2)]
+    score: Annotated[int, Field(ge=-3, le=99)] = 0
+
+
+def test_whatever_is_chosen_among_the_allowed_fits_the_schema(backend: LlguidanceBackend) -> None:
+    rng = random.Random(5)
+    node = Json(Person.model_json_schema())
+    texts = [cases.sample(backend, node, rng) for _ in range(60)]
+    ended = [text for text in texts if text is not None]
+    assert len(ended) > 20
+    for text in ended:
+        Person.model_validate_json(text)
+        keys = list(json.loads(text))
+        assert keys == ["name", "kind", "homes", "score"][: len(keys)], "the schema's order"
+
+
+def test_answers_of_one_grammar_do_not_share_their_place(backend: LlguidanceBackend) -> None:
+    grammar = backend.compile(Text("ab"))
+    one, other = grammar.start(), grammar.start()
+    assert one.accept(ord("a"))
+    assert not one.accept(ord("a"))
+    assert cases.allowed_ids(other) == [ord("a")]
+    assert cases.allowed_ids(one) == [ord("b")]
+    assert one.accept(ord("b"))
+    assert one.is_done
+
+
+def test_control_tokens_stand_where_the_tree_spells_them_and_nowhere_else(
+    backend: LlguidanceBackend,
+) -> None:
+    state = backend.compile(Seq([Text("<call>"), Regex("(?s:.*)"), Text("</call>")])).start()
+    assert cases.allowed_ids(state) == [cases.CONTROL["<call>"]]
+    assert state.accept(cases.CONTROL["<call>"])
+    assert {i for i in cases.allowed_ids(state) if i >= 256} == {cases.CONTROL["</call>"]}
+
+
+def test_masks_beyond_the_budget_end_the_answer(backend: LlguidanceBackend) -> None:
+    """Every part of the text may belong to any other: the ways to read it grow without end."""
+    state = backend.compile(Lark('start: x\nx: x x | x x x | "a"')).start()
+
+    def follow() -> None:
+        for _ in range(1000):
+            cases.allowed_ids(state)
+            state.accept(ord("a"))
+
+    with pytest.raises(GrammarError, match="max is"):
+        follow()
+
+
+def test_a_choice_may_hold_very_many_texts(backend: LlguidanceBackend) -> None:
+    node = OneOf([Text(f"word{i}") for i in range(20_000)])
+    assert cases.is_answer(backend, node, "word19999")
+    assert not cases.is_answer(backend, node, "word20000")
