@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from llmplug import ReasoningParserSpec, ToolParserSpec, hookimpl
 from llmplug.dialect import ReasoningSyntax, TaggedCalls, in_template
 
@@ -15,6 +17,8 @@ _CALLS = TaggedCalls(
     end="</function>",
     pad="\n",
 )
+# The models of 2025 now and then leave the first tag out.
+_UNOPENED = replace(_CALLS, section=None, is_single=False)
 _THINKING = ReasoningSyntax(start=("<think>",), end="</think>", ended_by=("<tool_call>",))
 
 
@@ -22,7 +26,7 @@ _THINKING = ReasoningSyntax(start=("<think>",), end="</think>", ended_by=("<tool
 def llmplug_tool_parsers() -> list[ToolParserSpec]:
     """Offer the calls of `qwen3_coder`."""
     detect = in_template("<tool_call>", "<function=", "<parameter=", score=0.9)
-    return [ToolParserSpec(name="qwen3_coder", detect=detect, syntax=(_CALLS,))]
+    return [ToolParserSpec(name="qwen3_coder", detect=detect, syntax=(_CALLS, _UNOPENED))]
 
 
 @hookimpl

@@ -58,6 +58,11 @@ True
     assert QWEN3_CODER.read(written).calls == expected
 
 
+def test_calls_without_the_first_tag() -> None:
+    written = WRITTEN.split("<tool_call>\n")[1].removesuffix("</tool_call>\n")
+    assert QWEN3_CODER.read(f"I look.\n{written}") == Answer("I look.", calls=CALLS[:1])
+
+
 def test_each_forced_call_has_tags_of_its_own() -> None:
     assert QWEN3_CODER.allows(WRITTEN)
     assert not QWEN3_CODER.allows(WRITTEN, most=1)
