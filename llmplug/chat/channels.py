@@ -162,9 +162,9 @@ class ChannelSplitter:
         text = self._take_space(text)
         if not text:
             return None
-        found = self._at_start.find(text, is_whole=is_whole)
-        if found.at == 0:
-            return self._go_on(text, found)
+        marker = self._at_start.begins(text, is_whole=is_whole)
+        if marker is not None:
+            return self._go_on(text, Found(0, marker))
         bare = next((each for each in self._calls if is_bare_start(each, text)), None)
         if bare is not None:
             self._open_reader(bare, "")

@@ -47,6 +47,13 @@ class MarkerSearch:
                     return Found(begin, "")
         return Found(at, "" if match is None else match.group())
 
+    def begins(self, text: str, *, is_whole: bool = False) -> str | None:
+        """The marker that `text` begins with; "": it may come yet; None: there is none."""
+        if not is_whole and len(text) <= self._most and text in self._beginnings:
+            return ""
+        match = self._pattern.match(text)
+        return match.group() if match is not None else None
+
 
 @lru_cache(maxsize=1024)
 def search_for(*markers: str) -> MarkerSearch:

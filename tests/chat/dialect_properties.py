@@ -11,7 +11,8 @@ from __future__ import annotations
 import itertools
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -81,7 +82,7 @@ class Answer:
     parts: list[tuple[str, str]] = field(default_factory=list)
 
 
-def join(events: Iterator[Event]) -> Answer:
+def join(events: Iterable[Event]) -> Answer:
     """Put events together, and see that they come in an order that clients can follow."""
     answer = Answer()
     is_open = False
@@ -137,12 +138,7 @@ def read(
     context = AnswerContext(tools=callable_tools, prompt_end=prompt_end)
     parser = make_parser(reasoning, tools, context)
 
-    def events() -> Iterator[Event]:
-        for piece in pieces:
-            yield from parser.feed(piece)
-        yield from parser.finish()
-
-    return join(events())
+    return join([event for piece in pieces for event in parser.feed(piece)] + parser.finish())
 
 
 def cut(text: str, places: Sequence[int]) -> list[str]:
@@ -445,6 +441,30 @@ def _assert_fits(arguments: dict[str, Any], text: str) -> None:
     assert "text" in arguments, text
     for key, value in arguments.items():
         assert key not in types or isinstance(value, types[key]), text
+
+
+def check_speed(
+    tools: ToolParserSpec | None,
+    reasoning: ReasoningParserSpec | None = None,
+    *,
+    num_chars: int = 250_000,
+) -> None:
+    """Nothing that a model can write takes more than 2 s of processor time for a million."""
+    markers = [*call_markers(tools), *thinking_markers(reasoning)]
+    nested = "".join(call_markers(tools)[:1]) + '{"name": "f", "arguments": {"a": '
+    heads = {"": [*markers, *(marker[:-1] for marker in markers), " ", "\n<", "[[", '{"', "a"]}
+    heads |= {head: ["[", '"', "1,", '{"a":', "\\\\"] for head in (nested, nested + '"')}
+    for head, units in heads.items():
+        for unit in units:
+            text = (head + unit * num_chars)[:num_chars]
+            for size in (8, num_chars):
+                pieces = [text[at : at + size] for at in range(0, num_chars, size)]
+                parser = make_parser(reasoning, tools, AnswerContext(tools=TOOLS))
+                start_s = time.process_time()
+                for piece in pieces:
+                    parser.feed(piece)
+                parser.finish()
+                assert time.process_time() - start_s < 2 * num_chars / 1_000_000, (head, unit, size)
 
 
 # --- helpers ------------------------------------------------------------------------------------

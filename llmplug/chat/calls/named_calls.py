@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from llmplug.chat.calls.json_scanner import JsonScanner
 from llmplug.chat.calls.reader import Opening, Remainder
 from llmplug.chat.calls.writing import arguments_of, repeat_calls
-from llmplug.chat.marker_search import Found, search_for
+from llmplug.chat.marker_search import search_for
 from llmplug.dialect import CallArguments, CallEnd, CallStart, Content, Event, NamedCalls
 from llmplug.grammar import Node, OneOf, Regex, Repeat, Seq, Text
 
@@ -66,10 +66,10 @@ class NamedReader:
     # --- states ---------------------------------------------------------------------------------
     def _read_start(self, text: str) -> str:
         """Behind the section's marker."""
-        found, text = self._expect(text)
-        if found is None:
+        marker, text = self._expect(text)
+        if marker is None:
             return self._give_up(text) if text else ""
-        self._raw.append(found.marker)
+        self._raw.append(marker)
         self._state = self._read_name
         return text
 
@@ -111,24 +111,24 @@ class NamedReader:
         return text[at:]
 
     def _read_no_arguments(self, text: str) -> str:
-        found, text = self._expect(text)
-        if found is None:
+        marker, text = self._expect(text)
+        if marker is None:
             return self._break_off(text) if text else ""
         self._events.append(CallArguments(self._index, "{}"))
         self._end_call(is_complete=True)
-        return found.marker + text
+        return marker + text
 
     def _read_behind(self, text: str) -> str:
         """Behind whole arguments: the call's end, another call, or the section's end."""
-        found, text = self._expect(text)
-        if found is None:
+        marker, text = self._expect(text)
+        if marker is None:
             return self._drop(text) if text else ""
-        if found.marker == self._last:
+        if marker == self._last:
             self._is_over = True
-        elif found.marker == self._call_end:
+        elif marker == self._call_end:
             self._look_for_next()
         else:
-            self._raw.append(found.marker)
+            self._raw.append(marker)
             self._state = self._read_name
         return text
 
@@ -139,7 +139,7 @@ class NamedReader:
         return left or ""
 
     # --- steps ----------------------------------------------------------------------------------
-    def _expect(self, text: str) -> tuple[Found | None, str]:
+    def _expect(self, text: str) -> tuple[str | None, str]:
         """Look for one of the next markers, white space before it aside.
 
         Returns:
@@ -153,13 +153,11 @@ class NamedReader:
             self._raw.append(text[: len(text) - len(body)])
         if not body:
             return None, ""
-        found = self._next.find(body)
-        if found.at > 0:
-            return None, body
-        if not found.marker:
+        marker = self._next.begins(body)
+        if marker == "":
             self._held = body
             return None, ""
-        return found, body[len(found.marker) :]
+        return marker, body[len(marker or "") :]
 
     def _start_call(self, text: str) -> bool:
         """Begin a call if the text says which."""
