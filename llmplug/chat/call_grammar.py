@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 from llmplug.chat.calls import start_markers, write_grammar
 from llmplug.chat.channels import begins_in_reasoning
+from llmplug.dialect import JsonCalls, PythonCalls
 from llmplug.errors import UnsupportedParameter
 from llmplug.grammar import Anything, Node, OneOf, Regex, Repeat, Seq, Text, Until
 
 if TYPE_CHECKING:
     from llmplug.chat.channels import Dialect
-    from llmplug.dialect import ReasoningSyntax, Tool
+    from llmplug.dialect import CallSyntax, ReasoningSyntax, Tool
     from llmplug.specs import ToolParserSpec
 
 # White space that models put between thinking and answer.
@@ -61,7 +63,8 @@ def build_answer_grammar(
         text: form of the content; None: any text.
         prompt_end: as in `AnswerContext`.
     Raises:
-        UnsupportedParameter, GrammarError: as in `build_call_grammar`.
+        UnsupportedParameter: as in `build_call_grammar`, or text and calls cannot be told apart.
+        GrammarError: as there.
     """
     body = _body_grammar(dialect.tools, tools, choice, most, text)
     syntax = dialect.reasoning.syntax if dialect.reasoning is not None else None
@@ -89,17 +92,38 @@ def _body_grammar(
 ) -> Node:
     if choice == "none" or spec is None or not tools:
         return Anything() if text is None else text
-    if choice == "required":
-        return build_call_grammar(spec, tools, least=1, most=most)
     calls = build_call_grammar(spec, tools, least=1, most=most)
+    if choice == "required":
+        return calls
     if text is not None:
         return OneOf([text, calls])
+    if not spec.syntax:
+        raise UnsupportedParameter(
+            f"strict tools need a tool_choice: the dialect {spec.name!r} does not say how calls "
+            "stand among text",
+            param="tools",
+        )
+    return _text_or_calls(spec, calls)
+
+
+def _text_or_calls(spec: ToolParserSpec, calls: Node) -> Node:
+    """Text in which no call begins, and perhaps calls behind it."""
     markers = [marker for syntax in spec.syntax for marker in start_markers(syntax)]
-    if not markers:
-        return OneOf([Anything(), calls])
+    free = Anything(without=markers)
+    first = next(iter(start_markers(spec.syntax[0])), "")
     # Text and marker must be one item: a backend that has begun text would read the marker as text.
-    begun = Seq([Until(markers[0]), cut_marker(calls, markers[0])])
-    return OneOf([Anything(without=markers), begun])
+    begun = Seq([Until(first), cut_marker(calls, first)]) if first else None
+    if not any(_is_bare(syntax) for syntax in spec.syntax):
+        return OneOf([free, begun]) if begun is not None else OneOf([free, calls])
+    # A bare call begins where an answer does: text there begins with something else.
+    firsts = "".join(re.escape(char) for char in sorted({marker[0] for marker in markers}))
+    head = Regex(rf"[^\s{{\[{firsts}]")
+    choices: list[Node] = [Text(""), Seq([head, free]), calls]
+    return OneOf(choices if begun is None else [*choices, Seq([head, begun])])
+
+
+def _is_bare(syntax: CallSyntax) -> bool:
+    return isinstance(syntax, JsonCalls | PythonCalls) and syntax.is_bare
 
 
 def cut_marker(node: Node, marker: str) -> Node:
@@ -109,8 +133,8 @@ def cut_marker(node: Node, marker: str) -> Node:
         UnsupportedParameter: not every text of the tree begins with it.
     """
     match node:
-        case Text(text) if text.startswith(marker):
-            return Text(text.removeprefix(marker))
+        case Text(text) if text.lstrip().startswith(marker):
+            return Text(text.lstrip().removeprefix(marker))
         case Seq([first, *rest]):
             return Seq([cut_marker(first, marker), *rest])
         case OneOf(items) if items:
