@@ -102,12 +102,17 @@ class GrammarChecker:
             if len(self._pending) >= MAX_WAITING:
                 raise Overloaded("Too many grammars wait to be compiled.", retry_after_s=1)
             waiting = asyncio.get_running_loop().create_future()
-            waiting.add_done_callback(lambda _: self._by_key.pop(key, None))
+            waiting.add_done_callback(lambda done: self._forget(key, done))
             self._by_key[key] = waiting
             await self._send(data, waiting)
         error = await asyncio.shield(waiting)
         self._remember(key, error)
         return error
+
+    def _forget(self, key: bytes, done: asyncio.Future[str | None]) -> None:
+        self._by_key.pop(key, None)
+        if not done.cancelled():
+            done.exception()  # whoever asked may have gone away
 
     async def _send(self, data: bytes, waiting: asyncio.Future[str | None]) -> None:
         number = next(self._ids)
@@ -131,7 +136,13 @@ class GrammarChecker:
                 size = int.from_bytes(await stdout.readexactly(LENGTH_BYTES), "big")
                 verdict = msgspec.msgpack.decode(await stdout.readexactly(size), type=Verdict)
                 waiting = self._pending.pop(verdict.id, None)
-                if waiting is not None and not waiting.done():
+                if waiting is None or waiting.done():
+                    continue
+                if verdict.is_busy:
+                    waiting.set_exception(
+                        Overloaded("There is no time to compile the grammar now.", retry_after_s=1)
+                    )
+                else:
                     waiting.set_result(verdict.error)
         except asyncio.IncompleteReadError:
             pass

@@ -30,6 +30,7 @@ TIME_S = 1.5  # from the fork to the verdict
 MEMORY_BYTES = 512 * 2**20  # beyond what the process holds already
 MAX_CHILDREN = 4
 NUM_STEPS = 4  # that a grammar is followed for
+NICENESS = 10  # a grammar must not take the processor from answers
 LENGTH_BYTES = 4  # big-endian, before each message
 WORD_BYTES = 4
 WORD_BITS = 32
@@ -47,6 +48,7 @@ class Verdict(msgspec.Struct, frozen=True, array_like=True):
 
     id: int
     error: str | None
+    is_busy: bool = False  # the error is the machine's, and another try may do
 
 
 @dataclass(slots=True)
@@ -152,6 +154,7 @@ def _walk(state: GrammarState, vocab_size: int) -> None:
 
 def _limit() -> None:
     """Bound the memory and the processor time of this process."""
+    os.nice(NICENESS)
     with open("/proc/self/statm", "rb") as file:
         held = int(file.read().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (held + MEMORY_BYTES, held + MEMORY_BYTES))
@@ -167,14 +170,15 @@ def _end(child: _Child, reader: int, *, is_late: bool = False) -> None:
     if not said:
         with suppress(ProcessLookupError):
             os.kill(child.pid, signal.SIGKILL)
-    os.waitpid(child.pid, 0)
+    _, _, usage = os.wait4(child.pid, 0)
+    is_busy = is_late and usage.ru_utime + usage.ru_stime < TIME_S / 2
     if is_late:
         error: str | None = f"the grammar takes more than {TIME_S:g} s to compile"
     elif not said:
         error = _too_large()  # an allocation that fails ends most libraries at once
     else:
         error = said[1:].decode("utf-8", "replace") or None
-    write_message(sys.stdout.buffer, Verdict(child.trial.id, error))
+    write_message(sys.stdout.buffer, Verdict(child.trial.id, error, is_busy))
 
 
 def _too_large() -> str:

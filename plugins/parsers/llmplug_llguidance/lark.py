@@ -87,7 +87,7 @@ class _Writer:
         return f"({' '.join(written)})" if written else '""'
 
     def _words(self, items: list[Node]) -> str | None:
-        """Write a choice of plain texts as one terminal, which holds very many; None: it is none."""
+        """Write a choice of plain texts as one terminal, which holds very many; None: not so."""
         texts = [item.text for item in items if isinstance(item, Text)]
         if len(texts) < max(2, len(items)) or any(self._vocabulary.split(t) != [t] for t in texts):
             return None

@@ -1,0 +1,149 @@
+"""Grammars are tried in a process of their own, under limits, before a request is admitted."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from llmplug.errors import EngineUnavailable, GrammarError
+from llmplug.grammar import Json, Lark, Node, OneOf, Regex, Repeat, Text
+from llmplug.server import grammar_check
+from llmplug.server.grammar_check import GrammarChecker
+from llmplug.server.grammar_process import TIME_S
+
+TESTS = Path(__file__).parents[1]
+PROGRAM = f"""
+import runpy, sys
+sys.path.insert(0, {str(TESTS)!r})
+runpy.run_path({str(TESTS / "server" / "grammar_program.py")!r}, run_name="__main__")
+"""
+DEADLINE_S = 60.0
+# How long a verdict may take on a machine that is busy with the rest of the suite.
+BOUND_S = TIME_S + 4
+
+
+@pytest.fixture
+async def checker() -> AsyncIterator[GrammarChecker]:
+    checker = GrammarChecker((sys.executable, "-c", PROGRAM), b"{}")
+    await checker.start()
+    await asyncio.wait_for(checker.check(Text("ready"), "x"), DEADLINE_S)
+    yield checker
+    await checker.stop()
+
+
+def pid_of(checker: GrammarChecker) -> int:
+    assert checker._process is not None
+    return checker._process.pid
+
+
+def double(depth: int) -> Node:
+    """Each definition holds the next one twice: 2 ** depth schemas when all are written out."""
+    defs = {
+        f"d{i}": {"allOf": [{"$ref": f"#/$defs/d{i + 1}"}, {"$ref": f"#/$defs/d{i + 1}"}]}
+        for i in range(depth)
+    }
+    return Json({"$ref": "#/$defs/d0", "$defs": {**defs, f"d{depth}": {"type": "object"}}})
+
+
+def nest(depth: int) -> Node:
+    schema: dict[str, object] = {}
+    for _ in range(depth):
+        schema = {"items": schema}
+    return Json(schema)
+
+
+BOMBS: dict[str, Node] = {
+    "a schema that is itself": Json({"$ref": "#"}),
+    "schemas that refer to each other": Json(
+        {"$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/a"}}, "$ref": "#/$defs/a"}
+    ),
+    "schemas that double": double(40),
+    "10,000 properties": Json({"properties": {f"p{i}": {"type": "string"} for i in range(10_000)}}),
+    "deep schema": nest(100_000),
+    "deep pattern": Regex("(" * 20_000 + "a" + ")" * 20_000),
+    "nested counts": Regex("((((a{1,999}){1,999}){1,999}){1,999}){1,999}"),
+    "nested pattern": Json({"type": "string", "pattern": "((((a|b)+c)*d)+e){99999}"}),
+    "repeated tree": Repeat(OneOf([Regex("a+"), Regex("b+")]), 1_000_000, 1_000_000),
+    "repeated rule": Lark("start: x{1000000}\nx: /a+/ | y{1000000}\ny: /b+/"),
+    "long range": Json({"type": "string", "minLength": 10**6, "maxLength": 10**9}),
+    "many items": Json({"type": "array", "minItems": 10**6, "items": {"type": "array"}}),
+    "lookahead": Regex("(?=a)b"),
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+async def test_a_bomb_is_refused_or_harmless_and_soon(checker: GrammarChecker, name: str) -> None:
+    process = pid_of(checker)
+    started = time.monotonic()
+    try:
+        await asyncio.wait_for(checker.check(BOMBS[name], "response_format"), DEADLINE_S)
+        words = "taken"
+    except GrammarError as error:
+        words = str(error)
+        assert error.param == "response_format"
+        assert "response_format" in words
+    assert time.monotonic() - started < BOUND_S, words
+    await checker.check(Regex("[a-z]+"), "x")
+    assert pid_of(checker) == process, "the process itself is unharmed"
+
+
+@pytest.mark.parametrize("name", ["a schema that is itself", "10,000 properties", "deep schema"])
+async def test_what_cannot_be_followed_is_refused(checker: GrammarChecker, name: str) -> None:
+    with pytest.raises(GrammarError):
+        await asyncio.wait_for(checker.check(BOMBS[name], "response_format"), DEADLINE_S)
+
+
+async def test_a_good_grammar_does_not_wait_for_a_bad_one(checker: GrammarChecker) -> None:
+    bad = asyncio.create_task(checker.check(BOMBS["10,000 properties"], "x"))
+    await asyncio.sleep(0)
+    for number in range(5):
+        await asyncio.wait_for(checker.check(Regex(f"[a-z]{{{number + 1}}}"), "x"), DEADLINE_S)
+    assert not bad.done(), "five verdicts came while the first was waited for"
+    with pytest.raises(GrammarError, match=r"more than 1\.5 s|more than 512 MiB"):
+        await asyncio.wait_for(bad, DEADLINE_S)
+
+
+async def test_verdicts_are_remembered_within_a_bound_of_bytes(
+    checker: GrammarChecker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(grammar_check, "CACHE_BYTES", 10 * grammar_check.VERDICT_BYTES)
+    for number in range(30):
+        await checker.check(Text(f"choice {number}"), "x")
+    assert 0 < len(checker._verdicts) <= 10
+    process = pid_of(checker)
+    os.kill(process, 9)
+    await checker.check(Text("choice 29"), "x")
+    assert len(checker._verdicts) <= 10
+
+
+async def test_a_refusal_is_remembered_and_a_good_one_after_it_is_taken(
+    checker: GrammarChecker,
+) -> None:
+    for _ in range(2):
+        with pytest.raises(GrammarError, match="uniqueItems"):
+            await checker.check(Json({"uniqueItems": True}), "tools[0]")
+        await checker.check(Json({"uniqueItems": False}), "tools[0]")
+
+
+async def test_a_process_that_dies_is_started_again(checker: GrammarChecker) -> None:
+    process = pid_of(checker)
+    os.kill(process, 9)
+    deadline = time.monotonic() + DEADLINE_S
+    while True:
+        try:
+            await asyncio.wait_for(checker.check(Text("again"), "x"), DEADLINE_S)
+            break
+        except EngineUnavailable:
+            assert time.monotonic() < deadline
+    assert pid_of(checker) != process
+
+
+async def test_a_grammar_too_long_is_refused_unseen(checker: GrammarChecker) -> None:
+    with pytest.raises(GrammarError, match="bytes long"):
+        await checker.check(Text("x" * grammar_check.MAX_GRAMMAR_BYTES), "structured_outputs")
