@@ -7,9 +7,11 @@ hold both for one table; `reader.py` and `writing.py` say what they have in comm
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
+from llmplug.chat.calls.brace_calls import BraceReader
+from llmplug.chat.calls.brace_grammar import brace_grammar
 from llmplug.chat.calls.json_calls import JsonReader, json_grammar
 from llmplug.chat.calls.named_calls import NamedReader, named_grammar
 from llmplug.chat.calls.python_calls import PythonReader, python_grammar
@@ -45,27 +47,27 @@ def is_bare_start(syntax: CallSyntax, text: str) -> bool:
     return isinstance(syntax, PythonCalls) and syntax.is_bare and text[0] == "["
 
 
+_READERS: Mapping[type[CallSyntax], Callable[[Any, Opening], CallReader]] = {
+    JsonCalls: JsonReader,
+    NamedCalls: NamedReader,
+    TaggedCalls: TaggedReader,
+    PythonCalls: PythonReader,
+    BraceCalls: BraceReader,
+}
+_GRAMMARS: Mapping[type[CallSyntax], Callable[[Any, Sequence[Tool], int, int | None], Node]] = {
+    JsonCalls: json_grammar,
+    NamedCalls: named_grammar,
+    TaggedCalls: tagged_grammar,
+    PythonCalls: python_grammar,
+    BraceCalls: brace_grammar,
+}
+
+
 def open_reader(syntax: CallSyntax, opening: Opening) -> CallReader:
     """Make the reader of a section."""
-    if isinstance(syntax, JsonCalls):
-        return JsonReader(syntax, opening)
-    if isinstance(syntax, NamedCalls):
-        return NamedReader(syntax, opening)
-    if isinstance(syntax, TaggedCalls):
-        return TaggedReader(syntax, opening)
-    if isinstance(syntax, PythonCalls):
-        return PythonReader(syntax, opening)
-    raise NotImplementedError(type(syntax).__name__)
+    return _READERS[type(syntax)](syntax, opening)
 
 
 def write_grammar(syntax: CallSyntax, tools: Sequence[Tool], least: int, most: int | None) -> Node:
     """What calls look like, from the first marker to the last; see `build_call_grammar`."""
-    if isinstance(syntax, JsonCalls):
-        return json_grammar(syntax, tools, least, most)
-    if isinstance(syntax, NamedCalls):
-        return named_grammar(syntax, tools, least, most)
-    if isinstance(syntax, TaggedCalls):
-        return tagged_grammar(syntax, tools, least, most)
-    if isinstance(syntax, PythonCalls):
-        return python_grammar(syntax, tools, least, most)
-    raise NotImplementedError(type(syntax).__name__)
+    return _GRAMMARS[type(syntax)](syntax, tools, least, most)

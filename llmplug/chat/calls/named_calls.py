@@ -127,6 +127,9 @@ class NamedReader:
             self._is_over = True
         elif marker == self._call_end:
             self._look_for_next()
+        elif not self._has_section:  # a call of its own
+            self._is_over = True
+            return marker + text
         else:
             self._raw.append(marker)
             self._state = self._read_name
@@ -179,13 +182,11 @@ class NamedReader:
         self._num_calls += 1
         self._begin_call()
         self._state = self._read_behind
-        self._look_for_next()
-        self._next = search_for(*self._next.markers, self._call_end)
-        self._is_over = not self._next.markers
+        self._next = search_for(self._syntax.start.strip(), self._call_end, self._last)
+        self._is_over = not self._last and not self._has_section
 
     def _look_for_next(self) -> None:
-        in_section = [self._syntax.start.strip()] if self._has_section else []
-        self._next = search_for(*in_section, self._last)
+        self._next = search_for(self._syntax.start.strip(), self._last)
 
     def _break_off(self, text: str) -> str:
         """The call goes wrong at the beginning of `text`."""

@@ -17,6 +17,15 @@ def allowed_types(parameters: Mapping[str, Any], name: str) -> frozenset[str] | 
     return _types_of(schema, parameters, MAX_DEPTH)
 
 
+def resolve(schema: Any, root: Mapping[str, Any]) -> Any:
+    """Follow a schema's reference, if it is one, within the document."""
+    for _ in range(MAX_DEPTH):
+        if not isinstance(schema, Mapping) or not isinstance(schema.get("$ref"), str):
+            return schema
+        schema = _follow(schema["$ref"], root)
+    return None
+
+
 def type_of(value: Any) -> str:
     """Return the JSON type of a value; whole numbers are `integer`."""
     if value is None:

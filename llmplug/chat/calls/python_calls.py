@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from llmplug.chat.calls.python_literals import LiteralScanner, to_json
 from llmplug.chat.calls.reader import Opening, Remainder
-from llmplug.chat.calls.writing import repeat_calls
+from llmplug.chat.calls.writing import list_arguments, repeat_calls
 from llmplug.dialect import CallArguments, CallEnd, CallStart, Content, Event, PythonCalls
 from llmplug.errors import GrammarError
-from llmplug.grammar import Json, Node, OneOf, Regex, Repeat, Seq, Text
+from llmplug.grammar import Json, Node, OneOf, Regex, Seq, Text
 
 if TYPE_CHECKING:
     from llmplug.dialect import Tool
@@ -259,23 +259,7 @@ def _call_grammar(tool: Tool) -> Node:
     arguments: list[Node] = [
         Seq([Text(f"{name}="), Json(_with_shared(properties[name], shared))]) for name in names
     ]
-    return Seq([Text(f"{tool.name}("), _list_arguments(arguments, len(required)), Text(")")])
-
-
-def _list_arguments(arguments: Sequence[Node], num_required: int) -> Node:
-    """All of the first, any of the others, and commas between."""
-    if num_required:
-        first, *others = arguments
-        return Seq([first, *_follow_up(others, num_required - 1)])
-    beginnings: list[Node] = [
-        Seq([each, *_follow_up(arguments[i + 1 :], 0)]) for i, each in enumerate(arguments)
-    ]
-    return Repeat(OneOf(beginnings), 0, 1)
-
-
-def _follow_up(arguments: Sequence[Node], num_required: int) -> list[Node]:
-    parts: list[Node] = [Seq([Text(", "), each]) for each in arguments]
-    return [part if i < num_required else Repeat(part, 0, 1) for i, part in enumerate(parts)]
+    return Seq([Text(f"{tool.name}("), list_arguments(arguments, ", ", len(required)), Text(")")])
 
 
 def _with_shared(schema: Any, shared: Mapping[str, Any]) -> Any:

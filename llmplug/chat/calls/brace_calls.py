@@ -1,0 +1,188 @@
+"""Calls whose keys are bare words, read: `call:f{k:<quote>v<quote>,n:1}`.
+
+The arguments become JSON when the call is whole. `brace_grammar.py` writes such calls.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from llmplug.chat.marker_search import MarkerSearch
+from llmplug.dialect import BraceCalls, CallArguments, CallEnd, CallStart, Content, Event
+
+if TYPE_CHECKING:
+    from llmplug.chat.calls.reader import Opening
+
+MAX_NAME = 256  # characters of a name: what is longer is none
+MAX_DEPTH = 64  # of nested brackets
+_KEY = re.compile(r"\s*([\w.\-$]+)\s*:")
+_SCALAR = re.compile(r"true|false|null|-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?")
+_SPACE = re.compile(r"\s*")
+
+
+class BraceReader:
+    """Reads one of BraceCalls."""
+
+    def __init__(self, syntax: BraceCalls, opening: Opening) -> None:
+        self.ended_as_text = False
+        self._syntax = syntax
+        self._end = syntax.end.strip()
+        self._in_name = MarkerSearch(["{", syntax.start.strip(), self._end])
+        self._in_body = MarkerSearch([syntax.quote, self._end])
+        self._in_quotes = MarkerSearch([syntax.quote])
+        self._index = opening.first_index
+        self._events: list[Event] = []
+        self._raw = [opening.space + opening.marker]
+        self._body: list[str] = []  # from the opening brace on
+        self._held = ""
+        self._is_quoted = False
+        self._is_over = False
+        self._state: Callable[[str], str] = self._read_name  # takes text, returns what is left
+
+    def feed(self, text: str) -> tuple[list[Event], str | None]:
+        """Take more text; see `CallReader`."""
+        while text and not self._is_over:
+            held, self._held = self._held, ""
+            text = self._state(held + text)
+        return self._take(), text if self._is_over else None
+
+    def finish(self) -> list[Event]:
+        """Say that the answer ends here; see `CallReader`."""
+        if self._body:
+            self._events.append(CallEnd(self._index, is_complete=False))
+        self._say("".join(self._raw) + "".join(self._body) + self._held)
+        return self._take()
+
+    def _read_name(self, text: str) -> str:
+        found = self._in_name.find(text)
+        if not found.marker and found.at <= MAX_NAME:
+            self._held = text
+            return ""
+        name = text[: found.at].strip()
+        if found.marker != "{" or not name or found.at > MAX_NAME:
+            self._say("".join(self._raw))
+            self._is_over = self.ended_as_text = True
+            return text
+        self._raw = []
+        self._events.append(CallStart(self._index, name))
+        self._body = ["{"]
+        self._state = self._read_body
+        return text[found.at + 1 :]
+
+    def _read_body(self, text: str) -> str:
+        found = (self._in_quotes if self._is_quoted else self._in_body).find(text)
+        self._body.append(text[: found.at])
+        left = text[found.at + len(found.marker) :]
+        if not found.marker:
+            self._held = left
+            return ""
+        if found.marker != self._end:
+            self._is_quoted = not self._is_quoted
+            self._body.append(found.marker)
+            return left
+        self._end_call("".join(self._body))
+        self._is_over = True
+        return left
+
+    def _end_call(self, body: str) -> None:
+        try:
+            arguments = _Body(body, self._syntax.quote).to_json()
+        except ValueError:
+            self._events.append(CallEnd(self._index, is_complete=False))
+            self._say(body)
+        else:
+            self._events.append(CallArguments(self._index, arguments))
+            self._events.append(CallEnd(self._index, is_complete=True))
+
+    def _say(self, text: str) -> None:
+        if text:
+            self._events.append(Content(text))
+
+    def _take(self) -> list[Event]:
+        events, self._events = self._events, []
+        return events
+
+
+class _Body:
+    """The text of one call's arguments."""
+
+    def __init__(self, text: str, quote: str) -> None:
+        self._text = text
+        self._quote = quote
+        self._at = 0
+
+    def to_json(self) -> str:
+        """Write it as JSON.
+
+        Raises:
+            ValueError: it is malformed.
+        """
+        written = self._read_value(0)
+        self._skip_space()
+        if self._at < len(self._text):
+            raise ValueError("more than one value")
+        return written
+
+    def _read_value(self, depth: int) -> str:
+        self._skip_space()
+        if depth > MAX_DEPTH:
+            raise ValueError("nested too deeply")
+        if self._take("{"):
+            return "{" + ", ".join(self._read_items("}", self._read_pair, depth)) + "}"
+        if self._take("["):
+            return "[" + ", ".join(self._read_items("]", self._read_value, depth)) + "]"
+        if self._take(self._quote):
+            return json.dumps(self._read_string(), ensure_ascii=False)
+        match = _SCALAR.match(self._text, self._at)
+        if match is None:
+            raise ValueError("no value")
+        self._at = match.end()
+        return match.group()
+
+    def _read_items(self, end: str, read: Callable[[int], str], depth: int) -> list[str]:
+        items: list[str] = []
+        self._skip_space()
+        if self._take(end):
+            return items
+        while True:
+            items.append(read(depth + 1))
+            self._skip_space()
+            if self._take(end):
+                return items
+            if not self._take(","):
+                raise ValueError("no comma")
+
+    def _read_pair(self, depth: int) -> str:
+        self._skip_space()
+        if self._take(self._quote):
+            key = self._read_string()
+            self._skip_space()
+            if not self._take(":"):
+                raise ValueError("no colon")
+        else:
+            match = _KEY.match(self._text, self._at)
+            if match is None:
+                raise ValueError("no key")
+            key, self._at = match[1], match.end()
+        return f"{json.dumps(key, ensure_ascii=False)}: {self._read_value(depth)}"
+
+    def _read_string(self) -> str:
+        end = self._text.find(self._quote, self._at)
+        if end < 0:
+            raise ValueError("a string without end")
+        value = self._text[self._at : end]
+        self._at = end + len(self._quote)
+        return value
+
+    def _take(self, text: str) -> bool:
+        if not self._text.startswith(text, self._at):
+            return False
+        self._at += len(text)
+        return True
+
+    def _skip_space(self) -> None:
+        match = _SPACE.match(self._text, self._at)
+        self._at = self._at if match is None else match.end()
