@@ -15,7 +15,7 @@ TAGGED_OBJECT = JsonCalls(start=("<one_call>\n",), end="\n</one_call>")
 OPEN_OBJECT = JsonCalls(start=("<one_call>",))
 LIST = JsonCalls(start=("[ALL_CALLS]",), holds="list")
 CLOSED_LIST = JsonCalls(
-    start=("<all_calls>", "<|calls|>"),
+    start=("<all_calls>", "<|all_calls|>"),
     end="</all_calls>",
     holds="list",
     arguments_key=("parameters", "arguments"),
