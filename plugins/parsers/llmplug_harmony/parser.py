@@ -47,11 +47,12 @@ class HarmonyParser:
         self._is_reasoning = False
         self._header: str | None = ""  # None: within a text
         self._is_begun = False  # the header is one for certain
-        _, start, header = context.prompt_end.rpartition(_START)
-        if start:
-            self._header = header.partition(_BODY)[0]
-            if _BODY in header:
-                self._open_text()
+        header, body, written = context.prompt_end.rpartition(_START)[2].partition(_BODY)
+        if not body:
+            self._header = header
+        elif not _END_OF_TEXT.search(written):
+            self._header = header
+            self._open_text()
 
     def feed(self, text: str) -> list[Event]:
         """Take more text."""
