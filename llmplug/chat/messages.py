@@ -20,6 +20,7 @@ class MessageShape:
     takes_strings: bool = True  # content as a string
     takes_parts: bool = False  # content as a list of {"type": "text", "text": ...}
     needs_content: bool = False  # fails on messages without content
+    takes_null: bool = False  # and wants null there, beside tool calls
     takes_tools: bool = False
     takes_tool_calls: bool = False
     takes_argument_maps: bool = True  # arguments of tool calls as a map, not as JSON text
@@ -49,7 +50,9 @@ def _shape_message(message: Mapping[str, Any], place: str, shape: MessageShape) 
     reasoning = next((shaped[name] for name in _REASONING if name in shaped), None)
     if reasoning is not None:
         shaped = {"thinking": reasoning, **shaped, "reasoning_content": reasoning}
-    if "content" in shaped:
+    if shape.takes_null and shaped.get("tool_calls") and not shaped.get("content"):
+        shaped["content"] = None  # beside an empty text some show no calls
+    elif "content" in shaped:
         shaped["content"] = _shape_content(shaped["content"], f"{place}.content", shape)
     elif not shaped.get("tool_calls") and reasoning is None:
         raise InvalidRequest(f"a message of role {role!r} needs content", param=f"{place}.content")

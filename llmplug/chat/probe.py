@@ -32,7 +32,7 @@ def find_message_shape(
         except TemplateError:
             return False
         # A list that is printed as Python prints it was not understood.
-        return f"call {_WORD}" in text and "'type':" not in text
+        return f"call {_WORD}" in text and "'type':" not in text and "None" not in text
 
     parts = [{"type": "text", "text": f"call {_WORD}"}]
     takes_parts = shows([{"role": "user", "content": parts}])
@@ -40,27 +40,23 @@ def find_message_shape(
     content: Any = "hello" if takes_strings else [{"type": "text", "text": "hello"}]
     user = {"role": "user", "content": content}
 
-    def shows_call(lacks_content: bool, takes_maps: bool) -> bool:
-        answer: dict[str, Any] = {"role": "assistant", "tool_calls": [_make_call(takes_maps)]}
-        if not lacks_content:
-            answer["content"] = "" if takes_strings else [{"type": "text", "text": ""}]
-        return shows([user, answer])
+    def shows_call(empty: dict[str, Any], takes_maps: bool) -> bool:
+        call = {"role": "assistant", **empty, "tool_calls": [_make_call(takes_maps)]}
+        return shows([user, call])
 
-    lacks_content, takes_maps = next(
-        (
-            combination
-            for combination in product((True, False), repeat=2)
-            if shows_call(*combination)
-        ),
-        (False, True),
+    text: Any = "" if takes_strings else [{"type": "text", "text": ""}]
+    ways: list[dict[str, Any]] = [{}, {"content": None}, {"content": text}]
+    empty, takes_maps = next(
+        (combination for combination in product(ways, (True, False)) if shows_call(*combination)),
+        ({"content": text}, True),
     )
-    takes_calls = shows_call(lacks_content, takes_maps)
     return MessageShape(
         takes_strings=takes_strings,
         takes_parts=takes_parts,
-        needs_content=not lacks_content,
+        needs_content=bool(empty),
+        takes_null=empty == {"content": None},
         takes_tools=shows([user], [_make_tool()]),
-        takes_tool_calls=takes_calls,
+        takes_tool_calls=shows_call(empty, takes_maps),
         takes_argument_maps=takes_maps,
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from llmplug.chat.channels import make_parser
@@ -39,7 +40,7 @@ _PARAMETERS: Mapping[str, Any] = {
     "required": ["city"],
 }
 _NAME = "get_weather"
-_TOOL = {
+_TOOL: Mapping[str, Any] = {
     "type": "function",
     "function": {
         "name": _NAME,
@@ -67,9 +68,10 @@ def find_call_problem(
         NotShown: the template does not show calls.
     """
     message: Mapping[str, Any] = {"role": "assistant", "content": "", "tool_calls": [_CALL]}
-    if not renderer.shape.takes_tool_calls or not renderer.shape.takes_tools:
-        raise NotShown("the template has no place for tool calls")
-    text, head = _write_answer(renderer, message, [_TOOL], spec, reasoning)
+    if not renderer.shape.takes_tool_calls:
+        raise NotShown("the template has no place for calls")
+    tools = [_TOOL] if renderer.shape.takes_tools else None
+    text, head = _write_answer(renderer, message, tools, spec, reasoning)
     context = AnswerContext((Tool(_NAME, _PARAMETERS),), head)
     events = _read(reasoning, spec, context, text)
     names = [event.name for event in events if isinstance(event, CallStart)]
@@ -127,9 +129,8 @@ def _write_answer(
     start = count_shared(whole, bare)
     head = whole[start:][: count_shared(whole[start:], headed[start:])]
     specs = [each for each in (reasoning, spec) if each is not None]
-    head = head[
-        : len(head) - _num_begun(head, [text for each in specs for text in find_markers(each)])
-    ]
+    if head != headed[start:]:  # what it shares with this answer may end within a marker
+        head = head[: len(head) - _num_begun(head, chain.from_iterable(map(find_markers, specs)))]
     return _take_hidden_away(renderer, whole[start + len(head) :], specs), head
 
 

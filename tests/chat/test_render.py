@@ -392,6 +392,23 @@ def test_arguments_as_text_become_a_map_and_back() -> None:
     assert texts.render_text(call('{"a":1}')) == 'q<think>{"a":1}'
 
 
+NULL_BESIDE_CALLS = """\
+{%- for m in messages %}
+    {%- if m.role == 'assistant' and m.content is none %}
+        {%- for call in m.tool_calls %}{{ call.function.name + call.function.arguments }}{% endfor %}
+    {%- else %}{{ m.content + '<|im_end|>' }}
+    {%- endif %}
+{%- endfor %}"""
+
+
+@pytest.mark.parametrize("content", [{}, {"content": None}, {"content": ""}, {"content": []}])
+def test_templates_that_want_null_beside_calls_get_it(content: dict[str, Any]) -> None:
+    ours = ChatRenderer(cached("byte_level"), NULL_BESIDE_CALLS)
+    call = {"type": "function", "function": {"name": "f", "arguments": "{}"}}
+    messages = [*talk("q"), {"role": "assistant", **content, "tool_calls": [call]}]
+    assert ours.render_text(messages) == "q<|im_end|>f{}"
+
+
 IMAGE = {"type": "image_url", "image_url": {"url": "data:,"}}
 
 
