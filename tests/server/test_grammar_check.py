@@ -65,6 +65,7 @@ BOMBS: dict[str, Node] = {
     ),
     "schemas that double": double(40),
     "10,000 properties": Json({"properties": {f"p{i}": {"type": "string"} for i in range(10_000)}}),
+    "5,000 properties": Json({"properties": {f"p{i}": {"type": "string"} for i in range(5_000)}}),
     "deep schema": nest(100_000),
     "deep pattern": Regex("(" * 20_000 + "a" + ")" * 20_000),
     "nested counts": Regex("((((a{1,999}){1,999}){1,999}){1,999}){1,999}"),
@@ -81,14 +82,13 @@ BOMBS: dict[str, Node] = {
 async def test_a_bomb_is_refused_or_harmless_and_soon(checker: GrammarChecker, name: str) -> None:
     process = pid_of(checker)
     started = time.monotonic()
-    try:
-        await asyncio.wait_for(checker.check(BOMBS[name], "response_format"), DEADLINE_S)
-        words = "taken"
-    except GrammarError as error:
-        words = str(error)
+    checked = asyncio.wait_for(checker.check(BOMBS[name], "response_format"), DEADLINE_S)
+    (error,) = await asyncio.gather(checked, return_exceptions=True)
+    assert time.monotonic() - started < BOUND_S, error
+    assert error is None or isinstance(error, GrammarError)
+    if error is not None:
         assert error.param == "response_format"
-        assert "response_format" in words
-    assert time.monotonic() - started < BOUND_S, words
+        assert "response_format" in str(error)
     await checker.check(Regex("[a-z]+"), "x")
     assert pid_of(checker) == process, "the process itself is unharmed"
 
@@ -100,7 +100,7 @@ async def test_what_cannot_be_followed_is_refused(checker: GrammarChecker, name:
 
 
 async def test_a_good_grammar_does_not_wait_for_a_bad_one(checker: GrammarChecker) -> None:
-    bad = asyncio.create_task(checker.check(BOMBS["10,000 properties"], "x"))
+    bad = asyncio.create_task(checker.check(BOMBS["5,000 properties"], "x"))
     await asyncio.sleep(0)
     for number in range(5):
         await asyncio.wait_for(checker.check(Regex(f"[a-z]{{{number + 1}}}"), "x"), DEADLINE_S)

@@ -40,6 +40,7 @@ FOLLOWED = frozenset(
         "type",
     }
 )
+MAX_PROPERTIES = 5_000  # of all objects together; as many as OpenAI takes
 # JSON on one line: where white space is free, small models fill answers with it.
 _STYLE = {"whitespace_flexible": False, "item_separator": ", ?", "key_separator": ": ?"}
 
@@ -53,9 +54,16 @@ def prepare_schema(schema: Any) -> dict[str, Any]:
     if schema is False:
         raise GrammarError("no JSON fits the schema 'false'")
     check_keywords(schema, FOLLOWED)
+    num_properties = 0
     for place, each in walk_schema(schema):
+        properties = each.get("properties")
+        num_properties += len(properties) if isinstance(properties, dict) else 0
         if each.get("format") == "unknown":  # the one name that the library lets pass
             raise GrammarError(f"the format 'unknown' at '{place}' is not supported")
+    if num_properties > MAX_PROPERTIES:
+        raise GrammarError(
+            f"the schema has {num_properties} properties; at most {MAX_PROPERTIES} are taken"
+        )
     prepared: dict[str, Any] = {} if schema is True else copy.deepcopy(schema)
     drop_neutral(prepared)
     return {**prepared, "x-guidance": _STYLE}
