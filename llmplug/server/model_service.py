@@ -137,12 +137,11 @@ class ModelService:
         self._renderer = renderer
         self._details = dict(details or {})
 
-    async def check_grammar(self, node: Node, param: str) -> None:
-        """See that an answer can be held to a grammar.
+    def require_grammars(self, param: str) -> GrammarCheck:
+        """Return what checks grammars.
 
         Raises:
-            UnsupportedParameter: no grammar backend is installed.
-            GrammarError: it cannot be followed; both name the field `param`.
+            UnsupportedParameter: no grammar backend is installed; it names the field `param`.
         """
         if self.grammars is None:
             raise UnsupportedParameter(
@@ -150,7 +149,16 @@ class ModelService:
                 "backend, and none is installed.",
                 param=param,
             )
-        await self.grammars.check(node, param)
+        return self.grammars
+
+    async def check_grammar(self, node: Node, param: str) -> None:
+        """See that an answer can be held to a grammar.
+
+        Raises:
+            UnsupportedParameter: no grammar backend is installed.
+            GrammarError: it cannot be followed; both name the field `param`.
+        """
+        await self.require_grammars(param).check(node, param)
 
     @property
     def fingerprint(self) -> str:

@@ -117,6 +117,7 @@ async def _find_grammar(
         return None
     if text is None:
         param = "tool_choice"
+    model.require_grammars(param)
     choice: Literal["none", "auto", "required"] = "auto" if use.callable else "none"
     node = build_answer_grammar(
         model.dialect,
