@@ -78,7 +78,7 @@ def _write_json(table: JsonCalls, calls: Sequence[Call]) -> str:
         return f"{start}[{', '.join(objects)}]{end}"
     if table.holds == "objects":
         return start + "; ".join(objects) + end
-    return "\n".join(f"{start}\n{each}\n{end}" for each in objects)
+    return "\n".join(f"{start}{each}{end}" for each in objects)
 
 
 def _write_named(table: NamedCalls, index: int, call: Call) -> str:
