@@ -67,9 +67,10 @@ def find_call_problem(
     Raises:
         NotShown: the template does not show calls.
     """
-    message: Mapping[str, Any] = {"role": "assistant", "content": "", "tool_calls": [_CALL]}
     if not renderer.shape.takes_tool_calls:
         raise NotShown("the template has no place for calls")
+    call = _CALL if spec.make_id is None else {**_CALL, "id": spec.make_id(_NAME, 0)}
+    message = {"role": "assistant", "content": "", "tool_calls": [call]}
     tools = [_TOOL] if renderer.shape.takes_tools else None
     text, head = _write_answer(renderer, message, tools, spec, reasoning)
     context = AnswerContext((Tool(_NAME, _PARAMETERS),), head)
