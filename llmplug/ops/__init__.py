@@ -16,6 +16,7 @@ from llmplug.ops.gelu_mul import GELU_MUL, gelu_mul
 from llmplug.ops.linear import LINEAR, DenseLinear, DenseWeight, LoadedTensor, join_sources
 from llmplug.ops.rms_norm import ADD_RMS_NORM, RMS_NORM, add_rms_norm, rms_norm
 from llmplug.ops.rope import ROPE, make_rope_table, rope
+from llmplug.ops.rope_store import ROPE_STORE
 from llmplug.ops.silu_mul import SILU_MUL, silu_mul
 from llmplug.ops.stored_weights import Fp8Tensor, Int4Codes, PackedInt4Tensor
 from llmplug.ops.table import KernelChoice, KernelTable, Op, choose_kernels, load_kernels
@@ -32,6 +33,7 @@ REFERENCES: dict[str, Op] = {
         ATTENTION,
         SILU_MUL,
         GELU_MUL,
+        ROPE_STORE,
         DECODER_LAYER,
     )
 }

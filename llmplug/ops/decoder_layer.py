@@ -97,15 +97,9 @@ class ComposedDecoderLayer:
         batch: AttentionBatch,
     ) -> torch.Tensor:
         ops = self._ops
-        heads = (layer.num_heads, layer.num_kv_heads, layer.num_kv_heads)
-        qkv_TNH = ops.linear(x_TD, layer.qkv).unflatten(-1, (sum(heads), layer.head_width))
-        q_TNH, k_TKH, v_TKH = qkv_TNH.split(heads, dim=1)
-        if layer.q_norm is not None:
-            q_TNH = ops.rms_norm(q_TNH, layer.q_norm, eps=layer.eps)
-        if layer.k_norm is not None:
-            k_TKH = ops.rms_norm(k_TKH, layer.k_norm, eps=layer.eps)
-        q_TNH, k_TKH = ops.rope(q_TNH, k_TKH, positions_T, layer.rope_table_CR)
-        ops.attention.store(cache, k_TKH, v_TKH, batch.slots_T)
+        num_heads = layer.num_heads + 2 * layer.num_kv_heads
+        qkv_TNH = ops.linear(x_TD, layer.qkv).unflatten(-1, (num_heads, layer.head_width))
+        q_TNH = ops.rope_store(qkv_TNH, layer, positions_T, cache, batch.slots_T)
         out_TNH = ops.attention.attend(
             q_TNH, cache, batch, scale=layer.scale, window=layer.window, soft_cap=layer.soft_cap,
             sinks_N=layer.sinks_N,

@@ -12,6 +12,7 @@ from llmplug.ops import REFERENCES, Op
 from llmplug.ops.attention_examples import apply_attention
 from llmplug.ops.decoder_layer_examples import apply_decoder_layer
 from llmplug.ops.linear import apply_linear
+from llmplug.ops.rope_store import apply_rope_store
 from llmplug.ops.table import make_reference_table
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -38,10 +39,11 @@ def copied(example: Mapping[str, Any]) -> dict[str, Any]:
 
 def call(op: Op, kernel: Any, example: Mapping[str, Any]) -> tuple[torch.Tensor, ...]:
     """The outputs of one kernel on one example."""
-    apply: dict[str, Callable[..., torch.Tensor]] = {
+    apply: dict[str, Callable[..., Any]] = {
         "attention": apply_attention,
         "linear": apply_linear,
         "decoder_layer": apply_decoder_layer,
+        "rope_store": lambda ops, example: apply_rope_store(ops, example)[:1],
     }
     outputs = apply[op.name](kernel, example) if op.name in apply else kernel(**copied(example))
     return outputs if isinstance(outputs, tuple) else (outputs,)
@@ -72,6 +74,8 @@ def check_first_row_stands_alone(
                 continue
             first = example["lens"][0][0]
             changed = {**example, "neighbours": 99}
+        elif "num_tokens" in example:
+            first, changed = 1, {**example, "factor": 1000}
         else:
             first, changed = 1, with_other_neighbours(example)
         before, after = call(op, kernel, example), call(op, kernel, changed)

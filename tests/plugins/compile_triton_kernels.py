@@ -18,8 +18,9 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.runtime.jit import JITFunction
 
-from llmplug.ops import REFERENCES, Fp8Tensor, LoadedTensor
+from llmplug.ops import REFERENCES, Fp8Tensor, KernelTable, LoadedTensor, PagedAttention
 from llmplug.ops.attention_examples import apply_attention, make_attention_example
+from llmplug.ops.rope_store import apply_rope_store
 from llmplug_triton import llmplug_kernels
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # it is run as a script
@@ -85,9 +86,13 @@ def main() -> None:
         elif spec.op == "linear":
             compile_linear(kernel)
         else:
+            kernels = {"attention": PagedAttention(), spec.op: kernel}
             for dtype in (torch.bfloat16, torch.float32):
-                for example in REFERENCES[spec.op].example_inputs(CPU, dtype)[2:4]:
-                    kernel(**example)
+                for example in REFERENCES[spec.op].example_inputs(CPU, dtype)[2:5]:
+                    if spec.op == "rope_store":
+                        apply_rope_store(KernelTable(kernels), example)
+                    else:
+                        kernel(**example)
         print(spec.op)
 
 

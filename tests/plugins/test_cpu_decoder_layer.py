@@ -11,10 +11,11 @@ import pytest
 import torch
 
 from llmplug import KernelInputError
-from llmplug.ops import REFERENCES, ComposedDecoderLayer, DecoderLayer, KernelTable
+from llmplug.ops import REFERENCES, DecoderLayer, KernelTable
 from llmplug.ops.decoder_layer_examples import DECODER_LAYER, apply_decoder_layer
 from llmplug.ops.table import make_reference_table
 from llmplug_cpu import build, llmplug_kernels
+from llmplug_cpu.decoder_layer import FusedDecoderLayer
 from tests.plugins.block_tensors import BLOCKS, make_source
 
 REASON = build.find_reason_against()
@@ -37,7 +38,16 @@ def fused(parts: dict[str, Any]) -> KernelTable:
 
 @pytest.fixture(scope="module")
 def composed(parts: dict[str, Any]) -> KernelTable:
-    return KernelTable({**parts, "decoder_layer": ComposedDecoderLayer(KernelTable(parts))})
+    return KernelTable(compose({**parts, "decoder_layer": None}))
+
+
+def compose(kernels: dict[str, Any]) -> dict[str, Any]:
+    """Compose, of these kernels, what no kernel of the plugin fuses."""
+    table = KernelTable(kernels)
+    for op in REFERENCES.values():
+        if op.compose is not None and not isinstance(kernels[op.name], FusedDecoderLayer):
+            kernels[op.name] = op.compose(table)
+    return kernels
 
 
 class BlockLinear:
@@ -60,9 +70,7 @@ class BlockLinear:
 def with_formats(table: KernelTable, *formats: str) -> KernelTable:
     kernels = {op: getattr(table, op) for op in REFERENCES}
     kernels["linear"] = BlockLinear(table.linear, formats)
-    if isinstance(kernels["decoder_layer"], ComposedDecoderLayer):
-        kernels["decoder_layer"] = ComposedDecoderLayer(KernelTable(dict(kernels)))
-    return KernelTable(kernels)
+    return KernelTable(compose(kernels))
 
 
 def examples(width: int, ffn_width: int) -> list[dict[str, Any]]:

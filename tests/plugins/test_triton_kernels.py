@@ -15,10 +15,12 @@ import pytest
 import torch
 
 from llmplug import KernelInputError
-from llmplug.ops import REFERENCES
+from llmplug.ops import REFERENCES, KernelTable
+from llmplug.ops.rope_store import apply_rope_store
 from llmplug_triton import llmplug_kernels
 from tests.ops.kernel_checks import (
     DTYPES,
+    REFERENCE_TABLE,
     call,
     check_equals_reference,
     check_first_row_stands_alone,
@@ -37,7 +39,10 @@ KERNELS = {op: spec.load() for op, spec in SPECS.items()}
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-ROW_OPS = sorted(SPECS.keys() - {"attention", "linear"})
+# Of a fused op a table: the kernel, what it builds on, and references.
+TABLE = {op: KERNELS.get(op, kernel) for op, kernel in REFERENCE_TABLE._kernels.items()}
+KERNELS |= {op: KernelTable(TABLE) for op in SPECS if REFERENCES[op].compose is not None}
+ROW_OPS = sorted(op for op in SPECS if REFERENCES[op].compare is None)
 # Compiles what the launchers launch, for a GPU that is not there. Not run under the interpreter.
 COMPILE = Path(__file__).parent / "compile_triton_kernels.py"
 
@@ -126,6 +131,20 @@ BAD_INPUTS = {
 def test_input_that_does_not_fit_is_refused(op, args, settings) -> None:
     with pytest.raises(KernelInputError):
         KERNELS[op](*args, **settings)
+
+
+def test_fused_store_rounds_as_single_kernels_do() -> None:
+    """In a cache of 8-bit floats, whose neighbours are far apart: all but a few are the same."""
+    example = {
+        "num_tokens": 7, "heads": (4, 2, 64), "rotary": 32, "has_norms": (True, True),
+        "cache_dtype": torch.float8_e4m3fn, "device": DEVICE, "dtype": torch.bfloat16,
+        "factor": 300.0,
+    }  # fmt: skip
+    fused, single = (apply_rope_store(t, example) for t in (KERNELS["rope_store"], REFERENCE_TABLE))
+    for got, expected in zip(fused, single, strict=True):
+        assert got.abs().max() <= 448 or got is fused[0]
+        assert (got != expected).float().mean() < 0.02
+        torch.testing.assert_close(got, expected, rtol=0.13, atol=2e-2)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Triton brings its compiler on Linux alone")

@@ -62,6 +62,12 @@ def _load_attention() -> Any:
     return PagedAttention()
 
 
+def _load_rope_store() -> Any:
+    from llmplug_triton.rope_store import rope_store
+
+    return rope_store
+
+
 def _load_linear() -> Any:
     from llmplug_triton.linear import Linear
 
@@ -72,6 +78,10 @@ def _keep_weight(source: LazyTensor, wanted: str) -> KeptWeight | None:
     from llmplug_triton.weight_formats import keep_weight
 
     return keep_weight(source, wanted)
+
+
+# What a fused op reads of other ops: the cache.
+_NEEDS = {"rope_store": ("attention",)}
 
 
 @hookimpl
@@ -85,6 +95,7 @@ def llmplug_kernels() -> list[KernelSpec]:
         "rope": _load_rope,
         "attention": _load_attention,
         "linear": _load_linear,
+        "rope_store": _load_rope_store,
     }
     return [
         KernelSpec(
@@ -94,6 +105,7 @@ def llmplug_kernels() -> list[KernelSpec]:
             load=load,
             priority=20,
             keep=_keep_weight if op == "linear" else None,
+            needs=_NEEDS.get(op, ()),
         )
         for op, load in loaders.items()
     ]

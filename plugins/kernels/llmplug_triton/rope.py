@@ -91,7 +91,7 @@ def rope(
     Raises:
         KernelInputError: shapes do not fit, the table is not float32 or positions are not int64.
     """
-    _check(q_TNH, k_TKH, positions_T, table_CR)
+    check_positions(q_TNH, k_TKH, positions_T, table_CR)
     q_TNH, k_TKH = with_dense_rows(q_TNH), with_dense_rows(k_TKH)
     num_tokens, num_heads, width = q_TNH.shape
     num_kv_heads, half = k_TKH.shape[1], table_CR.shape[1] // 2
@@ -111,9 +111,10 @@ def rope(
     return new_q_TNH, new_k_TKH
 
 
-def _check(
+def check_positions(
     q_TNH: torch.Tensor, k_TKH: torch.Tensor, positions_T: torch.Tensor, table_CR: torch.Tensor
 ) -> None:
+    """Raise KernelInputError unless these heads can be rotated by these angles."""
     if q_TNH.dim() != 3 or k_TKH.dim() != 3 or q_TNH.shape[::2] != k_TKH.shape[::2]:
         raise KernelInputError(
             f"queries of {tuple(q_TNH.shape)} and keys of {tuple(k_TKH.shape)} do not fit"

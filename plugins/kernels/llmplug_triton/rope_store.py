@@ -1,0 +1,178 @@
+"""The op `rope_store`: norms of heads, rotation and the cache's new tokens, a program a token.
+
+Each step rounds to the dtype of the heads, as the single kernels do, so that fusing changes nothing
+but the sums of the norms.
+
+Legend: T packed tokens, N query heads, K key/value heads, H head width, r half the rotary width,
+h what is not rotated.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+import triton
+import triton.language as tl
+
+from llmplug import KernelInputError
+from llmplug_triton.cache_store import LARGEST, check_slots
+from llmplug_triton.rope import check_positions
+from llmplug_triton.tensors import count_warps, round_up_to_power, with_dense_rows
+
+if TYPE_CHECKING:
+    from llmplug.ops import DecoderLayer, KVCache
+
+
+@triton.jit
+def _put(y: tl.tensor, x: tl.tensor, mask: tl.tensor, LARGEST: tl.constexpr) -> None:
+    """Store in the dtype of y, within what it can hold; NaN stays NaN."""
+    if LARGEST > 0:
+        x = tl.clamp(x.to(tl.float32), -LARGEST, LARGEST, propagate_nan=tl.PropagateNan.ALL)
+    tl.store(y, x.to(y.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def _norm_and_rotate(
+    x: tl.tensor,  # the token's first number
+    stride: tl.tensor,  # from head to head
+    weight: tl.tensor,  # of the norm
+    y: tl.tensor,  # where the token's first head goes
+    cos_r: tl.tensor,
+    sin_r: tl.tensor,
+    eps: tl.tensor,
+    HAS_NORM: tl.constexpr,
+    NUM_HEADS: tl.constexpr,
+    Y_STRIDE: tl.constexpr,  # from head to head
+    WIDTH: tl.constexpr,
+    HALF: tl.constexpr,
+    LARGEST: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_r: tl.constexpr,
+    BLOCK_REST: tl.constexpr,
+) -> None:
+    dtype = x.dtype.element_ty
+    head_N1 = tl.arange(0, BLOCK_N)[:, None].to(tl.int64)
+    column_1r = tl.arange(0, BLOCK_r)[None, :]
+    column_1h = 2 * HALF + tl.arange(0, BLOCK_REST)[None, :]
+    is_there_Nr = (head_N1 < NUM_HEADS) & (column_1r < HALF)
+    is_there_Nh = (head_N1 < NUM_HEADS) & (column_1h < WIDTH)
+    x_N1, y_N1 = x + head_N1 * stride, y + head_N1 * Y_STRIDE
+    first_Nr = tl.load(x_N1 + column_1r, mask=is_there_Nr, other=0.0).to(tl.float32)
+    second_Nr = tl.load(x_N1 + HALF + column_1r, mask=is_there_Nr, other=0.0).to(tl.float32)
+    rest_Nh = tl.load(x_N1 + column_1h, mask=is_there_Nh, other=0.0).to(tl.float32)
+    if HAS_NORM:
+        square_N = tl.sum(first_Nr * first_Nr, 1) + tl.sum(second_Nr * second_Nr, 1)
+        square_N += tl.sum(rest_Nh * rest_Nh, 1)
+        scale_N1 = tl.rsqrt(square_N / WIDTH + eps)[:, None]
+        is_rotary_1r, is_rest_1h = column_1r < HALF, column_1h < WIDTH
+        weight_1r = tl.load(weight + column_1r, mask=is_rotary_1r, other=0.0).to(tl.float32)
+        first_Nr = (first_Nr * scale_N1 * weight_1r).to(dtype).to(tl.float32)
+        weight_1r = tl.load(weight + HALF + column_1r, mask=is_rotary_1r, other=0.0).to(tl.float32)
+        second_Nr = (second_Nr * scale_N1 * weight_1r).to(dtype).to(tl.float32)
+        weight_1h = tl.load(weight + column_1h, mask=is_rest_1h, other=0.0).to(tl.float32)
+        rest_Nh = rest_Nh * scale_N1 * weight_1h
+    new_first_Nr = first_Nr * cos_r[None, :] - second_Nr * sin_r[None, :]
+    new_second_Nr = second_Nr * cos_r[None, :] + first_Nr * sin_r[None, :]
+    _put(y_N1 + column_1r, new_first_Nr.to(dtype), is_there_Nr, LARGEST)
+    _put(y_N1 + HALF + column_1r, new_second_Nr.to(dtype), is_there_Nr, LARGEST)
+    _put(y_N1 + column_1h, rest_Nh.to(dtype), is_there_Nh, LARGEST)
+
+
+@triton.jit
+def _rope_store_kernel(
+    qkv: tl.tensor,
+    q_norm: tl.tensor,
+    k_norm: tl.tensor,
+    positions: tl.tensor,
+    table: tl.tensor,
+    slots: tl.tensor,
+    new_q: tl.tensor,
+    key: tl.tensor,
+    value: tl.tensor,
+    stride_token: tl.tensor,
+    stride_head: tl.tensor,
+    eps: tl.tensor,
+    HAS_Q_NORM: tl.constexpr,
+    HAS_K_NORM: tl.constexpr,
+    NUM_HEADS: tl.constexpr,
+    NUM_KV_HEADS: tl.constexpr,
+    WIDTH: tl.constexpr,
+    HALF: tl.constexpr,
+    PAGE: tl.constexpr,
+    LARGEST: tl.constexpr,  # that the cache holds; 0: any
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    BLOCK_H: tl.constexpr,
+    BLOCK_r: tl.constexpr,
+    BLOCK_REST: tl.constexpr,
+) -> None:
+    token = tl.program_id(0).to(tl.int64)
+    angles = table + tl.load(positions + token) * (2 * HALF)  # the grid ends with the tokens
+    column_r = tl.arange(0, BLOCK_r)
+    cos_r = tl.load(angles + column_r, mask=column_r < HALF, other=0.0)
+    sin_r = tl.load(angles + HALF + column_r, mask=column_r < HALF, other=0.0)
+    slot = tl.load(slots + token)
+    place = (slot // PAGE * NUM_KV_HEADS * PAGE + slot % PAGE) * WIDTH
+    q = qkv + token * stride_token
+    k, v = q + NUM_HEADS * stride_head, q + (NUM_HEADS + NUM_KV_HEADS) * stride_head
+    _norm_and_rotate(
+        q, stride_head, q_norm, new_q + token * NUM_HEADS * WIDTH, cos_r, sin_r, eps,
+        HAS_Q_NORM, NUM_HEADS, WIDTH, WIDTH, HALF, 0, BLOCK_N, BLOCK_r, BLOCK_REST,
+    )  # fmt: skip
+    _norm_and_rotate(
+        k, stride_head, k_norm, key + place, cos_r, sin_r, eps,
+        HAS_K_NORM, NUM_KV_HEADS, PAGE * WIDTH, WIDTH, HALF, LARGEST, BLOCK_K, BLOCK_r, BLOCK_REST,
+    )  # fmt: skip
+    head_K1 = tl.arange(0, BLOCK_K)[:, None].to(tl.int64)
+    lane_1H = tl.arange(0, BLOCK_H)[None, :]
+    is_there_KH = (head_K1 < NUM_KV_HEADS) & (lane_1H < WIDTH)
+    v_KH = tl.load(v + head_K1 * stride_head + lane_1H, mask=is_there_KH, other=0.0)
+    _put(value + place + head_K1 * (PAGE * WIDTH) + lane_1H, v_KH, is_there_KH, LARGEST)
+
+
+def rope_store(
+    qkv_TNH: torch.Tensor,
+    layer: DecoderLayer,
+    positions_T: torch.Tensor,
+    cache: KVCache,
+    slots_T: torch.Tensor,
+) -> torch.Tensor:
+    """Norm and rotate, store keys and values; twin of `llmplug.ops.ComposedRopeStore`.
+
+    Raises:
+        KernelInputError: shapes do not fit, the table is not float32, positions or slots are not
+            int64.
+    """
+    num_heads, num_kv_heads, width = layer.num_heads, layer.num_kv_heads, layer.head_width
+    if qkv_TNH.dim() != 3 or qkv_TNH.shape[1:] != (num_heads + 2 * num_kv_heads, width):
+        raise KernelInputError(
+            f"heads of {tuple(qkv_TNH.shape)} for {num_heads} queries and twice {num_kv_heads} "
+            f"keys of {width}"
+        )
+    for norm in (layer.q_norm, layer.k_norm):
+        if norm is not None and (norm.shape != (width,) or norm.stride(0) != 1):
+            raise KernelInputError(f"a norm of {tuple(norm.shape)} for heads of {width}")
+    qkv_TNH = with_dense_rows(qkv_TNH)
+    heads = [num_heads, num_kv_heads, num_kv_heads]
+    q_TNH, k_TKH, v_TKH = torch.split(qkv_TNH, heads, dim=1)
+    check_positions(q_TNH, k_TKH, positions_T, layer.rope_table_CR)
+    check_slots(cache, k_TKH, v_TKH, slots_T)
+    num_tokens, half = qkv_TNH.shape[0], layer.rope_table_CR.shape[1] // 2
+    new_q_TNH = torch.empty(q_TNH.shape, device=q_TNH.device, dtype=q_TNH.dtype)
+    if num_tokens == 0:
+        return new_q_TNH
+    block_N, block_r = round_up_to_power(num_heads), round_up_to_power(half)
+    _rope_store_kernel[(num_tokens,)](
+        qkv_TNH, qkv_TNH if layer.q_norm is None else layer.q_norm,
+        qkv_TNH if layer.k_norm is None else layer.k_norm, positions_T.contiguous(),
+        layer.rope_table_CR.contiguous(), slots_T.contiguous(), new_q_TNH, cache.key, cache.value,
+        qkv_TNH.stride(0), qkv_TNH.stride(1), layer.eps,
+        HAS_Q_NORM=layer.q_norm is not None, HAS_K_NORM=layer.k_norm is not None,
+        NUM_HEADS=num_heads, NUM_KV_HEADS=num_kv_heads, WIDTH=width, HALF=half,
+        PAGE=cache.page_size, LARGEST=LARGEST.get(cache.key.dtype, 0.0), BLOCK_N=block_N,
+        BLOCK_K=round_up_to_power(num_kv_heads), BLOCK_H=round_up_to_power(width),
+        BLOCK_r=block_r, BLOCK_REST=round_up_to_power(max(width - 2 * half, 1)),
+        num_warps=count_warps(block_N * block_r),
+    )  # fmt: skip
+    return new_q_TNH
