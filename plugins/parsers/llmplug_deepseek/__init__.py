@@ -1,6 +1,6 @@
-"""DeepSeek V3, R1, V3.1, V3.2 and V4: calls between tokens of their own, thinking in `<think>`.
+"""DeepSeek V3, R1, V3.1, V3.2, V4 and V4.1: calls between tokens of their own.
 
-V3 and R1 put JSON into a code block, V3.1 behind the name; V3.2 and V4 write parameters in tags,
+V3 and R1 put JSON into a code block, V3.1 behind the name; later ones write parameters in tags,
 which say of each whether it is a string.
 """
 
@@ -27,34 +27,41 @@ _V31 = NamedCalls(
 )
 
 
-def _in_tags(section: str) -> TaggedCalls:
+def _in_tags(section: str, space: str = "") -> TaggedCalls:
     return TaggedCalls(
         section=(f"<｜DSML｜{section}>", f"</｜DSML｜{section}>"),
-        name=('<｜DSML｜invoke name="', '">'),
+        name=(f'<｜DSML｜{space}invoke name="', '">'),
         key=(
-            '<｜DSML｜parameter name="',
+            f'<｜DSML｜{space}parameter name="',
             {'" string="true">': "text", '" string="false">': "json"},
         ),
-        value=("", "</｜DSML｜parameter>"),
-        end="</｜DSML｜invoke>",
+        value=("", f"</｜DSML｜{space}parameter>"),
+        end=f"</｜DSML｜{space}invoke>",
     )
 
 
 # https://huggingface.co/deepseek-ai/DeepSeek-V3.2, encoding/encoding_dsv32.py
 _V32 = _in_tags("function_calls")
-# https://huggingface.co/deepseek-ai/DeepSeek-V4-Flash, encoding
+# https://huggingface.co/deepseek-ai/DeepSeek-V4-Flash, encoding/README.md
 _V4 = _in_tags("tool_calls")
+# The same of V4.1, encoding/encoding.py: a space stands before each word.
+_V41 = _in_tags(" calls", " ")
 
 _THINKING = ReasoningSyntax(
     start=("<think>",),
     end="</think>",
-    ended_by=(_SECTION[0], "<｜DSML｜function_calls>", "<｜DSML｜tool_calls>"),
+    ended_by=(
+        _SECTION[0],
+        "<｜DSML｜function_calls>",
+        "<｜DSML｜tool_calls>",
+        "<｜DSML｜ calls>",
+    ),
 )
 
 
 @hookimpl
 def llmplug_tool_parsers() -> list[ToolParserSpec]:
-    """Offer the calls of `deepseek_v3`, `deepseek_v31`, `deepseek_v32` and `deepseek_v4`."""
+    """Offer the calls of `deepseek_v3`, `v31`, `v32`, `v4` and `v41`."""
     block = "```json"
     return [
         ToolParserSpec(
@@ -73,7 +80,12 @@ def llmplug_tool_parsers() -> list[ToolParserSpec]:
         ToolParserSpec(
             name="deepseek_v4",
             detect=in_template("｜DSML｜", "tool_calls>", score=0.9),
-            syntax=(_V4, _V32),
+            syntax=(_V4, _V41, _V32),
+        ),
+        ToolParserSpec(
+            name="deepseek_v41",
+            detect=in_template("｜DSML｜", " calls>", score=0.9),
+            syntax=(_V41, _V4),
         ),
     ]
 

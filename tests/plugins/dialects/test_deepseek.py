@@ -10,6 +10,7 @@ from tests.plugins.dialects.reading import Answer, Call, PluginDialect
 V3 = PluginDialect(llmplug_deepseek, "deepseek_v3", "deepseek")
 V31 = PluginDialect(llmplug_deepseek, "deepseek_v31", "deepseek")
 V32 = PluginDialect(llmplug_deepseek, "deepseek_v32", "deepseek")
+V41 = PluginDialect(llmplug_deepseek, "deepseek_v41", "deepseek")
 V4 = PluginDialect(llmplug_deepseek, "deepseek_v4", "deepseek")
 
 V3_CALLS = (
@@ -32,12 +33,15 @@ V32_CALLS = """\
 <｜DSML｜invoke name="get_time">
 </｜DSML｜invoke>
 </｜DSML｜function_calls>"""
+V41_CALLS = V32_CALLS.replace("function_calls", " calls").replace("｜invoke", "｜ invoke")
+V41_CALLS = V41_CALLS.replace("｜parameter", "｜ parameter")
 V4_CALLS = V32_CALLS.replace("function_calls", "tool_calls")
 WRITTEN = [
     (V3, V3_CALLS, "<｜Assistant｜><think>\n"),
     (V31, V31_CALLS, "<｜Assistant｜><think>"),
     (V32, V32_CALLS, "<｜Assistant｜><think>"),
     (V4, V4_CALLS, "<｜Assistant｜><think>"),
+    (V41, V41_CALLS, "<｜Assistant｜><think>"),
 ]
 CALLS = [Call("get_weather", {"city": "Paris", "days": 2}), Call("get_time", {})]
 
@@ -73,6 +77,6 @@ def test_strings_are_told() -> None:
     assert V4.read(text) == V32.read(text)
 
 
-@pytest.mark.parametrize("dialect", [V3, V31, V32, V4])
+@pytest.mark.parametrize("dialect", [V3, V31, V32, V4, V41])
 def test_properties_of_every_dialect(dialect: PluginDialect) -> None:
     dialect.check()

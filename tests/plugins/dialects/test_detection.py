@@ -104,6 +104,8 @@ TEMPLATES: list[tuple[str, str, str | None]] = [
         "deepseek",
     ),
     ('<｜DSML｜tool_calls> <｜DSML｜invoke name="$TOOL_NAME">', "deepseek_v4", None),
+    ('<｜DSML｜ calls> <｜DSML｜ invoke name="$TOOL_NAME"> </think>', "deepseek_v41", "deepseek"),
+    ("<think> </think> <response> </response> <tool_call> 'arguments'", "ernie45", "ernie45"),
     ("<tool_call>{function-name}\n<arg_key>{arg-key-1}</arg_key> <think></think>", "glm", "glm"),
     ("<tool_call>{function-name}<arg_key>{arg-key-1}</arg_key>", "glm", None),
     ("<|im_middle|> <|tool_calls_section_begin|> <think></think>", "kimi_k2", "kimi_k2"),
