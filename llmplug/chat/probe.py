@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from llmplug.chat.render import ChatRenderer
 
 _WORD = "probe7391"  # nothing that a template would say by itself
+_PYTHON = ("'type':", "'q':", "None")
 _USER = {"role": "user", "content": _WORD}
 _CALL_ID = "call00001"  # nine letters and digits: some templates insist
 
@@ -31,8 +32,8 @@ def find_message_shape(
             text = render(messages, tools)
         except TemplateError:
             return False
-        # A list that is printed as Python prints it was not understood.
-        return f"call {_WORD}" in text and "'type':" not in text and "None" not in text
+        # A list or map that is printed as Python prints it was not understood.
+        return f"call {_WORD}" in text and not any(word in text for word in _PYTHON)
 
     parts = [{"type": "text", "text": f"call {_WORD}"}]
     takes_parts = shows([{"role": "user", "content": parts}])

@@ -395,7 +395,9 @@ def test_arguments_as_text_become_a_map_and_back() -> None:
 NULL_BESIDE_CALLS = """\
 {%- for m in messages %}
     {%- if m.role == 'assistant' and m.content is none %}
-        {%- for call in m.tool_calls %}{{ call.function.name + call.function.arguments }}{% endfor %}
+        {%- for call in m.tool_calls %}
+            {{- call.function.name + call.function.arguments }}
+        {%- endfor %}
     {%- else %}{{ m.content + '<|im_end|>' }}
     {%- endif %}
 {%- endfor %}"""
