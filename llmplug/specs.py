@@ -416,6 +416,8 @@ class ToolParserSpec:
         grammar: for `make`: (tools, least calls, most calls or None) -> what forced calls look
             like, from the first marker to the last.
         is_whole: `make` takes the whole answer and yields Reasoning too.
+        answer_grammar: for `is_whole`: (form of the content, calls, end of the prompt) -> what a
+            whole answer looks like, thinking included; None of content or calls: it has none.
         make_id: (name of the function, index of the call) -> id of a call that the model gave
             none; None: the server makes them.
     """
@@ -426,6 +428,7 @@ class ToolParserSpec:
     make: Callable[[AnswerContext], Parser] | None = None
     grammar: Callable[[Sequence[Tool], int, int | None], Node] | None = None
     is_whole: bool = False
+    answer_grammar: Callable[[Node | None, Node | None, str], Node] | None = None
     make_id: Callable[[str, int], str] | None = None
 
 

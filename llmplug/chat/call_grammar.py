@@ -66,7 +66,13 @@ def build_answer_grammar(
         UnsupportedParameter: as in `build_call_grammar`, or text and calls cannot be told apart.
         GrammarError: as there.
     """
-    body = _body_grammar(dialect.tools, tools, choice, most, text)
+    spec = dialect.tools
+    if spec is not None and spec.answer_grammar is not None:
+        has_calls, has_text = choice != "none" and bool(tools), choice != "required" or not tools
+        calls = build_call_grammar(spec, tools, least=1, most=most) if has_calls else None
+        content = (Anything() if text is None else text) if has_text else None
+        return spec.answer_grammar(content, calls, prompt_end)
+    body = _body_grammar(spec, tools, choice, most, text)
     syntax = dialect.reasoning.syntax if dialect.reasoning is not None else None
     if syntax is None:
         return body

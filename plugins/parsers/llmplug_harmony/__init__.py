@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING
 
 from llmplug import ReasoningParserSpec, ToolParserSpec, hookimpl
 from llmplug.dialect import AnswerContext, ReasoningSyntax, Tool, in_template
-from llmplug.grammar import Json, Node, OneOf, Repeat, Seq, Text
+from llmplug.grammar import Anything, Json, Node, OneOf, Repeat, Seq, Text, Until
 
 if TYPE_CHECKING:
     from llmplug.dialect import Parser
 
 # https://github.com/openai/harmony/blob/main/docs/format.md
 _THINKING = ReasoningSyntax(start=("<|channel|>analysis<|message|>",), end="<|end|>")
+_NEXT = Text("<|end|><|start|>assistant")
 _detect = in_template("<|start|>", "<|channel|>", "<|message|>", "<|call|>", score=0.9)
 
 
@@ -26,19 +27,31 @@ def _make_parser(context: AnswerContext) -> Parser:
     return HarmonyParser(context)
 
 
-def _write_grammar(tools: Sequence[Tool], least: int, most: int | None) -> Node:
+def _write_calls(tools: Sequence[Tool], least: int, most: int | None) -> Node:
     """A call ends an answer, so that no more are written than must be."""
     del most
     call = OneOf([_write_call(tool) for tool in tools])
-    next_message = Text("<|start|>assistant")
-    more = [part for _ in range(least - 1) for part in (Text("<|end|>"), next_message, call)]
-    calls = Seq([Repeat(next_message, 0, 1), call, *more])
+    calls = Seq([call, *[part for _ in range(least - 1) for part in (_NEXT, call)]])
     return calls if least else Repeat(calls, 0, 1)
 
 
 def _write_call(tool: Tool) -> Node:
     header = f"<|channel|>commentary to=functions.{tool.name} <|constrain|>json<|message|>"
     return Seq([Text(header), Json({**tool.parameters, "type": "object"})])
+
+
+def _write_answer(text: Node | None, calls: Node | None, prompt_end: str) -> Node:
+    """Thoughts, and then content or a call; what is told beforehand is content of any form."""
+    if text is not None and prompt_end and "<|start|>" not in prompt_end:
+        return text  # the message has begun already
+    before = [Text("<|channel|>analysis<|message|>")]
+    if calls is not None and isinstance(text, Anything):
+        before.append(Text("<|channel|>commentary<|message|>"))
+    messages = Repeat(Seq([OneOf([*before]), Until("<|end|>"), Text("<|start|>assistant")]))
+    last = [calls] if calls is not None else []
+    if text is not None:
+        last.append(Seq([Text("<|channel|>final<|message|>"), text]))
+    return Seq([messages, OneOf(last)])
 
 
 @hookimpl
@@ -49,7 +62,8 @@ def llmplug_tool_parsers() -> list[ToolParserSpec]:
             name="harmony",
             detect=_detect,
             make=_make_parser,
-            grammar=_write_grammar,
+            grammar=_write_calls,
+            answer_grammar=_write_answer,
             is_whole=True,
         )
     ]

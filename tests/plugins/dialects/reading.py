@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
 
 from llmplug.chat.call_grammar import build_call_grammar
 from llmplug.dialect import Tool
-from llmplug.grammar import Vocabulary
+from llmplug.grammar import Node, Vocabulary
 from llmplug.specs import ReasoningParserSpec, ToolParserSpec
 from llmplug_llguidance.backend import LlguidanceBackend
 from tests.chat.dialect_properties import check_dialect, read
@@ -93,20 +94,23 @@ class PluginDialect:
 
     def allows(self, text: str, *, most: int | None = None) -> bool:
         """Whether the grammar of forced calls allows a text, from the first byte to the last."""
-        grammar = build_call_grammar(self.tools, TOOLS, least=1, most=most)
-        state = LlguidanceBackend(_bytes_vocabulary()).compile(grammar).start()
-        is_allowed = all(state.accept(each) for each in text.encode())
-        return is_allowed and (state.is_done or state.accept(_END))
+        return accepts(build_call_grammar(self.tools, TOOLS, least=1, most=most), text)
 
     def check(self) -> None:
         """Check what holds for every dialect."""
         check_dialect(self.tools, self.reasoning)
 
 
-def _bytes_vocabulary() -> Vocabulary:
-    return Vocabulary(
-        token_bytes=[bytes([each]) for each in range(256)] + [b""],
-        control_ids={},
+def accepts(grammar: Node, text: str, control_texts: Sequence[str] = ()) -> bool:
+    """Whether a grammar allows a text of bytes and control tokens, from first to last."""
+    vocabulary = Vocabulary(
+        token_bytes=[bytes([each]) for each in range(256)] + [b""] * (1 + len(control_texts)),
+        control_ids={each: _END + 1 + at for at, each in enumerate(control_texts)},
         end_ids=frozenset({_END}),
-        encode=lambda text: list(text.encode()),
+        encode=lambda plain: list(plain.encode()),
     )
+    state = LlguidanceBackend(vocabulary).compile(grammar).start()
+    ids: list[int] = []
+    for piece in vocabulary.split(text):
+        ids += [piece] if isinstance(piece, int) else piece.encode()
+    return all(state.accept(each) for each in ids) and (state.is_done or state.accept(_END))

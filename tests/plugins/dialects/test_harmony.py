@@ -7,17 +7,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from typing import Literal
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 import llmplug_harmony
+from llmplug.chat.call_grammar import build_answer_grammar
+from llmplug.chat.channels import Dialect
 from llmplug.dialect import AnswerContext, Content, Reasoning, Tool
+from llmplug.grammar import Node, Regex
 from llmplug_harmony.parser import MAX_HEADER, HarmonyParser
 from tests.chat.call_writing import Call as WrittenCall
 from tests.chat.dialect_properties import check_dialect
-from tests.plugins.dialects.reading import Answer, Call, PluginDialect
+from tests.plugins.dialects.reading import TOOLS, Answer, Call, PluginDialect, accepts
 
 HARMONY = PluginDialect(llmplug_harmony, "harmony", "harmony")
 PROMPT_END = "<|start|>assistant"
@@ -99,9 +103,49 @@ def test_arguments(written: str, is_complete: bool) -> None:
 def test_forced_calls() -> None:
     call = CALL.partition("<|start|>assistant")[2].removesuffix("<|call|>")
     assert HARMONY.allows(call)
-    assert HARMONY.allows(f"<|start|>assistant{call}")
     assert not HARMONY.allows(call.replace("get_weather", "get_rain"))
     assert not HARMONY.allows(call.replace("city", "town"))
+
+
+CONTROL = ["<|start|>", "<|channel|>", "<|message|>", "<|constrain|>", "<|end|>"]
+CALL_TEXT = CALL.removesuffix("<|call|>")
+ANSWER_TEXT = ANSWER.removesuffix("<|return|>").replace("\n", "")
+PREAMBLE_TEXT = PREAMBLE.removesuffix("<|call|>").replace("weather<", "weather <")
+WITHOUT_THOUGHTS = "<|channel|>final<|message|>2 + 2 = 4."
+FORMED = ANSWER_TEXT.replace("2 + 2 = 4.", "[4]")
+
+
+@pytest.mark.parametrize(
+    ("choice", "text", "allowed"),
+    [
+        ("required", None, [CALL_TEXT]),
+        ("auto", None, [CALL_TEXT, ANSWER_TEXT, PREAMBLE_TEXT, WITHOUT_THOUGHTS]),
+        ("none", Regex(r"\[4\]"), [FORMED]),
+        ("auto", Regex(r"\[4\]"), [FORMED, CALL_TEXT]),
+    ],
+)
+def test_whole_answers(
+    choice: Literal["none", "auto", "required"], text: Node | None, allowed: list[str]
+) -> None:
+    dialect = Dialect(HARMONY.reasoning, HARMONY.tools)
+    grammar = build_answer_grammar(
+        dialect, TOOLS, choice=choice, text=text, prompt_end="<|start|>assistant"
+    )
+    answers = [CALL_TEXT, ANSWER_TEXT, PREAMBLE_TEXT, WITHOUT_THOUGHTS, FORMED]
+    if text is None:
+        answers.remove(FORMED)
+    assert [each for each in answers if accepts(grammar, each, CONTROL)] == [
+        each for each in answers if each in allowed
+    ]
+    assert not accepts(grammar, CALL_TEXT.replace("city", "town"), CONTROL)
+
+
+def test_grammar_of_a_continued_message() -> None:
+    dialect = Dialect(HARMONY.reasoning, HARMONY.tools)
+    form = Regex("[0-9]")
+    grammar = build_answer_grammar(dialect, (), choice="none", text=form, prompt_end="2 + 2 = ")
+    assert accepts(grammar, "4", CONTROL)
+    assert not accepts(grammar, "<|channel|>final<|message|>4", CONTROL)
 
 
 def write_calls(calls: Sequence[WrittenCall]) -> str:
