@@ -119,8 +119,8 @@ def make_budget(
     """Make of `thinking_token_budget` what the engine needs to keep it.
 
     Raises:
-        UnsupportedParameter: the model does not think, or closes its thinking with no token of
-            its own, so that the engine cannot tell.
+        UnsupportedParameter: the model does not think, or opens or closes its thinking with no
+            token of its own, so that the engine cannot tell.
     """
     if max_tokens is None:
         return None
@@ -136,15 +136,23 @@ def make_budget(
     syntax = spec.syntax
     ends = _ids_of(tokenizer, (syntax.end, *syntax.ended_by)) if syntax is not None else ()
     if syntax is None or not ends or ends[0] is None:
-        raise UnsupportedParameter(
-            f"'{param}' is not supported for this model: no token of its own ends its thinking.",
-            param=param,
-        )
+        raise _cannot_keep(param, "ends")
+    starts = tuple(i for i in _ids_of(tokenizer, syntax.start) if i is not None)
+    is_open = begins_in_reasoning(syntax, prompt_end)
+    if not starts and not is_open:
+        raise _cannot_keep(param, "begins")
     return ThinkingBudget(
         max_tokens=max_tokens,
-        start_ids=tuple(i for i in _ids_of(tokenizer, syntax.start) if i is not None),
+        start_ids=starts,
         end_ids=tuple(i for i in ends if i is not None),
-        is_open=begins_in_reasoning(syntax, prompt_end),
+        is_open=is_open,
+    )
+
+
+def _cannot_keep(param: str, what: str) -> UnsupportedParameter:
+    return UnsupportedParameter(
+        f"'{param}' is not supported for this model: no token of its own {what} its thinking.",
+        param=param,
     )
 
 

@@ -220,6 +220,17 @@ MARKED = ReasoningParserSpec(
     syntax=ReasoningSyntax(start=("(",), end=EOS, ended_by=("[", "several")),
 )
 
+LONG_START = replace(MARKED, syntax=ReasoningSyntax(start=("((",), end=EOS))
+
+
+async def test_budget_of_an_open_block_needs_no_start(start: StartServer) -> None:
+    server = await start(dialect=Dialect(LONG_START))
+    server.renderer.prompt_end = "> (("
+    assert (await server.chat(thinking_token_budget=7)).status_code == 200
+    budget = server.engine.requests[-1].thinking
+    assert budget is not None
+    assert budget.is_open
+
 
 async def test_budget_reaches_the_engine(start: StartServer) -> None:
     server = await start(dialect=Dialect(MARKED))
@@ -242,6 +253,7 @@ async def test_budget_reaches_the_engine(start: StartServer) -> None:
     [
         (None, 5, "unsupported_parameter"),
         (DIALECT, 5, "unsupported_parameter"),  # `</think>` is eight tokens here
+        (Dialect(LONG_START), 5, "unsupported_parameter"),
         (Dialect(MARKED), -1, "invalid_value"),
         (Dialect(MARKED), "5", "invalid_type"),
     ],
