@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +13,7 @@ from llmplug.errors import InvalidRequest, UnsupportedParameter
 
 _TEXT_PARTS = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
 _REASONING = ("reasoning_content", "thinking", "reasoning")  # names in use; the first is common
+_SHORT_ID = re.compile("[a-zA-Z0-9]{9}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +27,7 @@ class MessageShape:
     takes_tools: bool = False
     takes_tool_calls: bool = False
     takes_argument_maps: bool = True  # arguments of tool calls as a map, not as JSON text
+    wants_short_ids: bool = False  # ids of tool calls are nine letters and digits
 
 
 def shape_messages(
@@ -37,7 +41,29 @@ def shape_messages(
     """
     if not messages:
         raise InvalidRequest("there must be at least one message", param="messages")
-    return [_shape_message(message, f"messages[{i}]", shape) for i, message in enumerate(messages)]
+    shaped = [
+        _shape_message(message, f"messages[{i}]", shape) for i, message in enumerate(messages)
+    ]
+    _name_results(shaped)
+    return shaped
+
+
+def _name_results(messages: Sequence[dict[str, Any]]) -> None:
+    """Say in tool results whose they are, as some templates show names and no ids."""
+    names: dict[Any, Any] = {}
+    for message in messages:
+        for call in message.get("tool_calls", ()):
+            names[call.get("id")] = call["function"].get("name")
+        name = names.get(message.get("tool_call_id"))
+        if message["role"] == "tool" and isinstance(name, str):
+            message.setdefault("name", name)
+
+
+def _shorten(call_id: Any) -> Any:
+    """Make any id one of nine letters and digits: equal ones stay equal."""
+    if not isinstance(call_id, str) or _SHORT_ID.fullmatch(call_id):
+        return call_id
+    return hashlib.blake2b(call_id.encode("utf-8", "surrogatepass")).hexdigest()[:9]
 
 
 def _shape_message(message: Mapping[str, Any], place: str, shape: MessageShape) -> dict[str, Any]:
@@ -50,6 +76,8 @@ def _shape_message(message: Mapping[str, Any], place: str, shape: MessageShape) 
     reasoning = next((shaped[name] for name in _REASONING if name in shaped), None)
     if reasoning is not None:
         shaped = {"thinking": reasoning, **shaped, "reasoning_content": reasoning}
+    if shape.wants_short_ids and "tool_call_id" in shaped:
+        shaped["tool_call_id"] = _shorten(shaped["tool_call_id"])
     if shape.takes_null and shaped.get("tool_calls") and not shaped.get("content"):
         shaped["content"] = None  # beside an empty text some show no calls
     elif "content" in shaped:
@@ -114,4 +142,7 @@ def _shape_tool_call(call: object, place: str, shape: MessageShape) -> dict[str,
             ) from error
     elif not isinstance(arguments, str) and not shape.takes_argument_maps:
         arguments = json.dumps(arguments, ensure_ascii=False)
-    return {**call, "function": {**function, "arguments": arguments}}
+    shaped = {**call, "function": {**function, "arguments": arguments}}
+    if shape.wants_short_ids and "id" in shaped:
+        shaped["id"] = _shorten(shaped["id"])
+    return shaped

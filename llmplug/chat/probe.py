@@ -16,6 +16,7 @@ _WORD = "probe7391"  # nothing that a template would say by itself
 _PYTHON = ("'type':", "'q':", "None")
 _USER = {"role": "user", "content": _WORD}
 _CALL_ID = "call00001"  # nine letters and digits: some templates insist
+_LONG_ID = "call_0123456789abcdefghijklmn"  # as OpenAI's are
 
 
 def find_message_shape(
@@ -41,9 +42,9 @@ def find_message_shape(
     content: Any = "hello" if takes_strings else [{"type": "text", "text": "hello"}]
     user = {"role": "user", "content": content}
 
-    def shows_call(empty: dict[str, Any], takes_maps: bool) -> bool:
-        call = {"role": "assistant", **empty, "tool_calls": [_make_call(takes_maps)]}
-        return shows([user, call])
+    def shows_call(empty: dict[str, Any], takes_maps: bool, call_id: str = _CALL_ID) -> bool:
+        call = _make_call(takes_maps, call_id)
+        return shows([user, {"role": "assistant", **empty, "tool_calls": [call]}])
 
     text: Any = "" if takes_strings else [{"type": "text", "text": ""}]
     ways: list[dict[str, Any]] = [{}, {"content": None}, {"content": text}]
@@ -51,14 +52,16 @@ def find_message_shape(
         (combination for combination in product(ways, (True, False)) if shows_call(*combination)),
         ({"content": text}, True),
     )
+    takes_calls = shows_call(empty, takes_maps)
     return MessageShape(
         takes_strings=takes_strings,
         takes_parts=takes_parts,
         needs_content=bool(empty),
         takes_null=empty == {"content": None},
         takes_tools=shows([user], [_make_tool()]),
-        takes_tool_calls=shows_call(empty, takes_maps),
+        takes_tool_calls=takes_calls,
         takes_argument_maps=takes_maps,
+        wants_short_ids=takes_calls and not shows_call(empty, takes_maps, _LONG_ID),
     )
 
 
@@ -75,10 +78,10 @@ def find_answer_end(renderer: ChatRenderer) -> int | None:
     return whole[len(cut)] if len(whole) > len(cut) else None
 
 
-def _make_call(takes_maps: bool) -> dict[str, Any]:
+def _make_call(takes_maps: bool, call_id: str) -> dict[str, Any]:
     arguments: Any = {"q": f"call {_WORD}"} if takes_maps else f'{{"q": "call {_WORD}"}}'
     return {
-        "id": _CALL_ID,
+        "id": call_id,
         "type": "function",
         "function": {"name": "look_up", "arguments": arguments},
     }

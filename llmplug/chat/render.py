@@ -37,6 +37,7 @@ class ChatRenderer:
         shape: what the template makes of messages.
         tokenizer: what the prompts are encoded with.
         variables: names of `template_kwargs` that the template reads.
+        takes_documents: whether it reads documents.
     """
 
     def __init__(self, tokenizer: Tokenizer, template_source: str) -> None:
@@ -51,6 +52,7 @@ class ChatRenderer:
         self._guard = Guard(tokenizer, self._template.tree)
         self._reserved = self._template.reserved | _OWN_VARIABLES | set(self._special_tokens)
         self.variables = self._template.variables - self._reserved
+        self.takes_documents = "documents" in self._template.variables
         self.shape: MessageShape = find_message_shape(self._render_plain)
 
     def render(
@@ -139,6 +141,10 @@ class ChatRenderer:
         if tools and not self.shape.takes_tools:
             raise UnsupportedParameter(
                 "the chat template of this model has no place for tools", param="tools"
+            )
+        if documents and not self.takes_documents:
+            raise UnsupportedParameter(
+                "the chat template of this model has no place for documents", param="documents"
             )
         shaped = shape_messages(messages, self.shape)
         marks = Marks.draw(shaped, tools, documents, options)

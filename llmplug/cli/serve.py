@@ -106,7 +106,7 @@ def _make_model(
         plan, config, registry, progress, argv=ENGINE_ARGV, first_process=process
     )
     grammars = None
-    if assemble.choose_grammar_backend(registry) is not None:
+    if assemble.choose_grammar_backend(model.grammar_backend, registry) is not None:
         grammars = GrammarChecker(GRAMMARS_ARGV, assemble.grammar_payload(plan, config))
     return ModelService(
         model.name,
@@ -117,6 +117,7 @@ def _make_model(
         sampler_fields=assemble.sampler_fields(registry),
         dialect=plan.dialect,
         grammars=grammars,
+        trusts_templates=model.trust_request_templates,
     )
 
 

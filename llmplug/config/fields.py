@@ -258,6 +258,11 @@ class ModelConfig(Section):
     chat_template: Name | None = Field(
         None, description="A plugin's template by name, or a path to a .jinja file; null: its own."
     )
+    trust_request_templates: bool = Field(
+        False,
+        description="Whether requests may bring a chat_template: a program, which runs in a "
+        "sandbox with budgets; only for clients that you trust.",
+    )
     tool_parser: Name = Field(
         "auto",
         description="How tool calls are read: a plugin's dialect by name; auto: found out; none.",
@@ -265,6 +270,11 @@ class ModelConfig(Section):
     reasoning_parser: Name = Field(
         "auto",
         description="How thinking is read: a plugin's dialect by name; auto: found out; none.",
+    )
+    grammar_backend: Name = Field(
+        "auto",
+        description="What holds answers to a form: a plugin's backend by name; auto: the one that "
+        "comes first; none.",
     )
     threads: int | None = Field(None, ge=1, description="Of the CPU; null: one a core.")
     weights: WeightsConfig = Field(WeightsConfig(), description="How weights are kept in memory.")

@@ -6,21 +6,21 @@ import asyncio
 import hashlib
 import time
 from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from llmplug import __version__
 from llmplug.chat.channels import Dialect
 from llmplug.chat.detokenize import Detokenizer
 from llmplug.chat.marker_tokens import find_marker_ids
-from llmplug.chat.render import ChatPrompt
+from llmplug.chat.render import ChatPrompt, ChatRenderer
 from llmplug.chat.tool_text import find_json_calls, put_tools_in_text
-from llmplug.errors import InvalidRequest, UnsupportedParameter
+from llmplug.errors import CheckpointError, InvalidRequest, UnsupportedParameter
 from llmplug.server.generation import Echo
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from llmplug.chat.render import ChatRenderer
     from llmplug.chat.tokenizer import Tokenizer
     from llmplug.grammar import Node
     from llmplug.server.schema.prompts import Prompt
@@ -102,6 +102,7 @@ class ModelService:
         details: further fields of the model's card.
         dialect: how the model writes thinking and calls.
         grammars: checks grammars; None: no backend is installed.
+        trusts_templates: whether requests may bring chat templates.
     """
 
     def __init__(
@@ -117,6 +118,7 @@ class ModelService:
         details: Mapping[str, Any] | None = None,
         dialect: Dialect | None = None,
         grammars: GrammarCheck | None = None,
+        trusts_templates: bool = False,
     ) -> None:
         self.name = name
         self.aliases = tuple(aliases)
@@ -135,6 +137,8 @@ class ModelService:
         self._reasoning_ids = find_marker_ids(tokenizer, self.dialect.reasoning)
         self._call_ids = find_marker_ids(tokenizer, self.dialect.tools)
         self._renderer = renderer
+        self._trusts_templates = trusts_templates
+        self._open_template = lru_cache(maxsize=8)(partial(_open_template, tokenizer))
         self._details = dict(details or {})
 
     def require_grammars(self, param: str) -> GrammarCheck:
@@ -174,47 +178,61 @@ class ModelService:
             card["max_model_len"] = self.ready.context_length
         return {**card, **self._details}
 
-    @property
-    def template_variables(self) -> frozenset[str]:
-        """What requests may set in the chat template."""
-        return frozenset(self._renderer.variables if self._renderer else ())
-
     def marker_ids(self, *, reads_calls: bool) -> frozenset[int]:
         """Special tokens that markers are made of, those of calls only where they are read."""
         return self._reasoning_ids | self._call_ids if reads_calls else self._reasoning_ids
 
-    async def render(
-        self,
-        messages: Sequence[Mapping[str, Any]],
-        *,
-        add_generation_prompt: bool,
-        continue_final_message: bool,
-        tools: Sequence[Mapping[str, Any]],
-        template_kwargs: dict[str, Any] | None,
-    ) -> ChatPrompt:
-        """Turn a conversation into the ids of a prompt.
+    async def find_renderer(self, template: str | None) -> ChatRenderer:
+        """Return what renders conversations: the model's own, or a request's where it is trusted.
 
         Raises:
-            InvalidRequest: the model has no chat template, or it refuses these messages.
+            InvalidRequest: the model has no chat template, or that of the request is none.
+            UnsupportedParameter: requests may bring none.
         """
-        renderer = self._renderer
-        if renderer is None:
+        if template is not None:
+            if not self._trusts_templates:
+                raise UnsupportedParameter(
+                    "'chat_template' is not supported here: a template is a program, and "
+                    "'trust_request_templates' in the model's config is off.",
+                    param="chat_template",
+                )
+            return await asyncio.to_thread(self._open_template, template)
+        if self._renderer is None:
             raise InvalidRequest(
                 f"The model '{self.name}' has no chat template. Use /v1/completions, or set "
                 "'chat_template' in its config.",
                 param="model",
             )
+        return self._renderer
+
+    async def render(
+        self,
+        renderer: ChatRenderer,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        add_generation_prompt: bool,
+        continue_final_message: bool,
+        tools: Sequence[Mapping[str, Any]],
+        documents: Sequence[Mapping[str, Any]] | None,
+        template_kwargs: dict[str, Any] | None,
+    ) -> ChatPrompt:
+        """Turn a conversation into the ids of a prompt.
+
+        Raises:
+            InvalidRequest: the chat template refuses these messages.
+        """
         shown, told = messages, tools
         if self._json_calls is not None:
             shown, told = put_tools_in_text(messages, tools, self._json_calls, renderer.shape)
         render = renderer.render_prompt if self._reads_head else renderer.render
         prompt = await _run(
-            _count_chars(shown) + _count_chars(told),
+            _count_chars(shown) + _count_chars(told) + _count_chars(documents or ()),
             lambda: render(
                 shown,
                 add_generation_prompt=add_generation_prompt,
                 continue_final_message=continue_final_message,
                 tools=told or None,
+                documents=documents or None,
                 template_kwargs=template_kwargs,
             ),
         )
@@ -234,6 +252,13 @@ class ModelService:
         return await _run(
             len(ids), lambda: _make_echo(self.tokenizer, prompt, ids, has_offsets=has_offsets)
         )
+
+
+def _open_template(tokenizer: Tokenizer, source: str) -> ChatRenderer:
+    try:
+        return ChatRenderer(tokenizer, source)
+    except CheckpointError as error:
+        raise InvalidRequest(f"'chat_template': {error}", param="chat_template") from error
 
 
 def _make_echo(tokenizer: Tokenizer, prompt: Prompt, ids: list[int], *, has_offsets: bool) -> Echo:

@@ -58,16 +58,19 @@ async def prepare_chat(
         )
     is_continued = bool(asked.continue_final_message)
     started_at = time.perf_counter()
+    renderer = await model.find_renderer(asked.chat_template)
     prompt = await model.render(
+        renderer,
         messages,
         add_generation_prompt=asked.add_generation_prompt is not False and not is_continued,
         continue_final_message=is_continued,
         tools=use.shown,
+        documents=asked.read_documents(),
         template_kwargs=choose_template_options(
             asked.reasoning_effort,
             asked.chat_template_kwargs,
             dialect.reasoning,
-            model.template_variables,
+            renderer.variables,
         )
         or None,
     )

@@ -268,8 +268,8 @@ def test_equal_to_transformers(models: list[Model]) -> None:
 
 def fit_options(renderer: ChatRenderer, options: dict[str, Any]) -> dict[str, Any]:
     """Leave out what the template cannot show."""
-    known = renderer.variables | {"documents"}
-    known |= {"tools"} if renderer.shape.takes_tools else set()
+    known = renderer.variables | {"tools"} if renderer.shape.takes_tools else renderer.variables
+    known |= {"documents"} if renderer.takes_documents else set()
     return {name: value for name, value in options.items() if name in known}
 
 

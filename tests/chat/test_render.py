@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from typing import Any
 
 import pytest
@@ -409,6 +410,55 @@ def test_templates_that_want_null_beside_calls_get_it(content: dict[str, Any]) -
     call = {"type": "function", "function": {"name": "f", "arguments": "{}"}}
     messages = [*talk("q"), {"role": "assistant", **content, "tool_calls": [call]}]
     assert ours.render_text(messages) == "q<|im_end|>f{}"
+
+
+RESULTS = """\
+{%- for m in messages %}
+    {%- for call in m.tool_calls or [] %}
+        {%- if call.id | length != 9 %}{{ raise_exception('nine letters') }}{% endif %}
+        {{- call.id ~ call.function.name ~ call.function.arguments | tojson ~ ' ' }}
+    {%- endfor %}
+    {%- if m.role == 'tool' %}{{ m.tool_call_id ~ '=' ~ m.name ~ ':' }}{% endif %}
+    {{- m.content }}{{ '<|im_end|>' }}
+{%- endfor %}"""
+
+
+def test_results_are_named_and_ids_are_as_the_template_wants_them() -> None:
+    ours = ChatRenderer(cached("byte_level"), RESULTS)
+    assert ours.shape.wants_short_ids
+    assert not ChatRenderer(cached("byte_level"), RESULTS.replace("9", "29")).shape.takes_tool_calls
+    plain = RESULTS.replace("!= 9", "== 0")
+    assert not ChatRenderer(cached("byte_level"), plain).shape.wants_short_ids
+
+    def text_of(first: str, second: str) -> str:
+        calls = [
+            {"id": first, "type": "function", "function": {"name": "f", "arguments": "{}"}},
+            {"id": second, "type": "function", "function": {"name": "g", "arguments": "{}"}},
+        ]
+        return ours.render_text(
+            [
+                *talk("q"),
+                {"role": "assistant", "content": "", "tool_calls": calls},
+                {"role": "tool", "tool_call_id": second, "content": "2"},
+                {"role": "tool", "tool_call_id": first, "content": "1", "name": "own"},
+            ]
+        )
+
+    assert text_of("aaaaaaaa1", "bbbbbbbb2") == (
+        "q<|im_end|>aaaaaaaa1f{} bbbbbbbb2g{} <|im_end|>"
+        "bbbbbbbb2=g:2<|im_end|>aaaaaaaa1=own:1<|im_end|>"
+    )
+    found = text_of("call_" + "a" * 24, "call_" + "b" * 24)
+    ids = re.findall("[a-z0-9]{9}(?=[fg]{})", found)
+    assert len(set(ids)) == 2
+    assert f"{ids[1]}=g:2<|im_end|>{ids[0]}=own:1" in found
+
+
+def test_documents_need_a_place() -> None:
+    with pytest.raises(UnsupportedParameter, match="no place for documents") as caught:
+        renderer("byte_level", "plain").render(talk("a"), documents=[{"text": "b"}])
+    assert caught.value.param == "documents"
+    renderer("byte_level", "plain").render(talk("a"), documents=[])
 
 
 IMAGE = {"type": "image_url", "image_url": {"url": "data:,"}}

@@ -77,6 +77,7 @@ async def start() -> AsyncIterator[StartServer]:
         dialect: Dialect | None = None,
         grammars: GrammarCheck | None = None,
         engine: FakeEngine | None = None,
+        trusts_templates: bool = False,
         **settings: Any,
     ) -> Running:
         engine = engine or FakeEngine(script)
@@ -91,6 +92,7 @@ async def start() -> AsyncIterator[StartServer]:
             created=1_700_000_000,
             dialect=dialect,
             grammars=grammars,
+            trusts_templates=trusts_templates,
         )
         service = Service([model])
         app = create_app(service, ServerConfig(**settings))

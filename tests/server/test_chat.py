@@ -252,6 +252,7 @@ async def test_defaults_leave_the_choice_to_the_model(start: StartServer) -> Non
             "add_generation_prompt": True,
             "continue_final_message": False,
             "tools": None,
+            "documents": None,
             "template_kwargs": None,
         }
     ]
@@ -264,6 +265,29 @@ async def test_template_options_reach_the_renderer(start: StartServer) -> None:
     assert call["continue_final_message"] is True
     assert call["add_generation_prompt"] is False
     assert call["template_kwargs"] == {"x": 1}
+
+
+async def test_documents_reach_the_renderer(start: StartServer) -> None:
+    server = await start()
+    documents = [{"title": "a", "text": "b"}]
+    assert (await server.chat(documents=documents)).status_code == 200
+    assert server.renderer.calls[0]["documents"] == documents
+
+
+async def test_a_template_of_a_request_is_used_where_it_is_trusted(start: StartServer) -> None:
+    server = await start(trusts_templates=True)
+    template = "{{ style ~ messages[0].content }}{{ raise_exception('no <b>') if style == 'bad' }}"
+    fields = {"chat_template": template, "chat_template_kwargs": {"style": "So: "}}
+    assert (await server.chat(**fields)).status_code == 200
+    assert TOKENIZER.decode(server.engine.requests[0].prompt_ids) == "So: Hi"
+    assert server.renderer.calls == []
+    for wrong, words in (
+        ({"chat_template": "a\n{% if %}"}, "line 2"),
+        ({**fields, "chat_template_kwargs": {"style": "bad"}}, "no <b>"),
+    ):
+        response = await server.chat(**wrong)
+        assert response.status_code == 400
+        assert words in response.json()["error"]["message"]
 
 
 async def test_messages_become_plain(start: StartServer) -> None:

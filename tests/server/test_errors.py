@@ -181,6 +181,9 @@ FIELDS: list[tuple[dict[str, Any], str, str]] = [
     ({"reasoning_effort": "high"}, "reasoning_effort", "unsupported_parameter"),
     ({"service_tier": "flex"}, "service_tier", "unsupported_parameter"),
     ({"chat_template": "{{ x }}"}, "chat_template", "unsupported_parameter"),
+    ({"chat_template": 5}, "chat_template", "invalid_type"),
+    ({"documents": {"text": "a"}}, "documents", "invalid_type"),
+    ({"documents": [{}, "a"]}, "documents[1]", "invalid_type"),
     (
         {"chat_template_kwargs": {"messages": []}},
         "chat_template_kwargs.messages",

@@ -36,7 +36,9 @@ class ChatRequest(SamplingFields):
     top_logprobs: int | None = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
+    chat_template: str | None = None
     chat_template_kwargs: dict[str, Any] | None = None
+    documents: Any = None  # read_documents checks it
     tools: Any = None  # read_tools checks these two
     tool_choice: Any = None
     parallel_tool_calls: bool | None = None
@@ -69,6 +71,27 @@ class ChatRequest(SamplingFields):
                 "'add_special_tokens' is not supported in chats: the template writes them.",
                 param="add_special_tokens",
             )
+
+    def read_documents(self) -> list[dict[str, Any]] | None:
+        """Return `documents`, to answer from.
+
+        Raises:
+            InvalidRequest: it is no list of objects.
+        """
+        if self.documents is None:
+            return None
+        if not isinstance(self.documents, list):
+            raise InvalidRequest(
+                "'documents' must be a list.", param="documents", code="invalid_type"
+            )
+        for i, document in enumerate(self.documents):
+            if not isinstance(document, dict):
+                raise InvalidRequest(
+                    f"'documents[{i}]' must be an object.",
+                    param=f"documents[{i}]",
+                    code="invalid_type",
+                )
+        return self.documents
 
     @property
     def token_limit(self) -> int | None:

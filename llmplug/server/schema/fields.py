@@ -38,8 +38,6 @@ _UNSERVED_EVERYWHERE: Mapping[str, Neutral] = {
     # Fields of other servers that clients send here too.
     "allowed_token_ids": _is_empty,
     "bad_words": _is_empty,
-    "chat_template": _is_empty,
-    "documents": _is_empty,
     "grammar": _is_empty,
     "guided_choice": _is_empty,
     "guided_grammar": _is_empty,
@@ -65,6 +63,8 @@ UNSERVED_IN_CHAT: Mapping[str, Neutral] = {
 }
 UNSERVED_IN_COMPLETIONS: Mapping[str, Neutral] = {
     **_UNSERVED_EVERYWHERE,
+    "chat_template": _is_empty,
+    "documents": _is_empty,
     "prompt_embeds": _is_empty,
     "suffix": _is_empty,
     "thinking_token_budget": _is_empty,
