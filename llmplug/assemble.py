@@ -129,6 +129,14 @@ def plan_text(config: ModelConfig, registry: Registry, progress: Progress) -> Te
             renderer=renderer,
         )
         dialect = choose_model_dialect(config, registry, evidence, choices)
+    grammars = choose_grammar_backend(config.grammar_backend, registry)
+    choices.append(
+        Choice(
+            topic="structured output",
+            chosen="none" if grammars is None else grammars.name,
+            why="installed" if config.grammar_backend == "auto" else "the config says so",
+        )
+    )
     return TextPlan(
         config=config,
         files=files,
@@ -375,15 +383,25 @@ def build_engine(plan: EnginePlan, registry: Registry, progress: Progress) -> En
     return engine
 
 
-def choose_grammar_backend(registry: Registry) -> GrammarSpec | None:
-    """Return the backend of structured output: the highest priority, then the first name."""
+def choose_grammar_backend(name: str, registry: Registry) -> GrammarSpec | None:
+    """Return the backend of structured output that a config names.
+
+    Args:
+        name: `auto` is the highest priority, then the first name.
+    Raises:
+        PluginError: nobody offers it.
+    """
+    if name == "none":
+        return None
+    if name != "auto":
+        return registry.grammars.get(name).spec
     specs = [entry.spec for entry in registry.grammars.unique()]
     return min(specs, key=lambda spec: (-spec.priority, spec.name), default=None)
 
 
 def _grammar_opener(plan: EnginePlan, registry: Registry) -> Callable[[], GrammarBackend] | None:
     """Return what opens the grammar backend of a model; None: none is installed."""
-    spec = choose_grammar_backend(registry)
+    spec = choose_grammar_backend(plan.config.grammar_backend, registry)
     if spec is None:
         return None
     settings = plan.settings
@@ -406,6 +424,7 @@ def grammar_payload(plan: TextPlan, config: Config) -> bytes:
         {
             "config": config.model_dump(mode="json"),
             "path": str(plan.files.path),
+            "backend": plan.config.grammar_backend,
             "end_ids": sorted(plan.rules.end_ids),
         }
     )
@@ -419,7 +438,7 @@ def open_grammar_backend(payload: bytes) -> tuple[GrammarBackend, int]:
     """
     wanted = msgspec.json.decode(payload)
     registry = load_registry(Config.model_validate(wanted["config"]))
-    spec = choose_grammar_backend(registry)
+    spec = choose_grammar_backend(wanted["backend"], registry)
     if spec is None:
         raise PluginError("no installed plugin offers a grammar backend")
     files = open_files(Path(wanted["path"]), registry, [])

@@ -15,7 +15,7 @@ import pytest
 import torch
 from tiny import EOS_ID, make_checkpoint
 
-from llmplug import CheckpointError, ConfigError, KernelInputError, resources
+from llmplug import CheckpointError, ConfigError, KernelInputError, PluginError, resources
 from llmplug.assemble import build_engine, cache_dir, load_registry, plan_model, sampler_fields
 from llmplug.config import from_source
 from llmplug.plan import ModelPlan, format_bytes
@@ -180,6 +180,14 @@ def test_sampler_fields_are_those_of_the_plugins(made: Path) -> None:
 
 
 # --- generation defaults ------------------------------------------------------------------------
+def test_the_grammar_backend_is_the_first_or_the_one_that_is_named(made: Path) -> None:
+    assert choice_of(make_plan(made), "structured output") == ("llguidance", "installed")
+    none = make_plan(made, "grammar_backend=none")
+    assert choice_of(none, "structured output")[0] == "none"
+    with pytest.raises(PluginError, match=r"'llguidanse'.*llguidance"):
+        make_plan(made, "grammar_backend=llguidanse")
+
+
 def write_generation(folder: Path, values: Any) -> None:
     (folder / "generation_config.json").write_text(json.dumps(values))
 
