@@ -416,8 +416,9 @@ class ToolParserSpec:
         grammar: for `make`: (tools, least calls, most calls or None) -> what forced calls look
             like, from the first marker to the last.
         is_whole: `make` takes the whole answer and yields Reasoning too.
-        answer_grammar: for `is_whole`: (form of the content, calls, end of the prompt) -> what a
-            whole answer looks like, thinking included; None of content or calls: it has none.
+        answer_grammar: where headers stand round content and calls: (form of the content, calls,
+            end of the prompt) -> what a whole answer looks like, thinking included; None of
+            content or calls: it has none.
         make_id: (name of the function, index of the call) -> id of a call that the model gave
             none; None: the server makes them.
     """

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from llmplug import ReasoningParserSpec, ToolParserSpec, hookimpl
 from llmplug.dialect import AnswerContext, ReasoningSyntax, TaggedCalls, in_template
+from llmplug.grammar import Node, OneOf, Regex, Repeat, Seq, Text, Until
 
 if TYPE_CHECKING:
     from llmplug.dialect import Parser
@@ -32,11 +33,28 @@ def _make_parser(context: AnswerContext) -> Parser:
     return MessageParser(context)
 
 
+def _write_answer(text: Node | None, calls: Node | None, prompt_end: str) -> Node:
+    """Thoughts, and then content or calls."""
+    if text is not None and prompt_end and "<|start|>" not in prompt_end:
+        return text  # the message has begun already
+    thought = Seq([Text(" to=self<|message|>"), Until("<|eom|>"), Text("<|start|>assistant")])
+    last: list[Node] = []
+    if calls is not None:
+        last.append(Seq([Text(" to="), Regex(r"[\w.-]{1,64}"), Text("<|message|>"), calls]))
+    if text is not None:
+        last.append(Seq([Text(" to=user<|message|>"), text]))
+    return Seq([Repeat(thought), OneOf(last)])
+
+
 @hookimpl
 def llmplug_tool_parsers() -> list[ToolParserSpec]:
     """Offer the calls of `muse_glimmer`."""
     detect = in_template("<atem:function_calls>", score=0.9)
-    return [ToolParserSpec(name="muse_glimmer", detect=detect, syntax=(_CALLS,))]
+    return [
+        ToolParserSpec(
+            name="muse_glimmer", detect=detect, syntax=(_CALLS,), answer_grammar=_write_answer
+        )
+    ]
 
 
 @hookimpl

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 import llmplug_muse_glimmer
+from llmplug.chat.call_grammar import build_answer_grammar
+from llmplug.chat.channels import Dialect
 from llmplug.dialect import Tool
+from llmplug.grammar import Node, Regex
 from llmplug_muse_glimmer.parser import MAX_HEADER
 from tests.chat.dialect_properties import check_forced_calls, check_reading
-from tests.plugins.dialects.reading import Answer, Call, PluginDialect
+from tests.plugins.dialects.reading import TOOLS, Answer, Call, PluginDialect, accepts
 
 MUSE = PluginDialect(llmplug_muse_glimmer, "muse_glimmer", "muse_glimmer")
 PROMPT_END = "<|start|>assistant"
@@ -57,6 +63,29 @@ def test_forced_calls() -> None:
     assert MUSE.allows(CALLS)
     assert MUSE.read(CALLS, PROMPT_END) == Answer(calls=[READ])
     assert not MUSE.allows(CALLS.replace(">2<", ">two<"))
+
+
+CONTROL = ["<|start|>", "<|message|>", "<|eom|>", "<|eot|>"]
+WITH_CALL = f"{THOUGHT}{PROMPT_END}{CALL}"
+WITH_TEXT = f"{THOUGHT}{PROMPT_END} to=user<|message|>4"
+
+
+@pytest.mark.parametrize(
+    ("choice", "text", "allowed"),
+    [
+        ("required", None, [WITH_CALL, CALL]),
+        ("auto", None, [WITH_CALL, CALL, WITH_TEXT]),
+        ("none", Regex("[0-9]"), [WITH_TEXT]),
+        ("none", Regex("[a-z]"), []),
+    ],
+)
+def test_whole_answers(
+    choice: Literal["none", "auto", "required"], text: Node | None, allowed: list[str]
+) -> None:
+    dialect = Dialect(MUSE.reasoning, MUSE.tools)
+    grammar = build_answer_grammar(dialect, TOOLS, choice=choice, text=text, prompt_end=PROMPT_END)
+    answers = [WITH_CALL, CALL, WITH_TEXT]
+    assert [each for each in answers if accepts(grammar, each, CONTROL)] == allowed
 
 
 PIECES = [
