@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from importlib.metadata import entry_points
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -17,6 +18,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from pydantic import BaseModel
 
 from llmplug import cli, config, errors, hookspecs, specs
+from llmplug.chat.calls import start_markers
 
 FOLDER = Path(__file__).parent / "reference"
 NOTE = "<!-- Written by `make docs` from the code; edits here are lost. -->\n"
@@ -169,9 +171,62 @@ def write_cli() -> str:
     return "\n".join(lines)
 
 
+def write_dialects() -> str:
+    """Return the page of the bundled dialects."""
+    lines = [NOTE, "# Bundled dialects\n"]
+    lines.append(
+        "How each family writes tool calls and thinking. `name` goes into `tool_parser` and"
+    )
+    lines.append("`reasoning_parser` of a model's config, which can do without: see")
+    lines.append("[dialects](../dialects.md).\n")
+    lines.append(
+        "| plugin | families | calls: name and first marker | thinking |\n|---|---|---|---|"
+    )
+    for entry in sorted(entry_points(group="llmplug"), key=lambda entry: entry.name):
+        plugin = entry.load() if entry.dist is not None and entry.dist.name == "llmplug" else None
+        calls = [write_calls(spec) for spec in list_specs(plugin, "llmplug_tool_parsers")]
+        thinking = [
+            write_thinking(spec) for spec in list_specs(plugin, "llmplug_reasoning_parsers")
+        ]
+        if calls or thinking:
+            text = " ".join((inspect.getdoc(plugin) or "").split("\n\n")[0].split())
+            cells = (entry.name, text, "<br>".join(calls), "<br>".join(thinking))
+            lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def list_specs(plugin: Any, hook: str) -> list[Any]:
+    """Return what a plugin offers by a hook, if it has it."""
+    return list(getattr(plugin, hook, list)())
+
+
+def write_calls(spec: specs.ToolParserSpec) -> str:
+    """Return a dialect's name and how its calls begin."""
+    if not spec.syntax:
+        return f"`{spec.name}`: a parser of its own"
+    marker = next(iter(start_markers(spec.syntax[0])), "")
+    return f"`{spec.name}`: " + (quote(marker) if marker else "no marker")
+
+
+def write_thinking(spec: specs.ReasoningParserSpec) -> str:
+    """Return a dialect's name and the markers of its thinking."""
+    if spec.syntax is None:
+        return f"`{spec.name}`: a parser of its own"
+    return f"`{spec.name}`: {quote(spec.syntax.start[0])} to {quote(spec.syntax.end)}"
+
+
+def quote(text: str) -> str:
+    """Return a text as Markdown quotes code, whatever backticks it holds."""
+    longest = max(map(len, re.findall("`+", text)), default=0)
+    fence = "`" * (longest + 1)
+    space = " " if longest else ""
+    return f"{fence}{space}{text.strip()}{space}{fence}"
+
+
 PAGES: dict[str, Callable[[], str]] = {
     "cli.md": write_cli,
     "config.md": write_config,
+    "dialects.md": write_dialects,
     "errors.md": write_errors,
     "hooks.md": write_hooks,
 }
