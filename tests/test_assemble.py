@@ -284,6 +284,48 @@ def test_the_template_of_the_config(folder: Path, tmp_path: Path) -> None:
     assert "plugin " in choice_of(named, "chat template")[1]
 
 
+TOOLS = """\
+{%- if tools %}{{ tools | tojson }}{% endif %}
+{%- for m in messages %}{{ '<|im_start|>' ~ m.role ~ '\n' ~ (m.content or '') }}
+    {%- for call in m.tool_calls or [] %}
+        {{- '<tool_call>' ~ call.function | tojson ~ '</tool_call>' }}
+    {%- endfor %}{{ '<|im_end|>\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}{# "arguments" #}"""
+
+
+def test_the_dialect_is_found_out_from_the_template(folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "tools.jinja"
+    path.write_text(TOOLS)
+    plan = make_plan(folder, f"chat_template={path}")
+    assert plan.dialect.tools is not None
+    assert plan.dialect.problems == ()
+    chosen, why = choice_of(plan, "dialect")
+    assert chosen == "calls hermes, thinking none"
+    assert why == (
+        "calls: hermes, as its template writes <tool_call>, arguments; "
+        "what the template writes is read back; thinking: none fits"
+    )
+    unknown = make_plan(folder, "chat_template=chatml")
+    assert choice_of(unknown, "dialect")[0] == "calls generic, thinking none"
+
+
+def test_the_dialect_of_the_config(folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "tools.jinja"
+    path.write_text(TOOLS)
+    sets = (f"chat_template={path}", "tool_parser=glm", "reasoning_parser=glm")
+    plan = make_plan(folder, *sets)
+    assert choice_of(plan, "dialect")[0] == "calls glm, thinking glm"
+    (problem,) = plan.dialect.problems
+    assert choice_of(plan, "warning") == ("dialect", problem)
+    assert problem.startswith("the dialect 'glm' does not read what the template writes: ")
+    none = make_plan(folder, f"chat_template={path}", "tool_parser=none", "reasoning_parser=none")
+    assert (none.dialect.tools, none.dialect.reasoning) == (None, None)
+    for key in ("tool_parser", "reasoning_parser"):
+        with pytest.raises(PluginError, match="hermes"):
+            make_plan(folder, f"{key}=hermse")
+
+
 def test_a_plan_reads_headers_alone(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(self: object) -> torch.Tensor:
         raise AssertionError("a weight is read")

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from openai.types import Model
 
+from llmplug.chat.channels import Dialect
 from llmplug.config import ServerConfig
 from llmplug.errors import CheckpointError
 from llmplug.server import app as app_module
@@ -53,6 +54,14 @@ async def test_a_stalled_engine_is_not_ready(start: StartServer) -> None:
     assert response.json()["models"] == [{"model": "toy", "state": "stalled", "stalled_s": 61.0}]
     server.engine.stalled_s = 0.0
     assert (await server.http.get("/ready")).status_code == 200
+
+
+async def test_what_is_wrong_with_a_dialect_is_told_and_does_no_harm(start: StartServer) -> None:
+    problem = "the dialect 'x' does not read what the template writes"
+    server = await start(dialect=Dialect(problems=(problem,)))
+    response = await server.http.get("/ready")
+    assert response.status_code == 200
+    assert response.json()["models"] == [{"model": "toy", "state": "ready", "warnings": [problem]}]
 
 
 async def test_models(start: StartServer) -> None:
