@@ -9,11 +9,15 @@ from __future__ import annotations
 
 from llmplug.ops.attention import AttentionBatch, KVCache, PagedAttention
 from llmplug.ops.attention_examples import ATTENTION
+from llmplug.ops.choose_tokens import CHOOSE_TOKENS, choose_tokens
 from llmplug.ops.decoder_layer import ComposedDecoderLayer, DecoderLayer
 from llmplug.ops.decoder_layer_examples import DECODER_LAYER
 from llmplug.ops.embed import EMBED, embed
+from llmplug.ops.filter_tokens import FILTER_TOKENS, filter_tokens
 from llmplug.ops.gelu_mul import GELU_MUL, gelu_mul
 from llmplug.ops.linear import LINEAR, DenseLinear, DenseWeight, LoadedTensor, join_sources
+from llmplug.ops.mask_tokens import MASK_TOKENS, mask_tokens
+from llmplug.ops.penalise_tokens import PENALISE_TOKENS, penalise_tokens
 from llmplug.ops.rms_norm import ADD_RMS_NORM, RMS_NORM, add_rms_norm, rms_norm
 from llmplug.ops.rope import ROPE, make_rope_table, rope
 from llmplug.ops.rope_store import ROPE_STORE
@@ -33,6 +37,10 @@ REFERENCES: dict[str, Op] = {
         ATTENTION,
         SILU_MUL,
         GELU_MUL,
+        PENALISE_TOKENS,
+        MASK_TOKENS,
+        FILTER_TOKENS,
+        CHOOSE_TOKENS,
         ROPE_STORE,
         DECODER_LAYER,
     )
@@ -56,11 +64,15 @@ __all__ = [
     "PagedAttention",
     "add_rms_norm",
     "choose_kernels",
+    "choose_tokens",
     "embed",
+    "filter_tokens",
     "gelu_mul",
     "join_sources",
     "load_kernels",
     "make_rope_table",
+    "mask_tokens",
+    "penalise_tokens",
     "rms_norm",
     "rope",
     "silu_mul",

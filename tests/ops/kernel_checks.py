@@ -84,11 +84,10 @@ def check_first_row_stands_alone(
 
 
 def with_other_neighbours(example: Mapping[str, Any], factor: float = 1000) -> dict[str, Any]:
-    """Huge values in all rows but the first, of every argument whose first dimension is T."""
+    """Huge values in all rows but the first, of every argument whose first dimension is T or S."""
     changed = copied(example)
     for name, value in changed.items():
-        is_per_token = name.rpartition("_")[2].startswith("T") and value.is_floating_point()
-        if is_per_token and isinstance(value, torch.Tensor):
+        if name.rpartition("_")[2].startswith(("T", "S")) and value.is_floating_point():
             value[1:] *= factor
     return changed
 
@@ -96,7 +95,9 @@ def with_other_neighbours(example: Mapping[str, Any], factor: float = 1000) -> d
 def check_leaves_its_inputs_alone(
     op: Op, kernel: Any, examples: Sequence[Mapping[str, Any]]
 ) -> None:
-    may_write = {"add_rms_norm": {"residual_TD"}}.get(op.name, set())
+    edits_logits = op.name in {"penalise_tokens", "mask_tokens", "filter_tokens"}
+    may_write = {"logits_SV"} if edits_logits else set()
+    may_write |= {"residual_TD"} if op.name == "add_rms_norm" else set()
     for example in examples:
         passed = copied(example)
         kernel(**passed)

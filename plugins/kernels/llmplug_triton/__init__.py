@@ -68,6 +68,30 @@ def _load_rope_store() -> Any:
     return rope_store
 
 
+def _load_penalise_tokens() -> Any:
+    from llmplug_triton.penalise_tokens import penalise_tokens
+
+    return penalise_tokens
+
+
+def _load_mask_tokens() -> Any:
+    from llmplug_triton.mask_tokens import mask_tokens
+
+    return mask_tokens
+
+
+def _load_filter_tokens() -> Any:
+    from llmplug_triton.filter_tokens import filter_tokens
+
+    return filter_tokens
+
+
+def _load_choose_tokens() -> Any:
+    from llmplug_triton.choose_tokens import choose_tokens
+
+    return choose_tokens
+
+
 def _load_linear() -> Any:
     from llmplug_triton.linear import Linear
 
@@ -95,6 +119,10 @@ def llmplug_kernels() -> list[KernelSpec]:
         "rope": _load_rope,
         "attention": _load_attention,
         "linear": _load_linear,
+        "penalise_tokens": _load_penalise_tokens,
+        "mask_tokens": _load_mask_tokens,
+        "filter_tokens": _load_filter_tokens,
+        "choose_tokens": _load_choose_tokens,
         "rope_store": _load_rope_store,
     }
     return [
