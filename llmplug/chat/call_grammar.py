@@ -83,8 +83,8 @@ def _thinking_grammar(syntax: ReasoningSyntax, prompt_end: str) -> Node:
     """The rest of a block that the prompt opened, or a block if the model opens one."""
     if begins_in_reasoning(syntax, prompt_end):
         return Seq([Until(syntax.end), _GAP])
-    if syntax.end in prompt_end:
-        return Text("")  # the template has closed it already
+    if syntax.end.strip() in prompt_end or not syntax.start:
+        return Text("")  # the template has closed it already, or nothing opens one
     block = Seq([Text(syntax.start[0]), Until(syntax.end), _GAP])
     return Repeat(block, 0, 1)
 

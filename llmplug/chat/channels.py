@@ -59,7 +59,7 @@ def make_parser(
 
 def begins_in_reasoning(syntax: ReasoningSyntax, prompt_end: str) -> bool:
     """Whether an answer to a prompt that ends so begins within a block of thinking."""
-    opened = max(prompt_end.rfind(marker.strip()) for marker in syntax.start)
+    opened = max((prompt_end.rfind(marker.strip()) for marker in syntax.start), default=-1)
     closed = prompt_end.rfind(syntax.end.strip())
     return opened > closed or (syntax.is_implied and closed < 0)
 
@@ -105,6 +105,9 @@ class ChannelSplitter:
 
     def feed(self, text: str) -> list[Event]:
         """Take more text; see `Parser`."""
+        if len(text) <= _MOST_AT_ONCE:
+            self._split(text, is_whole=False)
+            return self._take()
         for start in range(0, len(text), _MOST_AT_ONCE):
             self._split(text[start : start + _MOST_AT_ONCE], is_whole=False)
         return self._take()

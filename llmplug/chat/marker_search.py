@@ -31,6 +31,7 @@ class MarkerSearch:
         self.markers = tuple(sorted({each for each in markers if each}, key=len, reverse=True))
         self._pattern = re.compile("|".join(map(re.escape, self.markers)) or r"(?!)")
         self._beginnings = frozenset(each[:n] for each in self.markers for n in range(1, len(each)))
+        self._begun = re.compile("|".join(map(_begun, self.markers)) or r"(?!)")
         self._firsts = frozenset(each[0] for each in self.markers)
         self._most = max(map(len, self.markers), default=1) - 1
 
@@ -42,9 +43,9 @@ class MarkerSearch:
         at = len(text) if match is None else match.start()
         if not is_whole:
             # A marker that has only begun may stand before the one found, or go on past it.
-            for begin in range(max(0, len(text) - self._most), min(at + 1, len(text))):
-                if text[begin:] in self._beginnings:
-                    return Found(begin, "")
+            begun = self._begun.search(text, max(0, len(text) - self._most))
+            if begun is not None and begun.start() <= at:
+                return Found(begun.start(), "")
         return Found(at, "" if match is None else match.group())
 
     def begins(self, text: str, *, is_whole: bool = False) -> str | None:
@@ -53,6 +54,14 @@ class MarkerSearch:
             return ""
         match = self._pattern.match(text)
         return match.group() if match is not None else None
+
+
+def _begun(marker: str) -> str:
+    """A pattern of texts that end within a marker."""
+    pattern = r"\Z"
+    for char in reversed(marker[:-1]):
+        pattern = rf"{re.escape(char)}(?:\Z|{pattern})"
+    return pattern
 
 
 @lru_cache(maxsize=1024)

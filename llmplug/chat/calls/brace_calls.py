@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from llmplug.chat.marker_search import MarkerSearch
+from llmplug.chat.marker_search import search_for
 from llmplug.dialect import BraceCalls, CallArguments, CallEnd, CallStart, Content, Event
 
 if TYPE_CHECKING:
@@ -30,9 +30,9 @@ class BraceReader:
         self.ended_as_text = False
         self._syntax = syntax
         self._end = syntax.end.strip()
-        self._in_name = MarkerSearch(["{", syntax.start.strip(), self._end])
-        self._in_body = MarkerSearch([syntax.quote, self._end])
-        self._in_quotes = MarkerSearch([syntax.quote])
+        self._in_name = search_for("{", syntax.start.strip(), self._end)
+        self._in_body = search_for(syntax.quote, self._end)
+        self._in_quotes = search_for(syntax.quote)
         self._index = opening.first_index
         self._events: list[Event] = []
         self._raw = [opening.space + opening.marker]

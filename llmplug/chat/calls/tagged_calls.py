@@ -11,7 +11,7 @@ from typing import Any
 
 from llmplug.chat.calls.parameter_types import allowed_types, type_of
 from llmplug.chat.calls.reader import Opening, Remainder
-from llmplug.chat.marker_search import MarkerSearch
+from llmplug.chat.marker_search import search_for
 from llmplug.dialect import (
     CallArguments,
     CallEnd,
@@ -44,9 +44,9 @@ class TaggedReader:
         self._section_end = syntax.section[1].strip() if syntax.section else ""
         # Without a marker behind it, a name goes up to whatever comes next.
         ends = (self._name_end,) if self._name_end else (self._key_start, self._end)
-        self._in_name = MarkerSearch((*ends, self._name_start))
-        self._in_key = MarkerSearch(syntax.key[1])
-        self._in_value = MarkerSearch([self._value_end])
+        self._in_name = search_for(*ends, self._name_start)
+        self._in_key = search_for(*syntax.key[1])
+        self._in_value = search_for(self._value_end)
         self._rest = Remainder(self._section_end or self._end)
         self._index = opening.first_index
         self._events: list[Event] = []
