@@ -8,6 +8,7 @@ scheduler.py    which sequences get how many tokens in the next step
 batch.py        a schedule as tensors
 runner.py       the caches and the model's forward pass
 sample.py       the sampler chain: logits -> token ids
+grammar_masks.py which tokens may come next, where an answer is held to a grammar
 logprobs.py     log-probabilities for those who ask
 engine.py       the loop: schedule -> run -> sample -> record
 loading.py      a checkpoint's tensors -> a model's weights

@@ -6,6 +6,8 @@ service.py     the models that are served, and the lives of their engines
 model_service.py  one of them; the only place that ties text to an engine
 prepare_chat.py  from a checked chat request to a generation
 thinking.py    what a request asks of a model's thinking
+grammar_check.py  whether an answer can be held to a grammar, before it is admitted
+grammar_process.py  the process that finds out
 generation.py  one request while it runs: token deltas in, deltas of its reply out
 choice_text.py one choice of it: ids to text, stop strings, finish reason
 channel_text.py  text to content, thinking and tool calls, by the model's dialect

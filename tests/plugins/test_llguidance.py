@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import random
+import re
+from pathlib import Path
 from typing import Annotated, Literal
 
 import pytest
@@ -11,8 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from llmplug import GrammarError
 from llmplug.grammar import Json, Lark, Node, OneOf, Regex, Seq, Text
+from llmplug.json_schema import ANNOTATIONS
 from llmplug_llguidance.backend import LlguidanceBackend
-from llmplug_llguidance.schema import FOLLOWED
+from llmplug_llguidance.schema import FOLLOWED, prepare_schema
 
 from . import grammar_cases as cases
 
@@ -41,6 +44,21 @@ def test_what_cannot_be_followed_is_refused_by_name(
 def test_every_keyword_that_is_followed_has_a_case() -> None:
     shown = {keyword for case in KNOWN for keyword in case.keywords}
     assert shown >= FOLLOWED
+
+
+def test_the_page_says_which_keywords_are_followed() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "structured-output.md").read_text()
+    rows = re.findall(r"^\| (`.*?) \|.*\| ([^|]+) \|$", page.partition("## JSON schemas")[2], re.M)
+    followed = {word for words, said in rows for word in keywords_in(words) if "400 (" not in said}
+    refused = {word for words, said in rows for word in keywords_in(words) if "400 (" in said}
+    assert followed - ANNOTATIONS - {"x-..."} == FOLLOWED
+    for keyword in refused:
+        with pytest.raises(GrammarError, match=re.escape(keyword)):
+            prepare_schema({keyword: True})
+
+
+def keywords_in(text: str) -> list[str]:
+    return re.findall("`([^`]+)`", text)
 
 
 def test_annotations_and_neutral_values_change_nothing(backend: LlguidanceBackend) -> None:
