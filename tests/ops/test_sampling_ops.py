@@ -36,9 +36,11 @@ def examples(op):
     return [e for e in op.example_inputs(CPU, torch.float32) if e["logits_SV"].numel() > 0]
 
 
-@pytest.mark.parametrize(
-    "example", examples(CHOOSE_TOKENS), ids=lambda e: str(e["logits_SV"].shape)
-)
+def name_of(example) -> str:
+    return "x".join(map(str, example["logits_SV"].shape))
+
+
+@pytest.mark.parametrize("example", examples(CHOOSE_TOKENS), ids=name_of)
 def test_chosen_is_the_highest_with_its_noise(example) -> None:
     got = choose_tokens(**example).tolist()
     for row, logits in enumerate(example["logits_SV"].tolist()):
@@ -59,7 +61,7 @@ def test_tokens_are_drawn_with_their_probabilities() -> None:
     )  # fmt: skip
     found = torch.bincount(ids_S, minlength=5)
     expected = probabilities * count
-    # Chi-squared with 3 degrees of freedom: beyond 16.3 once in a thousand seeds; this one is fixed.
+    # Chi-squared with 3 degrees of freedom: beyond 16.3 once in a thousand seeds; ours is fixed.
     assert ((found - expected)[:4] ** 2 / expected[:4]).sum() < 16.3
     assert found[4] == 0
     # Neighbouring draws are independent: pairs come as often as the product says.
@@ -96,9 +98,7 @@ def keep(logits: list[float], top_k: int, top_p: float, min_p: float) -> set[int
     return kept
 
 
-@pytest.mark.parametrize(
-    "example", examples(FILTER_TOKENS), ids=lambda e: str(e["logits_SV"].shape)
-)
+@pytest.mark.parametrize("example", examples(FILTER_TOKENS), ids=name_of)
 def test_what_stays_is_what_the_chain_keeps(example) -> None:
     before = example["logits_SV"].clone()
     got = filter_tokens(**example)
@@ -109,7 +109,7 @@ def test_what_stays_is_what_the_chain_keeps(example) -> None:
         assert got[row].tolist() == expected
 
 
-@pytest.mark.parametrize("example", examples(PENALISE_TOKENS), ids=lambda e: str(len(e["ids_E"])))
+@pytest.mark.parametrize("example", examples(PENALISE_TOKENS), ids=name_of)
 def test_penalties_are_those_of_the_formulas(example) -> None:
     expected = example["logits_SV"].double()
     num_rows, size = expected.shape
@@ -124,7 +124,7 @@ def test_penalties_are_those_of_the_formulas(example) -> None:
     torch.testing.assert_close(got.double(), expected, rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("example", examples(MASK_TOKENS), ids=lambda e: str(e["logits_SV"].shape))
+@pytest.mark.parametrize("example", examples(MASK_TOKENS), ids=name_of)
 def test_tokens_without_a_bit_are_forbidden(example) -> None:
     expected = example["logits_SV"].tolist()
     for row, words in zip(example["rows_R"].tolist(), example["allowed_RW"].tolist(), strict=True):

@@ -59,7 +59,8 @@ def _choose_kernel(
         lost_V = tl.where(rest_V == 1.0, 1.0, uniform_V / (1.0 - rest_V))
         wait_V = tl.where(rest_V == 1.0, uniform_V, -tl.log(rest_V) * lost_V)
         score_V = logit_V / heat - tl.log(wait_V)
-    score_V = tl.where(score_V != score_V, float("inf"), score_V)  # a NaN is chosen
+    is_nan_V = score_V != score_V  # noqa: PLR0124 - as only a NaN is
+    score_V = tl.where(is_nan_V, float("inf"), score_V)  # it is chosen
     score_V = tl.where(is_there_V, score_V, float("-inf"))
     highest = tl.max(score_V, 0)
     first = tl.min(tl.where((score_V == highest) & is_there_V, token_V, NUM_TOKENS), 0)
