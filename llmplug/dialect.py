@@ -185,6 +185,7 @@ class TaggedCalls:
         value: marker between key and value ("": the key's end), and that behind the value.
         end: marker that closes a call.
         pad: text that a template puts on both sides of a value, dropped once on each.
+        quotes: markers that may stand round a value, within which its end is no end.
     """
 
     name: tuple[str, str]
@@ -194,6 +195,7 @@ class TaggedCalls:
     section: tuple[str, str] | None = None
     is_single: bool = False
     pad: str = ""
+    quotes: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from llmplug.chat.calls.parameter_types import allowed_types, type_of
+from llmplug.chat.calls.python_literals import to_json
 from llmplug.chat.calls.reader import Opening, Remainder
 from llmplug.chat.marker_search import search_for
 from llmplug.dialect import (
@@ -46,7 +47,10 @@ class TaggedReader:
         ends = (self._name_end,) if self._name_end else (self._key_start, self._end)
         self._in_name = search_for(*ends, self._name_start)
         self._in_key = search_for(*syntax.key[1])
-        self._in_value = search_for(self._value_end)
+        self._quote_start, quote_end = syntax.quotes or ("", "")
+        self._in_bare_value = search_for(self._value_end)
+        self._in_quotes = search_for(quote_end + self._value_end)
+        self._in_value = self._in_bare_value
         self._rest = Remainder(self._section_end or self._end)
         self._index = opening.first_index
         self._events: list[Event] = []
@@ -183,7 +187,9 @@ class TaggedReader:
         is_text = self._kind == "text" or (self._kind == "schema" and self._types == _STRING)
         if is_text:
             self._argue('"')
-        self._after_pad = self._stream_value if is_text else self._hold_value
+        self._in_value = self._in_bare_value
+        self._after_quote = self._stream_value if is_text else self._hold_value
+        self._after_pad = self._read_quote if self._quote_start else self._after_quote
         self._state = self._read_pad if self._syntax.pad else self._after_pad
         return text
 
@@ -197,6 +203,18 @@ class TaggedReader:
         self._state = self._after_pad
         text = text.removeprefix(pad)
         return text if text else ""
+
+    def _read_quote(self, text: str) -> str:
+        """What may stand round the value."""
+        text = self._unhold(text)
+        start = self._quote_start
+        if len(text) < len(start) and start.startswith(text):
+            self._held = text
+            return ""
+        if text.startswith(start):
+            self._in_value = self._in_quotes
+        self._state = self._after_quote
+        return text.removeprefix(start)
 
     def _stream_value(self, text: str) -> str:
         """A string: it leaves as it comes, but for what may be its end."""
@@ -234,6 +252,10 @@ class TaggedReader:
         may_be_text = types is None or "string" in types
         if kind is not None and (types is None or kind in types or not may_be_text):
             return word
+        if kind is None and not may_be_text:  # some templates print lists as Python does
+            word = to_json(value) or ""
+            if word:
+                return word
         return json.dumps(text, ensure_ascii=False)
 
     # --- what goes wrong ------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -68,7 +69,7 @@ def _parameter(syntax: TaggedCalls, tool: Tool, key: str, schema: Any) -> Node:
     closing = syntax.pad + syntax.value[1]
     if is_text:
         texts = _texts(schema)
-        value: Node = Until(closing)
+        value: Node = _free_text(syntax)
         if texts is not None:
             value = OneOf([Text(text + closing) for text in texts])
         return Seq([start, *opening, Text(syntax.pad), value])
@@ -90,4 +91,14 @@ def _free_parameter(syntax: TaggedCalls) -> Node:
     end = next(iter(syntax.key[1]))
     opening: list[Node] = [_BREAK, Text(syntax.value[0])] if syntax.value[0] else []
     key = Seq([Text(syntax.key[0]), Regex("[A-Za-z_][A-Za-z0-9_]{0,63}"), Text(end)])
-    return Seq([key, *opening, Text(syntax.pad), Until(syntax.pad + syntax.value[1])])
+    return Seq([key, *opening, Text(syntax.pad), _free_text(syntax)])
+
+
+def _free_text(syntax: TaggedCalls) -> Node:
+    """Any string and what closes it; in quotes where it may look like one that is."""
+    closing = syntax.pad + syntax.value[1]
+    if syntax.quotes is None:
+        return Until(closing)
+    start, end = syntax.quotes
+    bare = Seq([Regex(f"[^{re.escape(start[0])}]"), Until(closing)])
+    return OneOf([Text(closing), bare, Seq([Text(start), Until(end + closing)])])

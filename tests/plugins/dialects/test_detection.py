@@ -132,6 +132,7 @@ TEMPLATES: list[tuple[str, str, str | None]] = [
     ),
     ("<start_of_turn> <start_function_call>call: <escape>", "functiongemma", None),
     ("assistant to=self<|message|> <|eom|> <atem:function_calls>", "muse_glimmer", "muse_glimmer"),
+    ('<function name="function-name"><param name="param-name"> </think>', "minicpm5", "minicpm5"),
     ("<|im_start|> {{ message.content }}<|im_end|>", "generic", None),
 ]
 

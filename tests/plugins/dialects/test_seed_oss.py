@@ -29,6 +29,19 @@ def test_words_of_python() -> None:
     assert SEED.read(text).calls[0].arguments["is_metric"] is True
 
 
+def test_values_of_python() -> None:
+    """The template prints lists and objects as Python does."""
+    tags, place = ["a, b", 'it\'s "c"'], {"lat": 48.9}
+    text = CALLS.replace(
+        "<parameter=days>2<",
+        f"<parameter=tags>{tags}</parameter>\n<parameter=place>{place}<",
+    )
+    (call,) = SEED.read(text).calls
+    assert (call.arguments["tags"], call.arguments["place"]) == (tags, place)
+    (call,) = SEED.read(CALLS.replace("Paris,\nFrance", "['a']")).calls
+    assert call.arguments["city"] == "['a']"
+
+
 def test_thinking_without_budget() -> None:
     prompt_end = "<seed:bos>assistant\n<seed:think><seed:cot_budget_reflect>"
     answer = SEED.read("None.</seed:cot_budget_reflect></seed:think>Hello!", prompt_end)
