@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 pytest.importorskip("xgrammar", reason="an extra: llmplug[xgrammar]")
 
 from llmplug import GrammarError
-from llmplug.grammar import Node, OneOf, Regex, Seq, Text
+from llmplug.grammar import Json, Node, OneOf, Regex, Seq, Text
 from llmplug_xgrammar.backend import XgrammarBackend
-from llmplug_xgrammar.tags import FOLLOWED
+from llmplug_xgrammar.schema import FOLLOWED
 
 from . import grammar_cases as cases
 
@@ -43,6 +45,33 @@ def test_what_cannot_be_followed_is_refused_by_name(
 ) -> None:
     with pytest.raises(GrammarError, match=words):
         backend.compile(node)
+
+
+@pytest.mark.parametrize(
+    ("schema", "words"),
+    [
+        ({"$ref": "#/$defs/a", "minimum": 3, "$defs": {"a": {}}}, r"'\$ref' beside 'minimum'"),
+        ({"anyOf": [{"type": "string"}], "minLength": 3}, "'anyOf' beside 'minLength'"),
+        ({"enum": ["a"], "type": "integer"}, "'enum' beside 'type'"),
+        ({"type": "string", "pattern": "a", "minLength": 3}, "'pattern' beside 'minLength'"),
+        ({"type": "string", "format": "date", "pattern": "a"}, "'pattern' beside 'format'"),
+        ({"minLength": 3}, "'minLength' with the type None"),
+        ({"type": ["string", "null"], "format": "date"}, "'format' with the type"),
+        ({"type": "object", "required": ["z"]}, "'required' of 'z'"),
+        ({"items": {"type": "string", "pattern": r"\bA"}, "type": "array"}, "boundaries"),
+    ],
+)
+def test_what_the_library_would_pass_over_is_refused(
+    backend: XgrammarBackend, schema: Any, words: str
+) -> None:
+    with pytest.raises(GrammarError, match=words):
+        backend.compile(Json(schema))
+
+
+def test_values_may_stand_beside_their_type(backend: XgrammarBackend) -> None:
+    node = Json({"type": "string", "enum": ["a", "b"]})
+    assert cases.is_answer(backend, node, '"b"')
+    assert not cases.is_answer(backend, node, '"c"')
 
 
 def test_control_tokens_stand_where_the_tree_spells_them_and_nowhere_else(

@@ -5,49 +5,19 @@ Source: https://xgrammar.mlc.ai/docs/structural_tag/structural_tag.html
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Any
 
 from xgrammar import Grammar
 
 from llmplug import GrammarError
 from llmplug.grammar import Anything, Json, Lark, OneOf, Regex, Repeat, Seq, Text, Until
-from llmplug.json_schema import check_keywords, walk_schema
+from llmplug_xgrammar.schema import check_pattern, check_schema
 
 if TYPE_CHECKING:
     from llmplug.grammar import Node, Vocabulary
 
 Tag = dict[str, Any]
 
-FOLLOWED = frozenset(
-    {
-        "$ref",
-        "additionalProperties",
-        "anyOf",
-        "const",
-        "enum",
-        "exclusiveMaximum",
-        "exclusiveMinimum",
-        "format",
-        "items",
-        "maxItems",
-        "maxLength",
-        "maximum",
-        "minItems",
-        "minLength",
-        "minimum",
-        "pattern",
-        "prefixItems",
-        "properties",
-        "required",
-        "type",
-    }
-)
-FORMATS = frozenset(
-    {"date", "date-time", "duration", "email", "hostname", "ipv4", "ipv6", "time", "uri", "uuid"}
-)
-# The library passes over these, or reads them as something else.
-_NOT_REGULAR = re.compile(r"\(\?(?:[=!]|<[=!])|\\[bB1-9]")
 _PADDING = 1  # characters of white space between the parts of JSON, at most
 
 
@@ -83,7 +53,8 @@ def _write_leaf(node: Text | Regex | Json | Lark | Until | Anything, vocabulary:
         case Text(text):
             tag = _sequence(_write_text(text, vocabulary))
         case Regex(pattern):
-            tag = {"type": "regex", "pattern": _check_pattern(pattern).replace("\n", r"\n")}
+            check_pattern(pattern)
+            tag = {"type": "regex", "pattern": pattern.replace("\n", r"\n")}
         case Json(schema):
             tag = _write_json(schema)
         case Lark(source):
@@ -114,27 +85,8 @@ def _write_until(marker: str, vocabulary: Vocabulary) -> Tag:
 
 
 def _write_json(schema: Any) -> Tag:
-    if schema is False:
-        raise GrammarError("no JSON fits the schema 'false'")
-    check_keywords(schema, FOLLOWED)
-    for place, each in walk_schema(schema):
-        if not str(each.get("$ref", "#")).startswith("#"):
-            raise GrammarError(f"the reference {each['$ref']!r} leads out of the schema")
-        if isinstance(each.get("pattern"), str):
-            _check_pattern(each["pattern"])
-        if each.get("type") == "string" and each.get("format", "date") not in FORMATS:
-            raise GrammarError(f"the format {each['format']!r} at '{place}' is not supported")
+    check_schema(schema)
     return {"type": "json_schema", "json_schema": schema, "max_whitespace_cnt": _PADDING}
-
-
-def _check_pattern(pattern: str) -> str:
-    found = _NOT_REGULAR.search(pattern)
-    if found:
-        raise GrammarError(
-            f"the regular expression {pattern[:80]!r} holds {found[0]!r}: lookarounds, word "
-            "boundaries and backreferences are not supported"
-        )
-    return pattern
 
 
 def _sequence(tags: list[Tag]) -> Tag:
