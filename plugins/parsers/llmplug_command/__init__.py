@@ -52,7 +52,7 @@ def llmplug_reasoning_parsers() -> list[ReasoningParserSpec]:
             name="command_a",
             detect=in_template(_THINK, score=0.9),
             syntax=_THINKING,
-            thinking_on={"reasoning": True},
-            thinking_off={"reasoning": False},
+            thinking_on={"reasoning": True, "enable_thinking": True},
+            thinking_off={"reasoning": False, "enable_thinking": False},
         )
     ]

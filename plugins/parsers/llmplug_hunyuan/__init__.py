@@ -16,15 +16,26 @@ _THINKING = ReasoningSyntax(
     start=("<think>",), end="</think>", ended_by=_LIST[:1], answer=("<answer>", "</answer>")
 )
 
-# https://huggingface.co/tencent/Hy3-preview, chat template
-_TAGS = TaggedCalls(
-    section=_LIST,
-    name=("<tool_call>", "<tool_sep>"),
-    key=("<arg_key>", {"</arg_key>": "schema"}),
-    value=("<arg_value>", "</arg_value>"),
-    end="</tool_call>",
-)
+
+def _tags(suffix: str, separator: str) -> TaggedCalls:
+    """Parameters in tags; the tags of a checkpoint may all end in a word of its own."""
+    return TaggedCalls(
+        section=(f"<tool_calls{suffix}>", f"</tool_calls{suffix}>"),
+        name=(f"<tool_call{suffix}>", separator),
+        key=(f"<arg_key{suffix}>", {f"</arg_key{suffix}>": "schema"}),
+        value=(f"<arg_value{suffix}>", f"</arg_value{suffix}>"),
+        end=f"</tool_call{suffix}>",
+    )
+
+
+# https://huggingface.co/tencent/Hy3-preview and https://huggingface.co/tencent/Hy3, chat templates
+_OPEN = ":opensource"
+_TAGS = _tags("", "<tool_sep>")
+_OPEN_TAGS = _tags(_OPEN, f"<tool_sep{_OPEN}>")
 _THINKING_3 = ReasoningSyntax(start=("<think>",), end="</think>", ended_by=_LIST[:1])
+_OPEN_THINKING = ReasoningSyntax(
+    start=(f"<think{_OPEN}>",), end=f"</think{_OPEN}>", ended_by=(f"<tool_calls{_OPEN}>",)
+)
 
 _TURNS = ("<|extra_0|>", "<｜hy_Assistant｜>")  # of A13B, of the dense models
 
@@ -39,7 +50,7 @@ def _detect_thinking(template: str, config: Mapping[str, Any], vocab: frozenset[
 
 @hookimpl
 def llmplug_tool_parsers() -> list[ToolParserSpec]:
-    """Offer the calls of `hunyuan` and `hunyuan3`."""
+    """Offer the calls of `hunyuan`, `hunyuan3` and `hunyuan3_open`."""
     return [
         ToolParserSpec(
             name="hunyuan",
@@ -51,12 +62,17 @@ def llmplug_tool_parsers() -> list[ToolParserSpec]:
             detect=in_template("<tool_calls>", "<tool_sep>", "<arg_key>", score=0.9),
             syntax=(_TAGS,),
         ),
+        ToolParserSpec(
+            name="hunyuan3_open",
+            detect=in_template(_OPEN, "tool_sep", "arg_key", score=0.9),
+            syntax=(_OPEN_TAGS,),
+        ),
     ]
 
 
 @hookimpl
 def llmplug_reasoning_parsers() -> list[ReasoningParserSpec]:
-    """Offer the thinking of `hunyuan` and `hunyuan3`."""
+    """Offer the thinking of `hunyuan`, `hunyuan3` and `hunyuan3_open`."""
     return [
         ReasoningParserSpec(
             name="hunyuan",
@@ -71,6 +87,12 @@ def llmplug_reasoning_parsers() -> list[ReasoningParserSpec]:
             syntax=_THINKING_3,
             thinking_on={"reasoning_effort": "high"},
             thinking_off={"reasoning_effort": "no_think"},
-            effort_variable="reasoning_effort",
+        ),
+        ReasoningParserSpec(
+            name="hunyuan3_open",
+            detect=in_template(_OPEN, "think", "tool_sep", "arg_key", score=0.9),
+            syntax=_OPEN_THINKING,
+            thinking_on={"reasoning_effort": "high"},
+            thinking_off={"reasoning_effort": "no_think"},
         ),
     ]

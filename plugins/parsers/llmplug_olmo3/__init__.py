@@ -11,17 +11,18 @@ _CALLS = PythonCalls(start=("<function_calls>\n",), end="\n</function_calls>", i
 _THINKING = ReasoningSyntax(start=("<think>",), end="</think>", ended_by=("<function_calls>",))
 
 _FUNCTIONS = "<functions>"
+_OTHERS = ("<invoke", "DSML")  # families that put parameters in tags
 
 
 @hookimpl
 def llmplug_tool_parsers() -> list[ToolParserSpec]:
     """Offer the calls of `olmo3`."""
-    detect = in_template("<function_calls>", _FUNCTIONS, unless=("<invoke",), score=0.9)
+    detect = in_template("<function_calls>", _FUNCTIONS, unless=_OTHERS, score=0.9)
     return [ToolParserSpec(name="olmo3", detect=detect, syntax=(_CALLS,))]
 
 
 @hookimpl
 def llmplug_reasoning_parsers() -> list[ReasoningParserSpec]:
     """Offer the thinking of `olmo3`."""
-    detect = in_template("<think>", _FUNCTIONS, unless=("<invoke",), score=0.9)
+    detect = in_template("<think>", _FUNCTIONS, unless=_OTHERS, score=0.9)
     return [ReasoningParserSpec(name="olmo3", detect=detect, syntax=_THINKING)]

@@ -1,4 +1,7 @@
-"""Phi-4-mini: a JSON list behind the word `functools`, or between tokens."""
+"""Phi-4-mini: a JSON list behind the word `functools`, or between tokens.
+
+FireFunction v2 writes the word too.
+"""
 
 from __future__ import annotations
 

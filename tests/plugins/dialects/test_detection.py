@@ -73,6 +73,13 @@ TEMPLATES: list[tuple[str, str, str | None]] = [
         "hunyuan3",
     ),
     (
+        "':opensource' '<think{}>' '<tool_sep{}>' '<arg_key{}>'.format(suffix)",
+        "hunyuan3_open",
+        "hunyuan3_open",
+    ),
+    ("<|begin_assistant|> <tool_calls>[ ]</tool_calls>", "apriel", None),
+    ("<|start_header_id|> <function=x>{}</function>", "functionary", None),
+    (
         "Reasoning Mode: /no_think <tool_call>\n{arguments}\n</tool_call> <think>\n</think>",
         "smollm3",
         "smollm3",

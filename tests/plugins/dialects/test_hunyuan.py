@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 import llmplug_hunyuan
@@ -9,6 +11,7 @@ from tests.plugins.dialects.reading import Answer, Call, PluginDialect
 
 A13B = PluginDialect(llmplug_hunyuan, "hunyuan", "hunyuan")
 HUNYUAN3 = PluginDialect(llmplug_hunyuan, "hunyuan3", "hunyuan3")
+HUNYUAN3_OPEN = PluginDialect(llmplug_hunyuan, "hunyuan3_open", "hunyuan3_open")
 
 LIST = (
     '<tool_calls>[{"name": "get_weather", "arguments": {"city": "Paris", "days": 2}}, '
@@ -51,6 +54,13 @@ def test_tags(calls: str) -> None:
     assert not HUNYUAN3.allows(calls, most=1)
 
 
-@pytest.mark.parametrize("dialect", [A13B, HUNYUAN3])
+def test_tags_with_a_suffix() -> None:
+    text = re.sub(r"(</?\w+)>", r"\1:opensource>", f"They ask.</think>I look.{TAGS}")
+    found = HUNYUAN3_OPEN.read(text, "<｜hy_Assistant:opensource｜><think:opensource>")
+    assert found == Answer("I look.", "They ask.", CALLS)
+    assert HUNYUAN3_OPEN.allows(text[text.index("<tool_calls") :])
+
+
+@pytest.mark.parametrize("dialect", [A13B, HUNYUAN3, HUNYUAN3_OPEN])
 def test_properties_of_every_dialect(dialect: PluginDialect) -> None:
     dialect.check()

@@ -17,6 +17,7 @@ from tests.plugins.dialects.reading import Answer, Call, PluginDialect
 LLAMA3 = PluginDialect(llmplug_llama3, "llama3")
 LLAMA4 = PluginDialect(llmplug_llama3, "llama4")
 PYTHONIC = PluginDialect(llmplug_llama3, "pythonic")
+FUNCTIONARY = PluginDialect(llmplug_llama3, "functionary")
 
 JSON = '{"name": "get_weather", "parameters": {"city": "Paris", "days": 2}}'
 PYTHON = "[get_weather(city='Paris', days=2), get_time()]"
@@ -64,7 +65,17 @@ def test_forced_calls() -> None:
     assert not PYTHONIC.allows("[get_date()]")
 
 
-@pytest.mark.parametrize("dialect", [LLAMA3, LLAMA4, PYTHONIC])
+def test_tags() -> None:
+    text = (
+        'I look.\n<function=get_weather>{"city": "Paris", "days": 2}</function>'
+        "<function=get_time>{}</function>"
+    )
+    assert FUNCTIONARY.read(text) == Answer("I look.", calls=CALLS)
+    assert FUNCTIONARY.allows("<function=get_time>{}</function>")
+    assert not FUNCTIONARY.allows("<function=get_date>{}</function>")
+
+
+@pytest.mark.parametrize("dialect", [LLAMA3, LLAMA4, PYTHONIC, FUNCTIONARY])
 def test_properties_of_every_dialect(dialect: PluginDialect) -> None:
     dialect.check()
 
