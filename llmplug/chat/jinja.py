@@ -15,6 +15,8 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.visitor import NodeTransformer
 
 from llmplug.chat.template_functions import (
+    Namespace,
+    make_dict,
     raise_exception,
     sort_mapping,
     sort_values,
@@ -31,7 +33,7 @@ MAX_CHARS = 16_000_000  # of a rendered conversation; a million tokens are some 
 MAX_RENDER_S = 10.0
 
 # Names that no template of anybody's has, for what is written into its tree.
-_TICK, _JOIN = "llmplug_tick", "llmplug_join"
+_DEADLINE, _WATCH, _JOIN = "llmplug_deadline", "llmplug_watch_clock", "llmplug_join"
 
 _Watched = TypeVar("_Watched", nodes.For, nodes.Macro, nodes.CallBlock)
 
@@ -60,7 +62,7 @@ class Template:
             raise CheckpointError(
                 f"the chat template has a syntax error in line {error.lineno}: {error.message}"
             ) from error
-        self.reserved = frozenset({*environment.globals, _TICK})
+        self.reserved = frozenset({*environment.globals, _DEADLINE})
 
     def render(self, variables: Mapping[str, Any]) -> str:
         """Render within the budgets of size and time.
@@ -72,18 +74,13 @@ class Template:
         deadline = time.monotonic() + MAX_RENDER_S
         pieces: list[str] = []
         num_chars = 0
-
-        def tick() -> None:
-            if time.monotonic() > deadline:
-                raise TemplateError(f"rendering takes over {MAX_RENDER_S:g} s")
-
         try:
-            for piece in self._template.generate({**variables, _TICK: tick}):
+            for piece in self._template.generate({**variables, _DEADLINE: deadline}):
                 pieces.append(piece)
                 num_chars += len(piece)
                 if num_chars > MAX_CHARS:
                     raise TemplateError(f"the conversation is over {MAX_CHARS} characters")
-                tick()
+                _check_clock(deadline)
         except TemplateError:
             raise
         except jinja2.TemplateError as error:
@@ -121,8 +118,8 @@ class _Watching(NodeTransformer):
 
     def _watch(self, node: _Watched) -> _Watched:
         self.generic_visit(node)
-        call = nodes.Call(nodes.Name(_TICK, "load"), [], [], None, None)
-        node.body.insert(0, nodes.ExprStmt(call).set_lineno(node.lineno))
+        watch = nodes.Filter(nodes.Const(None), _WATCH, [], [], None, None)
+        node.body.insert(0, nodes.ExprStmt(watch).set_lineno(node.lineno))
         return node
 
 
@@ -166,6 +163,16 @@ class _Generation(jinja2.ext.Extension):
         return str(caller())
 
 
+@jinja2.pass_context
+def _watch_clock(context: Context, _: object) -> None:
+    _check_clock(context.parent[_DEADLINE])  # not a name that the template could set anew
+
+
+def _check_clock(deadline: float) -> None:
+    if time.monotonic() > deadline:
+        raise TemplateError(f"rendering takes over {MAX_RENDER_S:g} s")
+
+
 def _join(values: Sequence[Any]) -> str:
     texts = [str(value) for value in values]
     if sum(map(len, texts)) > MAX_CHARS:
@@ -178,8 +185,10 @@ def _make_environment() -> jinja2.Environment:
         trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, jinja2.ext.loopcontrols]
     )
     environment.filters |= {"tojson": to_json, "sort": sort_values, "dictsort": sort_mapping}
-    environment.filters[_JOIN] = _join
+    environment.filters |= {_WATCH: _watch_clock, _JOIN: _join}
     functions: dict[str, Callable[..., Any]] = {
+        "dict": make_dict,
+        "namespace": Namespace,
         "raise_exception": raise_exception,
         "strftime_now": strftime_now,
     }

@@ -13,8 +13,35 @@ from typing import Any, Literal
 
 import jinja2
 from jinja2.filters import make_multi_attrgetter
+from jinja2.utils import Namespace as JinjaNamespace
 
 from llmplug.chat.marks import without_marks
+
+
+class Namespace(JinjaNamespace):
+    """Jinja's `namespace`, but for names with which Python itself reaches into objects."""
+
+    def __init__(*args: Any, **attributes: Any) -> None:
+        """Take attributes from mappings and keywords.
+
+        Raises:
+            jinja2.exceptions.SecurityError: a name begins with an underscore.
+        """
+        self, *rest = args
+        JinjaNamespace.__init__(self)
+        for name, value in dict(*rest, **attributes).items():
+            self[name] = value
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        """Set an attribute, as `{% set x.name = value %}` does."""
+        if str(name).startswith("_"):
+            raise jinja2.exceptions.SecurityError(f"a namespace takes no name such as {name!r}")
+        super().__setitem__(name, value)
+
+
+def make_dict(*args: Any, **items: Any) -> dict[Any, Any]:
+    """Make a mapping; the class itself has methods that change other mappings."""
+    return dict(*args, **items)
 
 
 def to_json(

@@ -26,6 +26,7 @@ SOURCES = [
         "{{ ns.n }}"
     ),
     "{% macro f(x) %}[{{ x }}]{% endmacro %}{{ f(messages[0].content) }}",
+    "{% set n = namespace({'a': 1}, self=2) %}{% set n.a = n.a + n.self %}{{ n.a }}",
     "{{ 'ab' * 3 }}{{ 2 ** 10 }}{{ (messages[0].content | length) * 2 }}",
     "{{ undefined_name }}|{{ messages[0].nothing }}|{{ strftime_now('%Y') | length }}",
     "{% for k, v in messages[0] | items %}{{ k ~ v }}{% endfor %}{{ dict(a=1) }}",
@@ -76,6 +77,11 @@ def test_failures_are_the_requests(source: str) -> None:
         "{% set f = '{0.__class__}'.format %}{{ f(messages) }}",
         "{{ namespace.__init__.__globals__ }}",
         "{{ cycler.__init__.__globals__.os }}",
+        "{{ namespace(__html__=messages.copy) }}",
+        "{{ namespace({'_x': 1}) }}",
+        "{% set n = namespace() %}{% set n.__class__ = messages %}{{ n }}",
+        "{{ dict.pop(messages[0], 'role') }}",
+        "{{ dict.update(messages[0], {'role': 'x'}) or messages[0].role }}",
     ],
 )
 def test_the_sandbox_holds(source: str) -> None:
@@ -127,6 +133,10 @@ def test_time_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         (
             "{% for i in range(99999) %}{% for j in range(99999) %}{% set x = j %}{% endfor %}"
             "{% endfor %}"
+        ),
+        (
+            "{% set llmplug_deadline = 1e99 %}{% for i in range(99999) %}"
+            "{% set llmplug_deadline = 1e99 %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
         ),
         "{% macro f(n) %}{{ f(n - 1) ~ f(n - 1) if n }}{% endmacro %}{{ f(60) }}",
         (
