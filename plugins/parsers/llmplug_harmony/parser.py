@@ -21,6 +21,7 @@ from llmplug.dialect import (
 )
 
 MAX_HEADER = 512  # characters: what is longer is none
+_MOST_AT_ONCE = 4096  # characters: each marker costs a copy of what stands behind it
 
 _START, _BODY = "<|start|>", "<|message|>"
 _CLOSING = ("<|end|>", "<|call|>", "<|return|>")
@@ -56,10 +57,8 @@ class HarmonyParser:
 
     def feed(self, text: str) -> list[Event]:
         """Take more text."""
-        text = self._held + text
-        self._held = ""
-        while text:
-            text = self._read_text(text) if self._header is None else self._read_header(text)
+        for start in range(0, len(text), _MOST_AT_ONCE):
+            self._read(text[start : start + _MOST_AT_ONCE])
         return self._take()
 
     def finish(self) -> list[Event]:
@@ -72,6 +71,12 @@ class HarmonyParser:
             self._say(held)
         self._close_call()
         return self._take()
+
+    def _read(self, text: str) -> None:
+        text = self._held + text
+        self._held = ""
+        while text:
+            text = self._read_text(text) if self._header is None else self._read_header(text)
 
     # --- states ---------------------------------------------------------------------------------
     def _read_header(self, text: str) -> str:

@@ -10,6 +10,7 @@ import re
 from llmplug.dialect import AnswerContext, Content, Event, Reasoning
 
 MAX_HEADER = 512  # characters: what is longer is none
+_MOST_AT_ONCE = 4096  # characters: each marker costs a copy of what stands behind it
 
 _START, _BODY = "<|start|>", "<|message|>"
 _CLOSING = ("<|eom|>", "<|eot|>")
@@ -34,10 +35,8 @@ class MessageParser:
 
     def feed(self, text: str) -> list[Event]:
         """Take more text."""
-        text = self._held + text
-        self._held = ""
-        while text:
-            text = self._read_header(text) if self._is_in_header else self._read_text(text)
+        for start in range(0, len(text), _MOST_AT_ONCE):
+            self._read(text[start : start + _MOST_AT_ONCE])
         return self._take()
 
     def finish(self) -> list[Event]:
@@ -51,6 +50,12 @@ class MessageParser:
         if self._space:
             self._emit(self._space)
         return self._take()
+
+    def _read(self, text: str) -> None:
+        text = self._held + text
+        self._held = ""
+        while text:
+            text = self._read_header(text) if self._is_in_header else self._read_text(text)
 
     def _read_header(self, text: str) -> str:
         """Between texts: a header, or text that has none."""

@@ -20,7 +20,7 @@ from llmplug.dialect import AnswerContext, Content, Reasoning, Tool
 from llmplug.grammar import Node, Regex
 from llmplug_harmony.parser import MAX_HEADER, HarmonyParser
 from tests.chat.call_writing import Call as WrittenCall
-from tests.chat.dialect_properties import check_dialect
+from tests.chat.dialect_properties import check_dialect, check_speed
 from tests.plugins.dialects.reading import TOOLS, Answer, Call, PluginDialect, accepts
 
 HARMONY = PluginDialect(llmplug_harmony, "harmony", "harmony")
@@ -185,3 +185,7 @@ def test_cuts_do_not_matter(pieces: list[str], cuts: list[int], tools: tuple[Too
     assert thoughts == dialect.reasoning
     for call in dialect.calls:
         assert not call.is_complete or json.dumps(call.arguments) in text or call.arguments == {}
+
+
+def test_speed() -> None:
+    check_speed(HARMONY.tools, HARMONY.reasoning, num_chars=100_000)

@@ -14,7 +14,7 @@ from llmplug.chat.channels import Dialect
 from llmplug.dialect import Tool
 from llmplug.grammar import Node, Regex
 from llmplug_muse_glimmer.parser import MAX_HEADER
-from tests.chat.dialect_properties import check_forced_calls, check_reading
+from tests.chat.dialect_properties import check_forced_calls, check_reading, check_speed
 from tests.plugins.dialects.reading import TOOLS, Answer, Call, PluginDialect, accepts
 
 MUSE = PluginDialect(llmplug_muse_glimmer, "muse_glimmer", "muse_glimmer")
@@ -107,3 +107,7 @@ def test_properties_of_every_dialect() -> None:
 
 def test_header_that_breaks_off() -> None:
     assert MUSE.read(f"{THOUGHT}{PROMPT_END} to=us", PROMPT_END) == Answer("", "They ask.")
+
+
+def test_speed() -> None:
+    check_speed(MUSE.tools, MUSE.reasoning, num_chars=60_000)
