@@ -43,8 +43,9 @@ def find_message_shape(
     user = {"role": "user", "content": content}
 
     def shows_call(empty: dict[str, Any], takes_maps: bool, call_id: str = _CALL_ID) -> bool:
-        call = _make_call(takes_maps, call_id)
-        return shows([user, {"role": "assistant", **empty, "tool_calls": [call]}])
+        answer = {"role": "assistant", **empty, "tool_calls": [_make_call(takes_maps, call_id)]}
+        # Some templates are for conversations with tools alone.
+        return shows([user, answer]) or shows([user, answer], [_make_tool("looks something up")])
 
     text: Any = "" if takes_strings else [{"type": "text", "text": ""}]
     ways: list[dict[str, Any]] = [{}, {"content": None}, {"content": text}]
@@ -58,7 +59,7 @@ def find_message_shape(
         takes_parts=takes_parts,
         needs_content=bool(empty),
         takes_null=empty == {"content": None},
-        takes_tools=shows([user], [_make_tool()]),
+        takes_tools=shows([user], [_make_tool(f"call {_WORD}")]),
         takes_tool_calls=takes_calls,
         takes_argument_maps=takes_maps,
         wants_short_ids=takes_calls and not shows_call(empty, takes_maps, _LONG_ID),
@@ -87,12 +88,12 @@ def _make_call(takes_maps: bool, call_id: str) -> dict[str, Any]:
     }
 
 
-def _make_tool() -> dict[str, Any]:
+def _make_tool(description: str) -> dict[str, Any]:
     return {
         "type": "function",
         "function": {
             "name": "look_up",
-            "description": f"call {_WORD}",
+            "description": description,
             "parameters": {
                 "type": "object",
                 "properties": {"q": {"type": "string", "description": "what to look up"}},

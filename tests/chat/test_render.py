@@ -350,6 +350,8 @@ TEXT_ARGUMENTS = """\
     {%- for call in m.tool_calls or [] %}{{ '<think>' + call.function.arguments }}{% endfor %}
 {%- endfor %}"""
 
+TOOLS_ALONE = "{%- for tool in tools %}{{ tool.function.description }}{% endfor %}"
+
 
 def test_shape_is_found_by_trying() -> None:
     strings = renderer("byte_level", "plain").shape
@@ -364,6 +366,10 @@ def test_shape_is_found_by_trying() -> None:
     assert (parts.takes_strings, parts.takes_parts) == (False, True)
     texts = ChatRenderer(cached("byte_level"), TEXT_ARGUMENTS).shape
     assert (texts.takes_tool_calls, texts.takes_argument_maps) == (True, False)
+    needs_tools = TOOLS_ALONE + TEXT_ARGUMENTS
+    assert ChatRenderer(cached("byte_level"), needs_tools).shape.takes_tool_calls
+    shows_no_calls = TOOLS_ALONE + PARTS_ONLY
+    assert not ChatRenderer(cached("byte_level"), shows_no_calls).shape.takes_tool_calls
 
 
 def test_parts_become_what_the_template_takes() -> None:
