@@ -116,14 +116,16 @@ def plan_text(config: ModelConfig, registry: Registry, progress: Progress) -> Te
     tokenizer = Tokenizer(checkpoint.tokenizer)
     template = generation_defaults.choose_template(config, checkpoint, tokenizer, registry, choices)
     defaults = generation_defaults.choose_sampling_defaults(config, checkpoint, choices)
-    renderer = None if template.source is None else ChatRenderer(tokenizer, template.source)
+    renderer = None
+    if template.source is not None:
+        renderer = ChatRenderer(tokenizer, template.source, template.tool_source)
     end_ids = generation_defaults.choose_end_ids(
         config, checkpoint, tokenizer, template, renderer, choices
     )
     dialect = Dialect()
     if renderer is not None and template.source is not None:
         evidence = Evidence(
-            template=template.source,
+            template=template.source + (template.tool_source or ""),
             config=checkpoint.config,
             vocabulary=frozenset(tokenizer.library.get_vocab()),
             renderer=renderer,

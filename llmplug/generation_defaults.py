@@ -28,6 +28,7 @@ class TemplateChoice:
     """The chat template of a model; `source` is None where there is none."""
 
     source: str | None
+    tool_source: str | None = None  # another one, for conversations with tools
     stop_tokens: tuple[str, ...] = ()  # texts that end an answer under this template
 
 
@@ -132,13 +133,15 @@ def _find_template(
         )
     if wanted is not None:
         spec, owner = registry.chat_templates.get(wanted)
-        return TemplateChoice(spec.source, spec.stop_tokens), wanted, f"plugin {owner}"
+        return TemplateChoice(spec.source, stop_tokens=spec.stop_tokens), wanted, f"plugin {owner}"
     if own.chat_template is not None:
-        return TemplateChoice(own.chat_template), "the checkpoint's own", "found in its files"
+        tool_source = own.named_templates.get("tool_use")
+        chosen = "the checkpoint's own" + (", and tool_use" if tool_source is not None else "")
+        return TemplateChoice(own.chat_template, tool_source), chosen, "found in its files"
     vocabulary = frozenset(tokenizer.library.get_vocab())
     for spec, owner in registry.chat_templates:
         if spec.fits(vocabulary):
             why = f"the checkpoint has none; its vocabulary fits this one of plugin {owner}"
-            return TemplateChoice(spec.source, spec.stop_tokens), spec.name, why
+            return TemplateChoice(spec.source, stop_tokens=spec.stop_tokens), spec.name, why
     why = "the checkpoint has none and no plugin's fits: completions only, no chat"
     return TemplateChoice(None), "none", why

@@ -310,6 +310,24 @@ def test_the_dialect_is_found_out_from_the_template(folder: Path, tmp_path: Path
     assert choice_of(unknown, "dialect")[0] == "calls generic, thinking none"
 
 
+def test_a_checkpoint_may_have_a_template_for_tools(folder: Path) -> None:
+    settings = folder / "tokenizer_config.json"
+    named = [
+        {"name": "default", "template": "{{ messages[-1].content }}"},
+        {"name": "tool_use", "template": TOOLS},
+    ]
+    settings.write_text(json.dumps({**json.loads(settings.read_text()), "chat_template": named}))
+    (folder / "chat_template.jinja").unlink(missing_ok=True)
+    plan = make_plan(folder)
+    assert choice_of(plan, "chat template")[0] == "the checkpoint's own, and tool_use"
+    assert choice_of(plan, "dialect")[0] == "calls hermes, thinking none"
+    assert plan.dialect.problems == ()
+    assert plan.renderer is not None
+    assert plan.renderer.render_text(HI) == "Hi"
+    tools: list[Any] = [{"type": "function", "function": {"name": "f", "parameters": {}}}]
+    assert '"name": "f"' in plan.renderer.for_tools.render_text(HI, tools=tools)
+
+
 def test_the_dialect_of_the_config(folder: Path, tmp_path: Path) -> None:
     path = tmp_path / "tools.jinja"
     path.write_text(TOOLS)

@@ -38,11 +38,16 @@ class ChatRenderer:
         tokenizer: what the prompts are encoded with.
         variables: names of `template_kwargs` that the template reads.
         takes_documents: whether it reads documents.
+        for_tools: renders conversations with tools; mostly this renderer itself.
     """
 
-    def __init__(self, tokenizer: Tokenizer, template_source: str) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, template_source: str, tool_source: str | None = None
+    ) -> None:
         """Compile the template and find out what it takes.
 
+        Args:
+            tool_source: another template, for conversations with tools.
         Raises:
             CheckpointError: the template has a syntax error.
         """
@@ -53,6 +58,7 @@ class ChatRenderer:
         self._reserved = self._template.reserved | _OWN_VARIABLES | set(self._special_tokens)
         self.variables = self._template.variables - self._reserved
         self.takes_documents = "documents" in self._template.variables
+        self.for_tools = self if tool_source is None else ChatRenderer(tokenizer, tool_source)
         self.shape: MessageShape = find_message_shape(self._render_plain)
 
     def render(

@@ -67,6 +67,7 @@ def find_call_problem(
     Raises:
         NotShown: the template does not show calls.
     """
+    renderer = renderer.for_tools
     if not renderer.shape.takes_tool_calls:
         raise NotShown("the template has no place for calls")
     call = _CALL if spec.make_id is None else {**_CALL, "id": spec.make_id(_NAME, 0)}

@@ -182,9 +182,11 @@ class ModelService:
         """Special tokens that markers are made of, those of calls only where they are read."""
         return self._reasoning_ids | self._call_ids if reads_calls else self._reasoning_ids
 
-    async def find_renderer(self, template: str | None) -> ChatRenderer:
+    async def find_renderer(self, template: str | None, *, has_tools: bool) -> ChatRenderer:
         """Return what renders conversations: the model's own, or a request's where it is trusted.
 
+        Args:
+            has_tools: whether the conversation has some.
         Raises:
             InvalidRequest: the model has no chat template, or that of the request is none.
             UnsupportedParameter: requests may bring none.
@@ -203,7 +205,7 @@ class ModelService:
                 "'chat_template' in its config.",
                 param="model",
             )
-        return self._renderer
+        return self._renderer.for_tools if has_tools else self._renderer
 
     async def render(
         self,

@@ -58,7 +58,7 @@ async def prepare_chat(
         )
     is_continued = bool(asked.continue_final_message)
     started_at = time.perf_counter()
-    renderer = await model.find_renderer(asked.chat_template)
+    renderer = await model.find_renderer(asked.chat_template, has_tools=bool(use.shown))
     prompt = await model.render(
         renderer,
         messages,

@@ -69,6 +69,14 @@ def test_arguments_as_text_and_templates_without_a_place_for_tools() -> None:
     assert find_call_problem(renderer, None, CALLS) is None
 
 
+def test_a_template_for_tools_shows_the_calls() -> None:
+    plain = FRAME.replace("CALL", "").replace("THOUGHT", "").replace("HEAD", "")
+    tool_source = FRAME.replace("CALL", CALL).replace("THOUGHT", "").replace("HEAD", "")
+    renderer = ChatRenderer(cached("byte_level"), plain, tool_source)
+    assert not renderer.shape.takes_tool_calls
+    assert find_call_problem(renderer, None, CALLS) is None
+
+
 @pytest.mark.parametrize(
     ("call", "reason"),
     [

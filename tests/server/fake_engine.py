@@ -203,6 +203,7 @@ class FakeRenderer:
     def __init__(self) -> None:
         self.calls: list[dict[str, Any]] = []
         self.variables = frozenset({"x"})
+        self.for_tools = self
         self.prompt_end = ""
         self.shape = MessageShape(takes_tools=True, takes_tool_calls=True)
 
