@@ -133,7 +133,11 @@ def _write_answer(
     specs = [each for each in (reasoning, spec) if each is not None]
     if head != headed[start:]:  # what it shares with this answer may end within a marker
         head = head[: len(head) - _num_begun(head, chain.from_iterable(map(find_markers, specs)))]
-    return _take_hidden_away(renderer, whole[start + len(head) :], specs), head
+    text = _take_hidden_away(renderer, whole[start + len(head) :], specs)
+    end = reasoning.syntax.end.strip() if reasoning is not None and reasoning.syntax else ""
+    if end and text.lstrip().startswith(end):  # no model closes what nothing has opened
+        return text.lstrip().removeprefix(end), head + end
+    return text, head
 
 
 def _num_begun(head: str, markers: Iterable[str]) -> int:

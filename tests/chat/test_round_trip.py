@@ -52,6 +52,13 @@ def test_what_is_written_in_the_dialect_comes_back() -> None:
     assert find_thinking_problem(make_renderer(thought=THOUGHT), THINKING) is None
 
 
+def test_the_template_may_close_what_is_not_opened() -> None:
+    thought = "{{ '<think>' ~ m.reasoning_content if m.reasoning_content }}{{ '</think>' }}"
+    renderer = make_renderer(thought=thought, head="<think>")
+    assert find_call_problem(renderer, THINKING, CALLS) is None
+    assert find_thinking_problem(renderer, THINKING) is None
+
+
 @pytest.mark.parametrize("head", ["<think>", "<think></think>", ""])
 def test_thinking_may_stand_round_a_call_and_in_the_head(head: str) -> None:
     renderer = make_renderer(thought=THOUGHT, head=head)
