@@ -49,7 +49,8 @@ class TaggedReader:
         self._in_key = search_for(*syntax.key[1])
         self._quote_start, quote_end = syntax.quotes or ("", "")
         self._in_bare_value = search_for(self._value_end)
-        self._in_quotes = search_for(quote_end + self._value_end)
+        if self._quote_start:
+            self._in_quotes = search_for(quote_end + self._value_end)
         self._in_value = self._in_bare_value
         self._rest = Remainder(self._section_end or self._end)
         self._index = opening.first_index

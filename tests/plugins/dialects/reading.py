@@ -98,7 +98,7 @@ class PluginDialect:
 
     def check(self) -> None:
         """Check what holds for every dialect."""
-        check_dialect(self.tools, self.reasoning)
+        check_dialect(self.tools, self.reasoning, num_examples=30)
 
 
 def accepts(grammar: Node, text: str, control_texts: Sequence[str] = ()) -> bool:

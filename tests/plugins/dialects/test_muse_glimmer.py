@@ -110,4 +110,4 @@ def test_header_that_breaks_off() -> None:
 
 
 def test_speed() -> None:
-    check_speed(MUSE.tools, MUSE.reasoning, num_chars=60_000)
+    check_speed(None, MUSE.reasoning, num_chars=100_000)
