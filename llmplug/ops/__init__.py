@@ -13,6 +13,7 @@ from llmplug.ops.choose_tokens import CHOOSE_TOKENS, choose_tokens
 from llmplug.ops.decoder_layer import ComposedDecoderLayer, DecoderLayer
 from llmplug.ops.decoder_layer_examples import DECODER_LAYER
 from llmplug.ops.embed import EMBED, embed
+from llmplug.ops.expert_mlp import EXPERT_MLP, expert_mlp
 from llmplug.ops.filter_tokens import FILTER_TOKENS, filter_tokens
 from llmplug.ops.gelu_mul import GELU_MUL, gelu_mul
 from llmplug.ops.linear import LINEAR, DenseLinear, DenseWeight, LoadedTensor, join_sources
@@ -21,6 +22,7 @@ from llmplug.ops.penalise_tokens import PENALISE_TOKENS, penalise_tokens
 from llmplug.ops.rms_norm import ADD_RMS_NORM, RMS_NORM, add_rms_norm, rms_norm
 from llmplug.ops.rope import ROPE, make_rope_table, rope
 from llmplug.ops.rope_store import ROPE_STORE
+from llmplug.ops.route_experts import ROUTE_EXPERTS, route_experts
 from llmplug.ops.silu_mul import SILU_MUL, silu_mul
 from llmplug.ops.stored_weights import Fp8Tensor, Int4Codes, PackedInt4Tensor
 from llmplug.ops.table import KernelChoice, KernelTable, Op, choose_kernels, load_kernels
@@ -37,6 +39,8 @@ REFERENCES: dict[str, Op] = {
         ATTENTION,
         SILU_MUL,
         GELU_MUL,
+        ROUTE_EXPERTS,
+        EXPERT_MLP,
         PENALISE_TOKENS,
         MASK_TOKENS,
         FILTER_TOKENS,
@@ -66,6 +70,7 @@ __all__ = [
     "choose_kernels",
     "choose_tokens",
     "embed",
+    "expert_mlp",
     "filter_tokens",
     "gelu_mul",
     "join_sources",
@@ -75,5 +80,6 @@ __all__ = [
     "penalise_tokens",
     "rms_norm",
     "rope",
+    "route_experts",
     "silu_mul",
 ]

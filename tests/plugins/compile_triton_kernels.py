@@ -53,11 +53,11 @@ def compile_only(kernel: JITFunction, grid: tuple[int, ...]) -> functools.partia
 
 
 def compile_linear(kernel: Any) -> None:
-    """Every format, for few rows and for many; float32, for which no product of tiles is made."""
+    """Every format, for few rows and for many."""
     codes, scales = torch.zeros(300, 256).to(torch.float8_e4m3fn), torch.ones(3, 2)
     blocks = Fp8Tensor(weight=LoadedTensor(codes), scales=LoadedTensor(scales))
     weight = LoadedTensor(torch.zeros(128, 256))
-    for dtype, num_tokens in ((torch.bfloat16, 1), (torch.bfloat16, 64), (torch.float32, 2)):
+    for dtype, num_tokens in ((torch.bfloat16, 1), (torch.bfloat16, 64)):
         sources = {
             "auto": [make_int4_tensor("AWQ", 16, 256, 128), blocks,
                      *(make_blocks(weight.tensor, name) for name in BLOCKS)],
@@ -88,7 +88,7 @@ def main() -> None:
         else:
             kernels = {"attention": PagedAttention(), spec.op: kernel}
             for dtype in (torch.bfloat16, torch.float32):
-                for example in REFERENCES[spec.op].example_inputs(CPU, dtype)[2:5]:
+                for example in REFERENCES[spec.op].example_inputs(CPU, dtype)[2:4]:
                     if spec.op == "rope_store":
                         apply_rope_store(KernelTable(kernels), example)
                     else:

@@ -9,13 +9,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from llmplug import KernelInputError
-from llmplug.ops import REFERENCES, KernelTable
+from llmplug.ops import REFERENCES, DecoderLayer, KernelTable
 from llmplug.ops.rope_store import apply_rope_store
 from llmplug_triton import llmplug_kernels
 from tests.ops.kernel_checks import (
@@ -119,6 +120,21 @@ BAD_INPUTS = {
         (zeros(2, 1, 8), zeros(2, 1, 8), zeros(2, dtype=torch.int32), zeros(4, 8)),
         {},
     ),
+    "more experts than there are": (
+        "route_experts",
+        (zeros(2, 4),),
+        {"num_chosen": 5, "renormalises": True},
+    ),
+    "experts of another width": (
+        "expert_mlp",
+        (zeros(2, 8), zeros(3, 4, 8), zeros(3, 8, 3), zeros(2, 1), zeros(2, 1, dtype=torch.int64)),
+        {},
+    ),
+    "experts in int32": (
+        "expert_mlp",
+        (zeros(2, 8), zeros(3, 4, 8), zeros(3, 8, 2), zeros(2, 1), zeros(2, 1, dtype=torch.int32)),
+        {},
+    ),
     "a table wider than a head": (
         "rope",
         (zeros(2, 1, 8), zeros(2, 1, 8), zeros(2, dtype=torch.int64), zeros(4, 10)),
@@ -145,6 +161,44 @@ def test_fused_store_rounds_as_single_kernels_do() -> None:
         assert got.abs().max() <= 448 or got is fused[0]
         assert (got != expected).float().mean() < 0.02
         torch.testing.assert_close(got, expected, rtol=0.13, atol=2e-2)
+
+
+def test_choices_are_cut_into_tiles_of_one_expert() -> None:
+    """Experts without a choice, with a full tile, and with one more; ids beyond them are left."""
+    from llmplug_triton.expert_mlp import _cut_into_tiles
+
+    counts = {-1: 3, 0: 17, 2: 16, 3: 1, 5: 4}  # of 5 experts
+    experts = torch.tensor([e for e, count in counts.items() for _ in range(count)], device=DEVICE)
+    order = torch.randperm(len(experts), generator=torch.Generator().manual_seed(0)).to(DEVICE)
+    tiles = _cut_into_tiles(experts[order][:, None], 5)
+    assert tiles.rows == 16
+    found = []
+    for tile, expert in enumerate(tiles.expert_of_tile.tolist()):
+        if expert < 5:
+            first = int(tiles.starts_E1[expert]) + (tile - int(tiles.tile_starts_E[expert])) * 16
+            rows = tiles.order_R[first : min(first + 16, int(tiles.starts_E1[expert + 1]))]
+            assert (experts[order][rows] == expert).all()
+            found += rows.tolist()
+    wanted = [r for r, e in enumerate(experts[order].tolist()) if 0 <= e < 5]
+    assert sorted(found) == wanted
+
+
+def test_fused_store_refuses_what_does_not_fit() -> None:
+    table = KERNELS["rope_store"]
+    cache = table.attention.allocate(2, 4, 1, 8, device=DEVICE, dtype=torch.float32)
+    layer = DecoderLayer(
+        attention_norm=zeros(8), qkv=None, o=None, mlp_norm=zeros(8), gate_up=None, down=None,
+        rope_table_CR=zeros(9, 8), num_heads=2, num_kv_heads=1, head_width=8, scale=1.0, eps=1e-5,
+    )  # fmt: skip
+    ids = zeros(3, dtype=torch.int64)
+    with pytest.raises(KernelInputError, match="for 2 queries and twice 1"):
+        table.rope_store(zeros(3, 5, 8), layer, ids, cache, ids)
+    with pytest.raises(KernelInputError, match="int64 slots"):
+        table.rope_store(zeros(3, 4, 8), layer, ids, cache, ids[:2])
+    with pytest.raises(KernelInputError, match="int64 positions"):
+        table.rope_store(zeros(3, 4, 8), layer, ids.int(), cache, ids)
+    with pytest.raises(KernelInputError, match="a norm of"):
+        table.rope_store(zeros(3, 4, 8), replace(layer, k_norm=zeros(7)), ids, cache, ids)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Triton brings its compiler on Linux alone")

@@ -92,6 +92,18 @@ def _load_choose_tokens() -> Any:
     return choose_tokens
 
 
+def _load_route_experts() -> Any:
+    from llmplug_triton.route_experts import route_experts
+
+    return route_experts
+
+
+def _load_expert_mlp() -> Any:
+    from llmplug_triton.expert_mlp import expert_mlp
+
+    return expert_mlp
+
+
 def _load_linear() -> Any:
     from llmplug_triton.linear import Linear
 
@@ -123,6 +135,8 @@ def llmplug_kernels() -> list[KernelSpec]:
         "mask_tokens": _load_mask_tokens,
         "filter_tokens": _load_filter_tokens,
         "choose_tokens": _load_choose_tokens,
+        "route_experts": _load_route_experts,
+        "expert_mlp": _load_expert_mlp,
         "rope_store": _load_rope_store,
     }
     return [
