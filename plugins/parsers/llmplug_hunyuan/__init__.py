@@ -1,4 +1,4 @@
-"""Hunyuan: A13B and its dense kin write a JSON list of calls, Hunyuan 3 puts parameters in tags."""
+"""Hunyuan: A13B and its dense kin write a JSON list of calls, 3 and 4 put parameters in tags."""
 
 from __future__ import annotations
 
@@ -28,10 +28,13 @@ def _tags(suffix: str, separator: str) -> TaggedCalls:
     )
 
 
-# https://huggingface.co/tencent/Hy3-preview and https://huggingface.co/tencent/Hy3, chat templates
+# https://huggingface.co/tencent/Hy3-preview and https://huggingface.co/tencent/Hy3, chat templates;
+# https://huggingface.co/tencent/Hy4-preview leaves the separator out.
 _OPEN = ":opensource"
-_TAGS = _tags("", "<tool_sep>")
-_OPEN_TAGS = _tags(_OPEN, f"<tool_sep{_OPEN}>")
+_TAGS_3 = _tags("", "<tool_sep>")
+_TAGS_4 = _tags("", "")
+_OPEN_TAGS_3 = _tags(_OPEN, f"<tool_sep{_OPEN}>")
+_OPEN_TAGS_4 = _tags(_OPEN, "")
 _THINKING_3 = ReasoningSyntax(start=("<think>",), end="</think>", ended_by=_LIST[:1])
 _OPEN_THINKING = ReasoningSyntax(
     start=(f"<think{_OPEN}>",), end=f"</think{_OPEN}>", ended_by=(f"<tool_calls{_OPEN}>",)
@@ -43,14 +46,14 @@ _TURNS = ("<|extra_0|>", "<｜hy_Assistant｜>")  # of A13B, of the dense models
 def _detect_thinking(template: str, config: Mapping[str, Any], vocab: frozenset[str]) -> Match:
     del config, vocab
     turn = next((text for text in _TURNS if text in template), None)
-    if turn is None or "</think>" not in template or "<tool_sep>" in template:
+    if turn is None or "</think>" not in template or "<arg_key>" in template:
         return NO_MATCH
     return Match(0.9, f"its template writes </think> and {turn}")
 
 
 @hookimpl
 def llmplug_tool_parsers() -> list[ToolParserSpec]:
-    """Offer the calls of `hunyuan`, `hunyuan3` and `hunyuan3_open`."""
+    """Offer the calls of `hunyuan`, `hunyuan3` and `hunyuan4`, and of their open checkpoints."""
     return [
         ToolParserSpec(
             name="hunyuan",
@@ -60,19 +63,29 @@ def llmplug_tool_parsers() -> list[ToolParserSpec]:
         ToolParserSpec(
             name="hunyuan3",
             detect=in_template("<tool_calls>", "<tool_sep>", "<arg_key>", score=0.9),
-            syntax=(_TAGS,),
+            syntax=(_TAGS_3,),
         ),
         ToolParserSpec(
             name="hunyuan3_open",
             detect=in_template(_OPEN, "tool_sep", "arg_key", score=0.9),
-            syntax=(_OPEN_TAGS,),
+            syntax=(_OPEN_TAGS_3,),
+        ),
+        ToolParserSpec(
+            name="hunyuan4",
+            detect=in_template("<tool_calls>", "<arg_key>", unless=("tool_sep",), score=0.9),
+            syntax=(_TAGS_4,),
+        ),
+        ToolParserSpec(
+            name="hunyuan4_open",
+            detect=in_template(_OPEN, "arg_key", unless=("tool_sep",), score=0.9),
+            syntax=(_OPEN_TAGS_4,),
         ),
     ]
 
 
 @hookimpl
 def llmplug_reasoning_parsers() -> list[ReasoningParserSpec]:
-    """Offer the thinking of `hunyuan`, `hunyuan3` and `hunyuan3_open`."""
+    """Offer the thinking of `hunyuan`, and from 3 on that of `hunyuan3` and `hunyuan3_open`."""
     return [
         ReasoningParserSpec(
             name="hunyuan",
@@ -83,14 +96,14 @@ def llmplug_reasoning_parsers() -> list[ReasoningParserSpec]:
         ),
         ReasoningParserSpec(
             name="hunyuan3",
-            detect=in_template("</think>", "<tool_sep>", "<arg_key>", score=0.9),
+            detect=in_template("</think>", "<tool_calls>", "<arg_key>", score=0.9),
             syntax=_THINKING_3,
             thinking_on={"reasoning_effort": "high"},
             thinking_off={"reasoning_effort": "no_think"},
         ),
         ReasoningParserSpec(
             name="hunyuan3_open",
-            detect=in_template(_OPEN, "think", "tool_sep", "arg_key", score=0.9),
+            detect=in_template(_OPEN, "think", "arg_key", score=0.9),
             syntax=_OPEN_THINKING,
             thinking_on={"reasoning_effort": "high"},
             thinking_off={"reasoning_effort": "no_think"},

@@ -77,6 +77,12 @@ TEMPLATES: list[tuple[str, str, str | None]] = [
         "hunyuan3_open",
         "hunyuan3_open",
     ),
+    ("<think></think> <tool_calls> <tool_call>x<arg_key>", "hunyuan4", "hunyuan3"),
+    (
+        "':opensource' '<think{}>' '<tool_call{}>' '<arg_key{}>'.format(suffix)",
+        "hunyuan4_open",
+        "hunyuan3_open",
+    ),
     ("<|begin_assistant|> <tool_calls>[ ]</tool_calls>", "apriel", None),
     ("<|start_header_id|> <function=x>{}</function>", "functionary", None),
     (

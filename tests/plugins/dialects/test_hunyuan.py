@@ -11,6 +11,8 @@ from tests.plugins.dialects.reading import Answer, Call, PluginDialect
 
 A13B = PluginDialect(llmplug_hunyuan, "hunyuan", "hunyuan")
 HUNYUAN3 = PluginDialect(llmplug_hunyuan, "hunyuan3", "hunyuan3")
+HUNYUAN4 = PluginDialect(llmplug_hunyuan, "hunyuan4", "hunyuan3")
+HUNYUAN4_OPEN = PluginDialect(llmplug_hunyuan, "hunyuan4_open", "hunyuan3_open")
 HUNYUAN3_OPEN = PluginDialect(llmplug_hunyuan, "hunyuan3_open", "hunyuan3_open")
 
 LIST = (
@@ -54,13 +56,21 @@ def test_tags(calls: str) -> None:
     assert not HUNYUAN3.allows(calls, most=1)
 
 
+def test_no_separator() -> None:
+    text = TAGS.replace("<tool_sep>", "").replace("\n", "")
+    assert HUNYUAN4.read(f"I look.{text}", "<think></think>") == Answer("I look.", calls=CALLS)
+    assert HUNYUAN4.allows(text)
+
+
 def test_tags_with_a_suffix() -> None:
     text = re.sub(r"(</?\w+)>", r"\1:opensource>", f"They ask.</think>I look.{TAGS}")
     found = HUNYUAN3_OPEN.read(text, "<｜hy_Assistant:opensource｜><think:opensource>")
     assert found == Answer("I look.", "They ask.", CALLS)
     assert HUNYUAN3_OPEN.allows(text[text.index("<tool_calls") :])
+    text = text.replace("<tool_sep:opensource>", "").replace("\n", "")
+    assert HUNYUAN4_OPEN.read(text, "<think:opensource>") == found
 
 
-@pytest.mark.parametrize("dialect", [A13B, HUNYUAN3, HUNYUAN3_OPEN])
+@pytest.mark.parametrize("dialect", [A13B, HUNYUAN3, HUNYUAN3_OPEN, HUNYUAN4])
 def test_properties_of_every_dialect(dialect: PluginDialect) -> None:
     dialect.check()
