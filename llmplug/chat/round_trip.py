@@ -11,7 +11,7 @@ from llmplug.chat.channels import make_parser
 from llmplug.chat.marker_tokens import find_marker_ids, find_markers
 from llmplug.chat.render import count_shared
 from llmplug.dialect import AnswerContext, CallArguments, CallStart, Content, Reasoning, Tool
-from llmplug.errors import LlmplugError
+from llmplug.errors import LlmplugError, TemplateError
 
 if TYPE_CHECKING:
     from llmplug.chat.render import ChatRenderer
@@ -48,11 +48,7 @@ _TOOL: Mapping[str, Any] = {
         "parameters": dict(_PARAMETERS),
     },
 }
-_CALL: Mapping[str, Any] = {
-    "id": "call00001",  # nine letters and digits: some templates insist
-    "type": "function",
-    "function": {"name": _NAME, "arguments": json.dumps(_ARGUMENTS, ensure_ascii=False)},
-}
+_TWO: Mapping[str, Any] = {"city": "Reykjavík"}
 
 
 class NotShown(LlmplugError):
@@ -70,24 +66,59 @@ def find_call_problem(
     renderer = renderer.for_tools
     if not renderer.shape.takes_tool_calls:
         raise NotShown("the template has no place for calls")
-    call = _CALL if spec.make_id is None else {**_CALL, "id": spec.make_id(_NAME, 0)}
-    message = {"role": "assistant", "content": "", "tool_calls": [call]}
+    problem = _try_calls(renderer, reasoning, spec, [_ARGUMENTS])
+    if problem is not None:
+        return problem
+    try:
+        return _try_calls(renderer, reasoning, spec, [_ARGUMENTS, _TWO])
+    except TemplateError:  # one call at a time
+        return None
+
+
+def _try_calls(
+    renderer: ChatRenderer,
+    reasoning: ReasoningParserSpec | None,
+    spec: ToolParserSpec,
+    wanted: Sequence[Mapping[str, Any]],
+) -> str | None:
+    calls = [_make_call(spec, i, arguments) for i, arguments in enumerate(wanted)]
+    message = {"role": "assistant", "content": "", "tool_calls": calls}
     tools = [_TOOL] if renderer.shape.takes_tools else None
     text, head = _write_answer(renderer, message, tools, spec, reasoning)
+    if len(wanted) > 1 and text.count(_NAME) < len(wanted):
+        return None  # it shows one call alone
     context = AnswerContext((Tool(_NAME, _PARAMETERS),), head)
     events = _read(reasoning, spec, context, text)
-    names = [event.name for event in events if isinstance(event, CallStart)]
-    if names != [_NAME]:
+    starts = [event for event in events if isinstance(event, CallStart)]
+    names = [event.name for event in starts]
+    if names != [_NAME] * len(wanted):
         return f"the template wrote a call of {_NAME}; read were {names or 'no calls'}, in {text!r}"
-    arguments = _join(events, CallArguments)
-    try:
-        found = json.loads(arguments)
-    except ValueError:
-        return f"arguments came back as {arguments!r}"
-    if found != _ARGUMENTS:
-        return f"arguments came back as {arguments}, not as {json.dumps(_ARGUMENTS)}"
+    for start, arguments in zip(starts, wanted, strict=True):
+        of_call = [e for e in events if isinstance(e, CallArguments) and e.index == start.index]
+        written = _join(of_call, CallArguments)
+        try:
+            found = json.loads(written)
+        except ValueError:
+            return f"arguments came back as {written!r}"
+        if found != arguments:
+            return f"arguments came back as {written}, not as {json.dumps(arguments)}"
     left = _join(events, Content).strip()
     return f"text was left beside the call: {left!r}" if left else None
+
+
+def _make_call(
+    spec: ToolParserSpec | None, index: int, arguments: Mapping[str, Any]
+) -> Mapping[str, Any]:
+    """Return a call as messages hold it, with an id that its dialect's templates take."""
+    call_id = f"call{index:05}"  # nine letters and digits: some templates insist
+    if spec is not None and spec.make_id is not None:
+        call_id = spec.make_id(_NAME, index)
+    text = json.dumps(arguments, ensure_ascii=False)
+    return {
+        "id": call_id,
+        "type": "function",
+        "function": {"name": _NAME, "arguments": text},
+    }
 
 
 def find_thinking_problem(renderer: ChatRenderer, spec: ReasoningParserSpec) -> str | None:
@@ -104,7 +135,7 @@ def find_thinking_problem(renderer: ChatRenderer, spec: ReasoningParserSpec) -> 
     text, head = _write_answer(renderer, answer, None, None, spec)
     is_answer = _THOUGHT in text
     if not is_answer and renderer.shape.takes_tool_calls:  # perhaps beside calls only
-        answer = {**answer, "content": "", "tool_calls": [_CALL]}
+        answer = {**answer, "content": "", "tool_calls": [_make_call(None, 0, _ARGUMENTS)]}
         text, head = _write_answer(renderer, answer, None, None, spec)
     if _THOUGHT not in text:
         raise NotShown("the template does not show thoughts of messages")

@@ -115,6 +115,20 @@ def test_thoughts_that_come_back_otherwise_are_told(thought: str, reason: str) -
     assert reason in problem
 
 
+def test_two_calls_are_tried_where_a_template_shows_two() -> None:
+    listed = "{{ 'x' if not loop.first }}" + CALL  # stands between the two
+    problem = find_call_problem(make_renderer(listed), None, CALLS)
+    assert problem == "text was left beside the call: 'x'"
+    once = "{% if loop.first %}" + CALL + "{% endif %}"
+    assert find_call_problem(make_renderer(once), None, CALLS) is None
+    refusing = "{{ raise_exception('one at a time') if loop.length > 1 }}" + CALL
+    assert find_call_problem(make_renderer(refusing), None, CALLS) is None
+    swapped = CALL.replace("f.arguments", "m.tool_calls[-1].function.arguments")
+    problem = find_call_problem(make_renderer(swapped), None, CALLS)
+    assert problem is not None
+    assert problem.startswith("arguments came back as")
+
+
 def test_thoughts_that_are_shown_beside_calls_only() -> None:
     renderer = make_renderer(thought="{% if m.tool_calls %}" + THOUGHT + "{% endif %}")
     assert find_thinking_problem(renderer, THINKING) is None
