@@ -16,6 +16,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 from llmplug.errors import UnsupportedParameter
@@ -24,9 +25,17 @@ from llmplug.grammar import decode_grammar
 if TYPE_CHECKING:
     from llmplug.engine.sequence import Sequence as EngineSequence
     from llmplug.grammar import CompiledGrammar, GrammarBackend, GrammarState
+    from llmplug.ops import KernelTable
 
 CACHE_BYTES = 64 * 2**20  # of compiled grammars that nobody may be using
 WORD_BITS = 32
+# What each byte of a mask adds to the logits of its eight ids. On a CPU a sum takes a twentieth of
+# the time of `masked_fill` (43 us against 1.2 ms for 8 rows of 49,152, AMD EPYC, 2 cores).
+_BIAS_OF_BYTE = np.where(
+    np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little") == 1,
+    np.float32(0),
+    np.float32(-np.inf),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +44,7 @@ class Masks:
 
     rows: list[int]
     words_RW: array[int]
+    bias_RV: torch.Tensor | None  # 0 or -inf; None: the device finds it out
     errors: dict[int, Exception]
 
 
@@ -46,6 +56,7 @@ class GrammarMasks:
         open_backend: Callable[[], GrammarBackend] | None,
         vocab_size: int,
         device: torch.device,
+        ops: KernelTable,
     ) -> None:
         """Take what opens a backend, as the first grammar does; None: there is none."""
         self._open_backend = open_backend
@@ -53,10 +64,10 @@ class GrammarMasks:
         self._num_words = -(-vocab_size // WORD_BITS)
         self._vocab_size = vocab_size
         self._device = device
+        self._ops = ops
         self._compiled: OrderedDict[bytes, Future[CompiledGrammar]] = OrderedDict()
         self._compiler = ThreadPoolExecutor(1, thread_name_prefix="grammar-compile")
         self._filler = ThreadPoolExecutor(1, thread_name_prefix="grammar-fill")
-        self._shifts = torch.arange(WORD_BITS, dtype=torch.int32, device=device)
 
     def compile(self, grammar: bytes) -> Future[CompiledGrammar]:
         """Compile a grammar, or find it compiled; the future raises GrammarError.
@@ -87,14 +98,12 @@ class GrammarMasks:
         """Forbid what no grammar allows: -inf."""
         if not masks.rows:
             return
-        words_RW = torch.frombuffer(masks.words_RW, dtype=torch.int32).view(len(masks.rows), -1)
-        bits_RWB = (words_RW.to(self._device)[:, :, None] >> self._shifts) & 1
-        is_banned_RV = bits_RWB.view(len(masks.rows), -1)[:, : self._vocab_size] == 0
-        if masks.rows == list(range(len(logits_SV))):
-            logits_SV.masked_fill_(is_banned_RV, float("-inf"))
-            return
         rows_R = torch.tensor(masks.rows, device=self._device)
-        logits_SV[rows_R] = logits_SV[rows_R].masked_fill_(is_banned_RV, float("-inf"))
+        if masks.bias_RV is not None:
+            logits_SV.index_add_(0, rows_R, masks.bias_RV)
+            return
+        words_RW = torch.frombuffer(masks.words_RW, dtype=torch.int32).view(len(masks.rows), -1)
+        self._ops.mask_tokens(logits_SV, rows_R, words_RW.to(self._device))
 
     def _compile(self, grammar: bytes) -> CompiledGrammar:
         if self._backend is None:
@@ -113,7 +122,13 @@ class GrammarMasks:
             except Exception as error:  # noqa: BLE001 - a plugin's; it ends this row alone
                 errors[row] = error
                 mask[:] = array("i", [-1] * self._num_words)
-        return Masks([row for row, _ in states], words_RW, errors)
+        bias_RV = self._make_bias(words_RW) if self._device.type == "cpu" else None
+        return Masks([row for row, _ in states], words_RW, bias_RV, errors)
+
+    def _make_bias(self, words_RW: array[int]) -> torch.Tensor:
+        bias = np.take(_BIAS_OF_BYTE, np.frombuffer(words_RW, dtype=np.uint8), axis=0)
+        bias_RV = torch.from_numpy(bias).view(-1, self._num_words * WORD_BITS)
+        return bias_RV[:, : self._vocab_size]
 
     def _evict(self) -> None:
         """Forget what was not asked for longest, until the rest is small enough."""

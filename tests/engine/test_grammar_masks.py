@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 
 import pytest
+import torch
 from engine.fake_model import (
     EOS_ID,
     VOCAB_SIZE,
@@ -19,7 +21,10 @@ from engine.fake_model import (
 from pydantic import BaseModel
 
 from llmplug import GrammarError, InvalidRequest, SamplerSpec, UnsupportedParameter
+from llmplug.engine.grammar_masks import GrammarMasks
 from llmplug.grammar import Node, Regex, Text, encode_grammar
+from llmplug.ops import REFERENCES
+from llmplug.ops.table import make_reference_table
 from llmplug.types import FinishReason
 
 PROMPT = [3, 1, 4, 1, 5]
@@ -228,3 +233,23 @@ def test_the_last_ids_of_a_vocabulary_can_be_forbidden() -> None:
     engine.add(ask("a", "96|95 1", ignore_eos=False, stop_token_ids=[]))
     (deltas,) = drain(engine).values()
     assert output_of(deltas)[0] in {95, 96}
+
+
+@pytest.mark.parametrize("rows", [[0, 1, 2], [2, 0], [1]])
+def test_masks_are_applied_alike_on_every_device(rows: list[int]) -> None:
+    """A CPU adds what its thread has prepared; other devices unpack the bits themselves."""
+    ops = make_reference_table(REFERENCES)
+    masks = GrammarMasks(Backend, VOCAB_SIZE, torch.device("cpu"), ops)
+    generator = torch.Generator().manual_seed(3)
+    states = [(row, Ids("|".join(map(str, range(row + 1, VOCAB_SIZE, 3))))) for row in rows]
+    filled = [masks._fill([(row, state.start()) for row, state in states])]
+    filled.append(replace(filled[0], bias_RV=None))
+    found = []
+    for each in filled:
+        logits_SV = torch.randn(3, VOCAB_SIZE, generator=generator.manual_seed(3))
+        masks.apply(each, logits_SV)
+        found.append(logits_SV)
+    assert torch.equal(*found)
+    for row in range(3):
+        allowed = set(range(row + 1, VOCAB_SIZE, 3) if row in rows else range(VOCAB_SIZE))
+        assert set(found[0][row].isfinite().nonzero().flatten().tolist()) == allowed
