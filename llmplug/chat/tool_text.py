@@ -1,6 +1,6 @@
 """Tools for templates that have no place for them: told, called and answered in plain messages.
 
-Only for dialects of JSON calls, whose table says how a call is written.
+Only for dialects whose arguments are JSON: their tables say how a call is written.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from llmplug.dialect import JsonCalls
+from llmplug.dialect import JsonCalls, NamedCalls
 from llmplug.errors import InvalidRequest
 
 if TYPE_CHECKING:
@@ -17,18 +17,19 @@ if TYPE_CHECKING:
     from llmplug.specs import ToolParserSpec
 
 Message = Mapping[str, Any]
+WrittenCalls = JsonCalls | NamedCalls
 
 
-def find_json_calls(spec: ToolParserSpec | None) -> JsonCalls | None:
+def find_written_calls(spec: ToolParserSpec | None) -> WrittenCalls | None:
     """Return the table by which calls can be written as text, if the dialect has one."""
     syntax = spec.syntax[0] if spec is not None and spec.syntax else None
-    return syntax if isinstance(syntax, JsonCalls) else None
+    return syntax if isinstance(syntax, WrittenCalls) else None
 
 
 def put_tools_in_text(
     messages: Sequence[Message],
     tools: Sequence[Mapping[str, Any]],
-    syntax: JsonCalls,
+    syntax: WrittenCalls,
     shape: MessageShape,
 ) -> tuple[list[Message], list[Mapping[str, Any]]]:
     """Say in messages what the template cannot.
@@ -46,7 +47,7 @@ def put_tools_in_text(
     return written, list(tools)
 
 
-def describe_tools(tools: Sequence[Mapping[str, Any]], syntax: JsonCalls) -> str:
+def describe_tools(tools: Sequence[Mapping[str, Any]], syntax: WrittenCalls) -> str:
     """Tell a model its tools, and how it calls one."""
     lines = "\n".join(json.dumps(tool["function"], ensure_ascii=False) for tool in tools)
     example = _write_one(syntax, "NAME", {"ARGUMENT": "VALUE"})
@@ -56,7 +57,7 @@ def describe_tools(tools: Sequence[Mapping[str, Any]], syntax: JsonCalls) -> str
     )
 
 
-def _write_calls(messages: Sequence[Message], syntax: JsonCalls) -> list[Message]:
+def _write_calls(messages: Sequence[Message], syntax: WrittenCalls) -> list[Message]:
     """Turn calls into text of the assistant, and results into messages of the user."""
     written: list[Message] = []
     names: dict[str, str] = {}  # of functions, by the id of a call
@@ -75,7 +76,7 @@ def _write_calls(messages: Sequence[Message], syntax: JsonCalls) -> list[Message
     return written
 
 
-def _write_answer(message: Message, place: str, syntax: JsonCalls) -> Message:
+def _write_answer(message: Message, place: str, syntax: WrittenCalls) -> Message:
     calls = [
         _write_one(syntax, call["function"]["name"], _read_arguments(call, f"{place}[{j}]"))
         for j, call in enumerate(message["tool_calls"])
@@ -97,12 +98,21 @@ def _read_arguments(call: Mapping[str, Any], place: str) -> Any:
         ) from error
 
 
-def _write_one(syntax: JsonCalls, name: str, arguments: Any) -> str:
+def _write_one(syntax: WrittenCalls, name: str, arguments: Any) -> str:
+    if isinstance(syntax, NamedCalls):
+        return _write_named(syntax, name, arguments)
     call = {syntax.name_key: name, syntax.arguments_key[0]: arguments}
     if not syntax.name_key:
         call = {name: arguments}
     text = json.dumps([call] if syntax.holds == "list" else call, ensure_ascii=False)
     return f"{syntax.start[0] if syntax.start else ''}{text}{syntax.end}"
+
+
+def _write_named(syntax: NamedCalls, name: str, arguments: Any) -> str:
+    start, end = syntax.section or ("", "")
+    written = syntax.name_format.replace("{name}", name).replace("{index}", "0")
+    text = json.dumps(arguments, ensure_ascii=False)
+    return f"{start}{syntax.start}{written}{syntax.after_name}{text}{syntax.end}{end}"
 
 
 def _add_to_system(messages: Sequence[Message], text: str) -> list[Message]:

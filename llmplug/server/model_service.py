@@ -14,7 +14,7 @@ from llmplug.chat.channels import Dialect
 from llmplug.chat.detokenize import Detokenizer
 from llmplug.chat.marker_tokens import find_marker_ids
 from llmplug.chat.render import ChatPrompt, ChatRenderer
-from llmplug.chat.tool_text import find_json_calls, put_tools_in_text
+from llmplug.chat.tool_text import find_written_calls, put_tools_in_text
 from llmplug.errors import CheckpointError, InvalidRequest, UnsupportedParameter
 from llmplug.server.generation import Echo
 
@@ -133,7 +133,7 @@ class ModelService:
         self._reads_head = self.dialect.reasoning is not None or (
             self.dialect.tools is not None and self.dialect.tools.make is not None
         )
-        self._json_calls = find_json_calls(self.dialect.tools)
+        self._written_calls = find_written_calls(self.dialect.tools)
         self._reasoning_ids = find_marker_ids(tokenizer, self.dialect.reasoning)
         self._call_ids = find_marker_ids(tokenizer, self.dialect.tools)
         self._renderer = renderer
@@ -224,8 +224,8 @@ class ModelService:
             InvalidRequest: the chat template refuses these messages.
         """
         shown, told = messages, tools
-        if self._json_calls is not None:
-            shown, told = put_tools_in_text(messages, tools, self._json_calls, renderer.shape)
+        if self._written_calls is not None:
+            shown, told = put_tools_in_text(messages, tools, self._written_calls, renderer.shape)
         render = renderer.render_prompt if self._reads_head else renderer.render
         prompt = await _run(
             _count_chars(shown) + _count_chars(told) + _count_chars(documents or ()),

@@ -9,13 +9,14 @@ import pytest
 
 from llmplug.chat.channels import make_parser
 from llmplug.chat.messages import MessageShape
-from llmplug.chat.tool_text import describe_tools, find_json_calls, put_tools_in_text
+from llmplug.chat.tool_text import describe_tools, find_written_calls, put_tools_in_text
 from llmplug.dialect import (
     AnswerContext,
     CallArguments,
     CallStart,
     Content,
     JsonCalls,
+    NamedCalls,
     PythonCalls,
     Tool,
     in_template,
@@ -29,6 +30,8 @@ TABLES = [
     TAGGED,
     JsonCalls(start=("[CALLS]",), holds="list", arguments_key=("parameters", "arguments")),
     JsonCalls(start=("<c>",), end="</c>", name_key=""),
+    NamedCalls(section=("<s>", "</s>"), start="<c>", after_name="\n```json\n", end="\n```</c>"),
+    NamedCalls(start="[CALL]", after_name="[ARGS]"),
 ]
 TOOL: dict[str, Any] = {
     "type": "function",
@@ -47,7 +50,7 @@ def make_spec(syntax: Any) -> ToolParserSpec:
 
 
 @pytest.mark.parametrize("syntax", TABLES)
-def test_calls_are_read_back(syntax: JsonCalls) -> None:
+def test_calls_are_read_back(syntax: JsonCalls | NamedCalls) -> None:
     arguments = {"city": 'Zürich "</call>"', "hours": [1, {"a": None}]}
     calls = [make_call("1", "time", arguments), make_call("2", "time", json.dumps(arguments))]
     answer = {"role": "assistant", "content": "Well.", "tool_calls": calls}
@@ -103,10 +106,11 @@ def test_template_with_a_place_is_left_to_it() -> None:
     assert put_tools_in_text(messages, [TOOL], TAGGED, shape) == (messages, [TOOL])
 
 
-def test_only_json_dialects_can_be_told() -> None:
-    assert find_json_calls(make_spec(TAGGED)) == TAGGED
-    assert find_json_calls(make_spec(PythonCalls(start=("",)))) is None
-    assert find_json_calls(None) is None
+def test_only_arguments_in_json_can_be_told() -> None:
+    for table in TABLES:
+        assert find_written_calls(make_spec(table)) == table
+    assert find_written_calls(make_spec(PythonCalls(start=("",)))) is None
+    assert find_written_calls(None) is None
 
 
 @pytest.mark.parametrize("arguments", ["{cut", "[" * 200_000])
