@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal
 
+import jsonschema
 import pytest
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -74,6 +75,13 @@ def test_annotations_and_neutral_values_change_nothing(backend: LlguidanceBacken
     assert schema["uniqueItems"] is False, "what was given stays as it was"
 
 
+def test_what_steers_the_library_is_not_taken_from_requests(backend: LlguidanceBackend) -> None:
+    inner = {"type": "object", "x-guidance": {"whitespace_flexible": True}}
+    for schema in (inner, {"properties": {"a": inner}}):
+        with pytest.raises(GrammarError, match="x-guidance"):
+            backend.compile(Json(schema))
+
+
 def test_branches_of_one_of_that_overlap_are_refused_in_plain_words(
     backend: LlguidanceBackend,
 ) -> None:
@@ -105,6 +113,25 @@ def test_whatever_is_chosen_among_the_allowed_fits_the_schema(backend: Llguidanc
         Person.model_validate_json(text)
         keys = list(json.loads(text))
         assert keys == ["name", "kind", "homes", "score"][: len(keys)], "the schema's order"
+
+
+JSON_CASES = [case for case in KNOWN if isinstance(case.node, Json)]
+
+
+@pytest.mark.parametrize("case", JSON_CASES, ids=str)
+def test_whatever_is_chosen_fits_for_another_judge_too(
+    backend: LlguidanceBackend, case: cases.Case
+) -> None:
+    assert isinstance(case.node, Json)
+    is_older = "additionalItems" in case.keywords  # which the newest draft has dropped
+    draft = jsonschema.Draft7Validator if is_older else jsonschema.Draft202012Validator
+    judge = draft(case.node.schema, format_checker=draft.FORMAT_CHECKER)
+    rng = random.Random(7)
+    texts = [cases.sample(backend, case.node, rng) for _ in range(12)]
+    ended = [text for text in texts if text is not None]
+    assert ended
+    for text in ended:
+        judge.validate(json.loads(text))
 
 
 def test_answers_of_one_grammar_do_not_share_their_place(backend: LlguidanceBackend) -> None:

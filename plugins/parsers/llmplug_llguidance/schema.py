@@ -58,6 +58,8 @@ def prepare_schema(schema: Any) -> dict[str, Any]:
     for place, each in walk_schema(schema):
         properties = each.get("properties")
         num_properties += len(properties) if isinstance(properties, dict) else 0
+        if "x-guidance" in each:
+            raise GrammarError("the keyword 'x-guidance' is not taken from requests")
         if each.get("format") == "unknown":  # the one name that the library lets pass
             raise GrammarError(f"the format 'unknown' at '{place}' is not supported")
     if num_properties > MAX_PROPERTIES:
