@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import ast
 import json
+import re
+import warnings
 from collections.abc import Sequence
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmplug.chat.calls.python_literals import LiteralScanner, to_json
@@ -46,6 +48,18 @@ def check(table: CallSyntax, text: str, calls: Sequence[Read], content: str = ""
         ("(1, [True, None])", "[1, [true, null]]"),
         ("[true, false, null]", "[true, false, null]"),
         ("{'a': {\"b\": ()}}", '{"a": {"b": []}}'),
+        ("(1)", "1"),
+        ("('a', )", '["a"]'),
+        ("1.50", "1.50"),
+        ("1E+5", "1E+5"),
+        ("9" * 5000, "9" * 5000),
+        (".5", "0.5"),
+        ("+ 1_0.", "10.0"),
+        ("- 0b11", "-3"),
+        (r"r'\d' u'\u00e9'", r'"\\dé"'),
+        (r"'\N{BULLET}\101\d'", r'"•A\\d"'),
+        (r'"\/\u00e9"', r'"\/\u00e9"'),
+        (r'"\ud83c\udf89"', '"🎉"'),
     ],
 )
 def test_literals_become_json(text: str, written: str) -> None:
@@ -55,7 +69,9 @@ def test_literals_become_json(text: str, written: str) -> None:
 @pytest.mark.parametrize(
     "text",
     ["x", "f(1)", "b'x'", "f'{1}'", "{1, 2}", "{1: 2}", "1 + 1", "2j", "1e999", "-'a'", "'\\ud800'",
-     "(", "*a", "lambda: 1", "[" * 500 + "]" * 500, ""],
+     "(", "*a", "lambda: 1", "[" * 500 + "]" * 500, "", "[1 2]", "[,]", "007", "1__0", "nan",
+     "'a' 1", "'a\n'", r"'\x4'", r"'\N{no such}'", "{'a'}", "{'a': 1 'b': 2}", "{**{}}", "1\u0663",
+     "[1](0)"],
 )  # fmt: skip
 def test_anything_else_is_none(text: str) -> None:
     assert to_json(text) is None
@@ -73,6 +89,31 @@ def test_what_python_writes_is_read_back(value: object) -> None:
     written = to_json(repr(value))
     assert written is not None
     assert json.loads(written) == json.loads(json.dumps(ast.literal_eval(repr(value))))
+
+
+PIECES = st.sampled_from(
+    ["1", "0", "-", "+", ".", "e", "_", "x", "'", '"', "'''", "a", "\\", "\\n", "r", "u", "True",
+     "None", "[", "]", "(", ")", "{", "}", ",", ":", " ", "\n", "\\x41", "\\7"]
+)  # fmt: skip
+
+
+@settings(max_examples=500)
+@given(st.lists(PIECES, max_size=10).map(lambda pieces: f"[{''.join(pieces)}]"))
+def test_it_reads_no_more_and_no_less_than_python(text: str) -> None:
+    written = to_json(text)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            value = ast.literal_eval(text)
+        expected = json.dumps(value, allow_nan=False)
+    except (SyntaxError, ValueError, TypeError):
+        expected = None
+    if written is None or expected is None:
+        # Sums, many zeros, keys that are no strings and broken lines are none here.
+        assert written is None
+        assert expected is None or re.search(r"0[0_]|[{+-]|\\\n", text)
+    else:
+        assert json.loads(written) == json.loads(expected)
 
 
 @given(LITERALS, st.sampled_from([",", ")"]))
