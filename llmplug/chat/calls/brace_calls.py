@@ -51,9 +51,12 @@ class BraceReader:
 
     def finish(self) -> list[Event]:
         """Say that the answer ends here; see `CallReader`."""
+        self._say("".join(self._raw))
+        body = "".join(self._body) + self._held
         if self._body:
-            self._events.append(CallEnd(self._index, is_complete=False))
-        self._say("".join(self._raw) + "".join(self._body) + self._held)
+            self._end_call(body)
+        else:
+            self._say(body)
         return self._take()
 
     def _read_name(self, text: str) -> str:
@@ -131,7 +134,7 @@ class _Body:
         if depth > MAX_DEPTH:
             raise ValueError("nested too deeply")
         if self._take("{"):
-            return "{" + ", ".join(self._read_items("}", self._read_pair, depth)) + "}"
+            return self._read_object(depth)
         if self._take("["):
             return "[" + ", ".join(self._read_items("]", self._read_value, depth)) + "]"
         if self._take(self._quote):
@@ -141,6 +144,18 @@ class _Body:
             raise ValueError("no value")
         self._at = match.end()
         return match.group()
+
+    def _read_object(self, depth: int) -> str:
+        keys: set[str] = set()
+
+        def read_pair(depth: int) -> str:
+            key = self._read_key()
+            if key in keys:
+                raise ValueError("a key stands twice")
+            keys.add(key)
+            return f"{json.dumps(key, ensure_ascii=False)}: {self._read_value(depth)}"
+
+        return "{" + ", ".join(self._read_items("}", read_pair, depth)) + "}"
 
     def _read_items(self, end: str, read: Callable[[int], str], depth: int) -> list[str]:
         items: list[str] = []
@@ -155,19 +170,19 @@ class _Body:
             if not self._take(","):
                 raise ValueError("no comma")
 
-    def _read_pair(self, depth: int) -> str:
+    def _read_key(self) -> str:
         self._skip_space()
         if self._take(self._quote):
             key = self._read_string()
             self._skip_space()
             if not self._take(":"):
                 raise ValueError("no colon")
-        else:
-            match = _KEY.match(self._text, self._at)
-            if match is None:
-                raise ValueError("no key")
-            key, self._at = match[1], match.end()
-        return f"{json.dumps(key, ensure_ascii=False)}: {self._read_value(depth)}"
+            return key
+        match = _KEY.match(self._text, self._at)
+        if match is None:
+            raise ValueError("no key")
+        self._at = match.end()
+        return match[1]
 
     def _read_string(self) -> str:
         end = self._text.find(self._quote, self._at)

@@ -1,20 +1,100 @@
-"""What a schema says of one parameter, for syntaxes that write values without quotes."""
+"""What a schema says of one parameter, for syntaxes that write parameters one by one."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from typing import Any
+
+from llmplug.errors import GrammarError
+from llmplug.json_schema import ANNOTATIONS
 
 MAX_DEPTH = 8  # of references and alternatives that are followed
 
 _NAMES = frozenset({"string", "number", "integer", "boolean", "null", "object", "array"})
+
+_OF_OBJECTS = frozenset({"type", "properties", "required", "additionalProperties"})
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """One of an object's members."""
+
+    name: str
+    schema: Any
+    is_required: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Members:
+    """What an object may hold.
+
+    Attributes:
+        known: members by name, in the schema's order.
+        others: schema of any other; None: there are none, or they are not asked for.
+    """
+
+    known: list[Parameter]
+    others: Any
+
+
+def list_members(schema: Mapping[str, Any], owner: str) -> Members:
+    """Return what an object may hold, for grammars that write it one by one.
+
+    Where members are listed no others are written, though a schema may allow them.
+
+    Args:
+        owner: whose parameters they are, for the message.
+    Raises:
+        GrammarError: the schema asks for what such a grammar cannot see to.
+    """
+    refuse_keywords(schema, _OF_OBJECTS, owner)
+    kinds = schema.get("type", "object")
+    if "object" not in ([kinds] if isinstance(kinds, str) else kinds):
+        raise GrammarError(f"'type': the arguments of {owner!r} must be an object")
+    properties = schema.get("properties")
+    listed = properties if isinstance(properties, Mapping) else {}
+    required = list(schema.get("required") or ())
+    others = schema.get("additionalProperties", {})
+    unlisted = {name: others for name in required if name not in listed}
+    known = [
+        Parameter(name, each, name in required) for name, each in {**listed, **unlisted}.items()
+    ]
+    if unlisted and others is False:
+        raise GrammarError(f"'required' of {owner!r} asks for what it forbids")
+    is_free = not known and properties is None and others is not False
+    return Members(known, others if is_free else None)
+
+
+def refuse_keywords(schema: Any, followed: Collection[str], owner: str) -> None:
+    """Refuse a schema with a keyword that neither is followed nor only tells.
+
+    Raises:
+        GrammarError: names it.
+    """
+    for word in schema if isinstance(schema, Mapping) else ():
+        if word not in followed and word not in ANNOTATIONS and not word.startswith("x-"):
+            raise GrammarError(f"{word[:80]!r} of {owner!r} cannot be enforced in this syntax")
+
+
+def with_definitions(schema: Any, root: Mapping[str, Any]) -> Any:
+    """Return a part of a schema that can stand alone: with what its references point at."""
+    if not isinstance(schema, Mapping):
+        return schema
+    return {**{word: root[word] for word in ("$defs", "definitions") if word in root}, **schema}
 
 
 def allowed_types(parameters: Mapping[str, Any], name: str) -> frozenset[str] | None:
     """Return the JSON types that a parameter may have, `integer` beside `number`; None: unknown."""
     properties = parameters.get("properties")
     schema = properties.get(name) if isinstance(properties, Mapping) else None
-    return _types_of(schema, parameters, MAX_DEPTH)
+    others = parameters.get("additionalProperties")
+    return types_of(others if schema is None else schema, parameters)
+
+
+def types_of(schema: Any, root: Mapping[str, Any]) -> frozenset[str] | None:
+    """Return the JSON types that a schema allows, `integer` beside `number`; None: unknown."""
+    return _types_of(schema, root, MAX_DEPTH)
 
 
 def resolve(schema: Any, root: Mapping[str, Any]) -> Any:
@@ -45,8 +125,9 @@ def _types_of(schema: Any, root: Mapping[str, Any], depth: int) -> frozenset[str
     if not isinstance(schema, Mapping) or not depth:
         return None
     kinds = schema.get("type")
-    if kinds is not None:
-        names = frozenset([kinds] if isinstance(kinds, str) else kinds) & _NAMES
+    if isinstance(kinds, str | list):
+        listed = [kinds] if isinstance(kinds, str) else kinds
+        names = frozenset(each for each in listed if isinstance(each, str)) & _NAMES
         return names | {"integer"} if "number" in names else names
     if "const" in schema or isinstance(schema.get("enum"), list):
         return frozenset(map(type_of, schema.get("enum", [schema.get("const")])))

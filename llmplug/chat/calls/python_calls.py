@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
+from llmplug.chat.calls.parameter_types import Parameter, list_members, with_definitions
 from llmplug.chat.calls.python_literals import LiteralScanner, to_json
 from llmplug.chat.calls.reader import Opening, Remainder
 from llmplug.chat.calls.writing import list_arguments, repeat_calls
@@ -244,23 +245,25 @@ def python_grammar(
 
 
 def _call_grammar(tool: Tool) -> Node:
-    schema = tool.parameters
-    for word in ("anyOf", "oneOf", "allOf", "$ref", "patternProperties", "not", "if"):
-        if word in schema:
-            raise GrammarError(f"{word!r} of the parameters of {tool.name!r} cannot be enforced")
-    properties = schema.get("properties")
-    if not isinstance(properties, Mapping) or not properties:
-        free = Seq([Regex("[A-Za-z_][A-Za-z0-9_]{0,63}"), Text("="), Json({})])
-        return Seq([Text(f"{tool.name}("), repeat_calls(free, Text(", "), 0, None), Text(")")])
-    required = set(schema.get("required") or ()) & set(properties)
-    shared = {word: schema[word] for word in ("$defs", "definitions") if word in schema}
+    members = list_members(tool.parameters, tool.name)
+    head, tail = Text(f"{tool.name}("), Text(")")
+    if members.others is not None:
+        value = Json(with_definitions(members.others, tool.parameters))
+        free = Seq([Regex("[A-Za-z_][A-Za-z0-9_]{0,63}"), Text("="), value])
+        return Seq([head, repeat_calls(free, Text(", "), 0, None), tail])
+    if not members.known:
+        return Seq([head, tail])
     # Those that must be there come first, so that a comma stands before each of the others.
-    names = sorted(properties, key=lambda name: name not in required)
-    arguments: list[Node] = [
-        Seq([Text(f"{name}="), Json(_with_shared(properties[name], shared))]) for name in names
-    ]
-    return Seq([Text(f"{tool.name}("), list_arguments(arguments, ", ", len(required)), Text(")")])
+    ordered = sorted(members.known, key=lambda each: not each.is_required)
+    arguments = [_argument_grammar(each, tool) for each in ordered]
+    num_required = sum(each.is_required for each in ordered)
+    return Seq([head, list_arguments(arguments, ", ", num_required), tail])
 
 
-def _with_shared(schema: Any, shared: Mapping[str, Any]) -> Any:
-    return {**schema, **shared} if isinstance(schema, Mapping) else schema
+def _argument_grammar(parameter: Parameter, tool: Tool) -> Node:
+    if not _WORD.fullmatch(parameter.name):
+        raise GrammarError(
+            f"the parameter {parameter.name!r} of {tool.name!r} is no name in Python"
+        )
+    value = Json(with_definitions(parameter.schema, tool.parameters))
+    return Seq([Text(f"{parameter.name}="), value])

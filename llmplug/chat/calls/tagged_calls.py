@@ -31,7 +31,11 @@ _WORDS = {"True": "true", "False": "false", "None": "null"}
 
 
 class TaggedReader:
-    """Reads a section of TaggedCalls, or one call where there are no sections."""
+    """Reads a section of TaggedCalls, or one call where there are no sections.
+
+    A value goes up to the next end marker, whatever stands in it: where a model leaves one out,
+    the tags behind it are taken for the value, and the call breaks off with the answer.
+    """
 
     def __init__(self, syntax: TaggedCalls, opening: Opening) -> None:
         self.ended_as_text = False

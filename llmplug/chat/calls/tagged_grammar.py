@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from llmplug.chat.calls.parameter_types import allowed_types
+from llmplug.chat.calls.parameter_types import (
+    list_members,
+    refuse_keywords,
+    resolve,
+    types_of,
+    with_definitions,
+)
 from llmplug.chat.calls.writing import repeat_calls
 from llmplug.errors import GrammarError
 from llmplug.grammar import Json, Node, OneOf, Regex, Repeat, Seq, Text, Until
@@ -16,6 +22,8 @@ if TYPE_CHECKING:
 
 _BREAK = Repeat(Text("\n"), 0, 1)  # between tags
 _STRING = frozenset({"string"})
+_NULLABLE = frozenset({"string", "null"})
+_OF_TEXTS = frozenset({"type", "enum", "const"})
 
 
 def tagged_grammar(
@@ -23,7 +31,8 @@ def tagged_grammar(
 ) -> Node:
     """What forced calls look like: from the first marker to the last.
 
-    Of strings `enum` and `const` are enforced, of other values the whole schema.
+    Of strings `enum` and `const` are enforced, and a schema that asks more of one is refused; of
+    other values the whole schema.
     """
     call: Node = OneOf([_call_grammar(syntax, tool) for tool in tools])
     if syntax.is_single:
@@ -40,65 +49,73 @@ def _in_section(syntax: TaggedCalls, calls: Node) -> Node:
 
 def _call_grammar(syntax: TaggedCalls, tool: Tool) -> Node:
     head = Text(syntax.name[0] + tool.name + syntax.name[1])
-    parameters: list[Node] = [part for each in _parameters(syntax, tool) for part in (_BREAK, each)]
+    writer = _Writer(syntax, tool)
+    parameters: list[Node] = [part for each in writer.write_all() for part in (_BREAK, each)]
     return Seq([head, *parameters, _BREAK, Text(syntax.end)])
 
 
-def _parameters(syntax: TaggedCalls, tool: Tool) -> Iterator[Node]:
-    schema = tool.parameters
-    for word in ("anyOf", "oneOf", "allOf", "$ref", "patternProperties", "not", "if"):
-        if word in schema:
-            raise GrammarError(f"{word!r} of the parameters of {tool.name!r} cannot be enforced")
-    properties = schema.get("properties")
-    if not isinstance(properties, Mapping) or not properties:
-        yield Repeat(Seq([_free_parameter(syntax), _BREAK]), 0, None)
-        return
-    required = set(schema.get("required") or ())
-    for key, each in properties.items():
-        parameter = _parameter(syntax, tool, key, each)
-        yield parameter if key in required else Repeat(parameter, 0, 1)
+class _Writer:
+    """Writes the parameters of one tool."""
 
+    def __init__(self, syntax: TaggedCalls, tool: Tool) -> None:
+        self._syntax = syntax
+        self._tool = tool
+        self._ends = {kind: end for end, kind in syntax.key[1].items()}
+        self._value_end = syntax.value[1].strip() or syntax.value[1]
 
-def _parameter(syntax: TaggedCalls, tool: Tool, key: str, schema: Any) -> Node:
-    is_text = allowed_types(tool.parameters, key) == _STRING
-    kinds = ("text", "schema", "json") if is_text else ("json", "schema", "text")
-    ends = {kind: end for end, kind in syntax.key[1].items()}
-    end = next(ends[kind] for kind in kinds if kind in ends)
-    start = Text(syntax.key[0] + key + end)
-    opening: list[Node] = [_BREAK, Text(syntax.value[0])] if syntax.value[0] else []
-    closing = syntax.pad + syntax.value[1]
-    if is_text:
-        texts = _texts(schema)
-        value: Node = _free_text(syntax)
-        if texts is not None:
-            value = OneOf([Text(text + closing) for text in texts])
-        return Seq([start, *opening, Text(syntax.pad), value])
-    shared = {
-        word: tool.parameters[word] for word in ("$defs", "definitions") if word in tool.parameters
-    }
-    inner = {**schema, **shared} if isinstance(schema, Mapping) else schema
-    return Seq([start, *opening, Text(syntax.pad), Json(inner), Text(closing)])
+    def write_all(self) -> Iterator[Node]:
+        """Each parameter, in the schema's order."""
+        members = list_members(self._tool.parameters, self._tool.name)
+        for each in members.known:
+            parameter = self._write(Text(each.name), each.schema, each.name)
+            yield parameter if each.is_required else Repeat(parameter, 0, 1)
+        if members.others is not None:
+            key = Regex("[A-Za-z_][A-Za-z0-9_]{0,63}")
+            yield Repeat(Seq([self._write(key, members.others, ""), _BREAK]), 0, None)
 
+    def _write(self, key: Node, schema: Any, name: str) -> Node:
+        """One parameter: its key, its value, and the markers round them."""
+        types = types_of(schema, self._tool.parameters)
+        is_text = types == _STRING or (
+            types == _NULLABLE and "schema" in self._ends  # the word null is read as null
+        )
+        kinds = ("text", "schema", "json") if is_text else ("json", "schema", "text")
+        end = next(self._ends[kind] for kind in kinds if kind in self._ends)
+        opening: list[Node] = [_BREAK, Text(self._syntax.value[0])] if self._syntax.value[0] else []
+        if is_text:
+            value: Node = self._write_text(schema, name)
+        else:
+            json = Json(with_definitions(schema, self._tool.parameters))
+            value = Seq([json, Text(self._closing)])
+        head = [Text(self._syntax.key[0]), key, Text(end), *opening, Text(self._syntax.pad)]
+        return Seq([*head, value])
 
-def _texts(schema: Any) -> list[str] | None:
-    """The few texts that a string may be; None: any."""
-    if "const" in schema:
-        return [schema["const"]]
-    return list(schema["enum"]) if isinstance(schema.get("enum"), list) else None
+    def _write_text(self, schema: Any, name: str) -> Node:
+        """Text without quotes up to the end marker; a pad before that is the model's affair."""
+        schema = resolve(schema, self._tool.parameters)
+        for word in ("anyOf", "oneOf"):
+            if word in schema and "enum" not in schema and "const" not in schema:
+                refuse_keywords(schema, {word}, name)
+                return OneOf([self._write_text(each, name) for each in schema[word]])
+        refuse_keywords(schema, _OF_TEXTS, name)
+        values = schema.get("enum", [schema["const"]] if "const" in schema else None)
+        if values is None:
+            is_null = schema.get("type") == "null"
+            return Text("null" + self._closing) if is_null else self._free_text()
+        texts = ["null" if value is None else value for value in values]
+        if any(self._value_end in text for text in texts):
+            raise GrammarError(f"'enum' of {name!r} holds {self._value_end!r}, which ends a value")
+        return OneOf([Text(text + self._closing) for text in texts])
 
+    def _free_text(self) -> Node:
+        """Any string and what closes it; in quotes where it may look like one that is."""
+        if self._syntax.quotes is None:
+            return Until(self._value_end)
+        start, end = self._syntax.quotes
+        bare = Seq([Regex(f"[^{re.escape(start[0])}]"), Until(self._value_end)])
+        quoted = Seq([Text(start), Until(end + self._value_end)])
+        return OneOf([Text(self._value_end), bare, quoted])
 
-def _free_parameter(syntax: TaggedCalls) -> Node:
-    end = next(iter(syntax.key[1]))
-    opening: list[Node] = [_BREAK, Text(syntax.value[0])] if syntax.value[0] else []
-    key = Seq([Text(syntax.key[0]), Regex("[A-Za-z_][A-Za-z0-9_]{0,63}"), Text(end)])
-    return Seq([key, *opening, Text(syntax.pad), _free_text(syntax)])
-
-
-def _free_text(syntax: TaggedCalls) -> Node:
-    """Any string and what closes it; in quotes where it may look like one that is."""
-    closing = syntax.pad + syntax.value[1]
-    if syntax.quotes is None:
-        return Until(closing)
-    start, end = syntax.quotes
-    bare = Seq([Regex(f"[^{re.escape(start[0])}]"), Until(closing)])
-    return OneOf([Text(closing), bare, Seq([Text(start), Until(end + closing)])])
+    @property
+    def _closing(self) -> str:
+        return self._syntax.pad + self._syntax.value[1]
