@@ -1,8 +1,8 @@
 """llmplug: serve language models over the OpenAI API, every model part a plugin.
 
-The names below are public, and so are the modules `llmplug.ops`, `llmplug.dialect` and
-`llmplug.grammar`. They are loaded when first used, so that `import llmplug` costs a
-plugin nothing and `llmplug --help` never loads torch.
+The names below are public, and so are the modules `llmplug.ops`, `llmplug.dialect`,
+`llmplug.grammar` and `llmplug.json_schema`. They are loaded when first used, so that
+`import llmplug` costs a plugin nothing and `llmplug --help` never loads torch.
 """
 
 from __future__ import annotations

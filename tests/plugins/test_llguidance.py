@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from llmplug import GrammarError
 from llmplug.grammar import Json, Lark, Node, OneOf, Regex, Seq, Text
 from llmplug.json_schema import ANNOTATIONS
+from llmplug_llguidance import llmplug_grammars
 from llmplug_llguidance.backend import LlguidanceBackend
 from llmplug_llguidance.schema import FOLLOWED, prepare_schema
 
@@ -26,6 +27,12 @@ KNOWN = cases.STRICT + cases.FURTHER
 @pytest.fixture(scope="module")
 def backend() -> LlguidanceBackend:
     return LlguidanceBackend(cases.make_vocabulary())
+
+
+def test_the_hook_offers_what_opens_a_vocabulary() -> None:
+    (spec,) = llmplug_grammars()
+    assert spec.name == "llguidance"
+    assert isinstance(spec.open(cases.make_vocabulary()), LlguidanceBackend)
 
 
 @pytest.mark.parametrize("case", KNOWN + cases.TREES + cases.LARK, ids=str)
