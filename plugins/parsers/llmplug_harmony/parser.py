@@ -46,6 +46,7 @@ class HarmonyParser:
         self._index = -1  # of the last call
         self._arguments: list[str] | None = None  # of the call that is open
         self._is_reasoning = False
+        self._space: str | None = None  # what a marker may follow; None: one stood right before
         self._header: str | None = ""  # None: within a text
         self._is_begun = False  # the header is one for certain
         header, body, written = context.prompt_end.rpartition(_START)[2].partition(_BODY)
@@ -54,6 +55,7 @@ class HarmonyParser:
         elif not _END_OF_TEXT.search(written):
             self._header = header
             self._open_text()
+            self._space = "" if written.strip() else None
 
     def feed(self, text: str) -> list[Event]:
         """Take more text."""
@@ -69,6 +71,8 @@ class HarmonyParser:
         elif held and not self._is_begun:
             self._open_bare(held)
             self._say(held)
+        if self._space:
+            self._emit(self._space)
         self._close_call()
         return self._take()
 
@@ -133,21 +137,29 @@ class HarmonyParser:
             return ""
         self._say(text[: end.start()])
         self._close_call()
+        self._space = None
         self._header = ""
         self._is_begun = False
         return text[end.end() :] if end.group() in _CLOSING else text[end.start() :]
 
     # --- events ---------------------------------------------------------------------------------
     def _say(self, text: str) -> None:
+        """Let text out but for white space beside markers."""
         if self._arguments is not None:
             text = text if self._arguments else text.lstrip()
-        if not text:
+            if text:
+                self._arguments.append(text)
+                self._events.append(CallArguments(self._index, text))
             return
-        if self._arguments is not None:
-            self._arguments.append(text)
-            self._events.append(CallArguments(self._index, text))
-        else:
-            self._events.append(Reasoning(text) if self._is_reasoning else Content(text))
+        text = text.lstrip() if self._space is None else self._space + text
+        body = text.rstrip()
+        if body:
+            self._emit(body)
+        if body or self._space is not None:
+            self._space = text[len(body) :]
+
+    def _emit(self, text: str) -> None:
+        self._events.append(Reasoning(text) if self._is_reasoning else Content(text))
 
     def _close_call(self) -> None:
         if self._arguments is None:
