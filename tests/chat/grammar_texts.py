@@ -64,6 +64,10 @@ def values_of(schema: Any) -> st.SearchStrategy[Any]:
     """Values that fit a schema; only what the tests' tools use is known."""
     if "enum" in schema:
         return st.sampled_from(schema["enum"])
+    if "anyOf" in schema:
+        return st.one_of(*map(values_of, schema["anyOf"]))
+    if isinstance(schema.get("type"), list):
+        return st.one_of(*(values_of({**schema, "type": kind}) for kind in schema["type"]))
     match schema.get("type"):
         case "string":
             return _STRINGS

@@ -52,6 +52,8 @@ def test_arguments_become_json(body: str, arguments: str) -> None:
         ("<call>call:f{a:1 b:2}</call>", [("f", "", False)], "{a:1 b:2}"),
         ("<call>call:f{a:01}</call>", [("f", "", False)], "{a:01}"),
         ("<call>call:f{a:1}}</call>", [("f", "", False)], "{a:1}}"),
+        ("<call>call:f{a:1,a:2}</call>", [("f", "", False)], "{a:1,a:2}"),
+        ("<call>call:f{a:{b:1,b:2}}", [("f", '{"a": {"b": 1, "b": 2}}', True)], ""),
         ("<call>call:f{a:<q>x", [("f", "", False)], "{a:<q>x"),
         (f"<call>call:f{{a:{'[' * 200}</call>", [("f", "", False)], f"{{a:{'[' * 200}"),
     ],

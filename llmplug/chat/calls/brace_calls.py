@@ -150,8 +150,8 @@ class _Body:
 
         def read_pair(depth: int) -> str:
             key = self._read_key()
-            if key in keys:
-                raise ValueError("a key stands twice")
+            if key in keys and depth == 1:
+                raise ValueError("an argument stands twice")
             keys.add(key)
             return f"{json.dumps(key, ensure_ascii=False)}: {self._read_value(depth)}"
 
