@@ -245,7 +245,6 @@ class ChannelSplitter:
                 continue
             if isinstance(event, CallStart):
                 self._num_calls += 1
-                self._space = []
             self._events.append(event)
 
     def _take(self) -> list[Event]:

@@ -174,11 +174,11 @@ def _flatten(value: object) -> Iterator[str]:
 
 
 def thinking_markers(reasoning: ReasoningParserSpec | None) -> list[str]:
-    """The markers round thinking."""
+    """The markers round thinking, and those round answers."""
     if reasoning is None or reasoning.syntax is None:
         return []
     syntax = reasoning.syntax
-    return [marker.strip() for marker in (*syntax.start, syntax.end)]
+    return [marker.strip() for marker in (*syntax.start, syntax.end, *(syntax.answer or ()))]
 
 
 # --- strategies ---------------------------------------------------------------------------------
@@ -274,13 +274,14 @@ def _check_calls(
     @given(
         calls=call_lists(markers, has_escapes=is_exact),
         content=st.just("") if is_bare else plain_texts(markers) | st.just(""),
+        gap=st.sampled_from(["", "\n", " \n\n"]),
         places=st.lists(st.integers(0, 2000), max_size=12),
     )
-    def check(calls: list[Call], content: str, places: list[int]) -> None:
+    def check(calls: list[Call], content: str, gap: str, places: list[int]) -> None:
         head, prompt_end, _ = _thinking("", reasoning)
-        text = head + content + write(calls)
+        text = head + content + gap + write(calls)
         answer = _read_all_ways(text, places, tools, reasoning, prompt_end)
-        assert answer.content == content.rstrip(), text
+        assert answer.content == content, text
         assert [call.name for call in answer.calls] == [call.name for call in calls], text
         assert all(call.is_complete for call in answer.calls), text
         for found, written in zip(answer.calls, calls, strict=True):

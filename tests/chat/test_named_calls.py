@@ -57,6 +57,7 @@ FENCE = '<one_call>function<sep>f\n```json\n{"a": 1}\n```</one_call>'
         (NAMED, "[ONE_CALL] or [ONE_CALL]f[ARGS]{}", [F], "[ONE_CALL] or"),
         (CLOSED_NAMED, "<function=f>{} x</function>y", [F], "xy"),
         (FENCED, "<section></section>", [], "<section></section>"),
+        (FENCED, "<section> <one_call>function<sep>\n", [], "<section> <one_call>function<sep>\n"),
         (FENCED, f"<section> {FENCE} x <one_call></section> y", [F1], "x <one_call>y"),
         (WITH_ID, "<section><one_call>f<args>{}</one_call></section>", [],
          "<section><one_call>f<args>{}</one_call></section>"),
