@@ -12,6 +12,7 @@ import jsonschema
 import pytest
 from pydantic import BaseModel, ConfigDict, Field
 
+import llmplug_xgrammar
 from llmplug import GrammarError
 from llmplug.grammar import Json, Lark, Node, OneOf, Regex, Seq, Text
 from llmplug.json_schema import ANNOTATIONS
@@ -33,6 +34,13 @@ def test_the_hook_offers_what_opens_a_vocabulary() -> None:
     (spec,) = llmplug_grammars()
     assert spec.name == "llguidance"
     assert isinstance(spec.open(cases.make_vocabulary()), LlguidanceBackend)
+
+
+def test_the_hook_offers_a_backend_that_comes_before_the_extra_one() -> None:
+    (spec,), (extra,) = llmplug_grammars(), llmplug_xgrammar.llmplug_grammars()
+    assert (spec.name, extra.name) == ("llguidance", "xgrammar")
+    assert spec.priority > extra.priority
+    assert cases.is_answer(spec.open(cases.make_vocabulary()), Text("yes"), "yes")
 
 
 @pytest.mark.parametrize("case", KNOWN + cases.TREES + cases.LARK, ids=str)
