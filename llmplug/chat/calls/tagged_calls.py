@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 from llmplug.chat.calls.parameter_types import allowed_types, type_of
 from llmplug.chat.calls.python_literals import to_json
 from llmplug.chat.calls.reader import Opening, Remainder
-from llmplug.chat.marker_search import search_for
+from llmplug.chat.marker_search import MarkerSearch, search_for
 from llmplug.dialect import (
     CallArguments,
     CallEnd,
@@ -30,6 +31,54 @@ _STRING = frozenset({"string"})
 _WORDS = {"True": "true", "False": "false", "None": "null"}
 
 
+class _Markers(NamedTuple):
+    """The markers of a table, without white space round them, and the searches for them."""
+
+    name_start: str
+    name_end: str
+    key_start: str
+    value_start: str
+    value_end: str
+    end: str
+    section_end: str
+    in_name: MarkerSearch
+    in_key: MarkerSearch
+    in_value: MarkerSearch
+    quote_start: str
+    in_quotes: MarkerSearch
+
+
+@lru_cache(maxsize=256)
+def _markers_of(
+    name: tuple[str, str],
+    key: tuple[str, ...],
+    value: tuple[str, str],
+    end: str,
+    section_end: str,
+    quotes: tuple[str, str],
+) -> _Markers:
+    """Return a table's markers; a reader is made for every marker that an answer holds."""
+    name_start, name_end = (marker.strip() for marker in name)
+    key_start, call_end = key[0].strip(), end.strip()
+    value_end = value[1].strip() or value[1]
+    # Without a marker behind it, a name goes up to whatever comes next.
+    ends = (name_end,) if name_end else (key_start, call_end)
+    return _Markers(
+        name_start=name_start,
+        name_end=name_end,
+        key_start=key_start,
+        value_start=value[0].strip(),
+        value_end=value_end,
+        end=call_end,
+        section_end=section_end.strip(),
+        in_name=search_for(*ends, name_start),
+        in_key=search_for(*key[1:]),
+        in_value=search_for(value_end),
+        quote_start=quotes[0],
+        in_quotes=search_for(quotes[1] + value_end),
+    )
+
+
 class TaggedReader:
     """Reads a section of TaggedCalls, or one call where there are no sections.
 
@@ -41,22 +90,16 @@ class TaggedReader:
         self.ended_as_text = False
         self._syntax = syntax
         self._tools = {tool.name: tool.parameters for tool in opening.tools}
-        self._name_start, self._name_end = (marker.strip() for marker in syntax.name)
-        self._key_start = syntax.key[0].strip()
-        self._value_start = syntax.value[0].strip()
-        self._value_end = syntax.value[1].strip() or syntax.value[1]
-        self._end = syntax.end.strip()
-        self._section_end = syntax.section[1].strip() if syntax.section else ""
-        # Without a marker behind it, a name goes up to whatever comes next.
-        ends = (self._name_end,) if self._name_end else (self._key_start, self._end)
-        self._in_name = search_for(*ends, self._name_start)
-        self._in_key = search_for(*syntax.key[1])
-        self._quote_start, quote_end = syntax.quotes or ("", "")
-        self._in_bare_value = search_for(self._value_end)
-        if self._quote_start:
-            self._in_quotes = search_for(quote_end + self._value_end)
-        self._in_value = self._in_bare_value
-        self._rest = Remainder(self._section_end or self._end)
+        self._markers = _markers_of(
+            syntax.name,
+            (syntax.key[0], *syntax.key[1]),
+            syntax.value,
+            syntax.end,
+            syntax.section[1] if syntax.section else "",
+            syntax.quotes or ("", ""),
+        )
+        self._in_value = self._markers.in_value
+        self._rest = Remainder(self._markers.section_end or self._markers.end)
         self._index = opening.first_index
         self._events: list[Event] = []
         self._raw = [opening.space + opening.marker]  # of what has no name as yet
@@ -101,10 +144,10 @@ class TaggedReader:
     # --- calls ----------------------------------------------------------------------------------
     def _read_call_start(self, text: str) -> str:
         """Behind the section's marker, or behind a call of a section."""
-        marker, text = self._expect(text, (self._name_start, self._section_end))
+        marker, text = self._expect(text, (self._markers.name_start, self._markers.section_end))
         if marker is None:
             return self._give_up(text) if text else ""
-        if marker == self._section_end:
+        if marker == self._markers.section_end:
             if self._num_calls:
                 self._raw = []
                 self._is_over = True
@@ -119,8 +162,8 @@ class TaggedReader:
 
     def _read_name(self, text: str) -> str:
         text = self._unhold(text)
-        found = self._in_name.find(text)
-        if found.at > MAX_NAME or found.marker == self._name_start:
+        found = self._markers.in_name.find(text)
+        if found.at > MAX_NAME or found.marker == self._markers.name_start:
             return self._give_up(text)
         if not found.marker:
             self._held = text
@@ -133,14 +176,14 @@ class TaggedReader:
         self._parameters = self._tools.get(name, {})
         self._events.append(CallStart(self._index, name))
         self._state = self._read_tag
-        return text[found.at + len(found.marker) :] if self._name_end else text[found.at :]
+        return text[found.at + len(found.marker) :] if self._markers.name_end else text[found.at :]
 
     def _read_tag(self, text: str) -> str:
         """Behind the name or a value: a parameter, or the end of the call."""
-        marker, text = self._expect(text, (self._key_start, self._end))
+        marker, text = self._expect(text, (self._markers.key_start, self._markers.end))
         if marker is None:
             return self._break_off(text) if text else ""
-        if marker == self._end:
+        if marker == self._markers.end:
             return self._end_call(text)
         self._tag = [marker]
         self._state = self._read_key
@@ -152,14 +195,14 @@ class TaggedReader:
         self._index += 1
         self._num_calls += 1
         self._begin_call()
-        self._is_over = not self._section_end
+        self._is_over = not self._markers.section_end
         self._state = self._read_call_start
         return text
 
     # --- parameters -----------------------------------------------------------------------------
     def _read_key(self, text: str) -> str:
         text = self._unhold(text)
-        found = self._in_key.find(text)
+        found = self._markers.in_key.find(text)
         if found.at > MAX_NAME:
             return self._break_off(text)
         if not found.marker:
@@ -174,10 +217,10 @@ class TaggedReader:
         self._state = self._read_value_start
         self._key = key
         text = text[found.at + len(found.marker) :]
-        return text if self._value_start else self._begin_value(text)
+        return text if self._markers.value_start else self._begin_value(text)
 
     def _read_value_start(self, text: str) -> str:
-        marker, text = self._expect(text, (self._value_start,))
+        marker, text = self._expect(text, (self._markers.value_start,))
         if marker is None:
             return self._break_off(text) if text else ""
         return self._begin_value(text)
@@ -192,9 +235,9 @@ class TaggedReader:
         is_text = self._kind == "text" or (self._kind == "schema" and self._types == _STRING)
         if is_text:
             self._argue('"')
-        self._in_value = self._in_bare_value
+        self._in_value = self._markers.in_value
         self._after_quote = self._stream_value if is_text else self._hold_value
-        self._after_pad = self._read_quote if self._quote_start else self._after_quote
+        self._after_pad = self._read_quote if self._markers.quote_start else self._after_quote
         self._state = self._read_pad if self._syntax.pad else self._after_pad
         return text
 
@@ -212,12 +255,12 @@ class TaggedReader:
     def _read_quote(self, text: str) -> str:
         """What may stand round the value."""
         text = self._unhold(text)
-        start = self._quote_start
+        start = self._markers.quote_start
         if len(text) < len(start) and start.startswith(text):
             self._held = text
             return ""
         if text.startswith(start):
-            self._in_value = self._in_quotes
+            self._in_value = self._markers.in_quotes
         self._state = self._after_quote
         return text.removeprefix(start)
 
