@@ -1,4 +1,4 @@
-"""Granite 3 and 4: a JSON list behind a token, or objects in tags; thinking in phrases or tags."""
+"""Granite 3, 4 and 20B for calls: JSON behind a token or in tags; thinking in phrases or tags."""
 
 from __future__ import annotations
 
@@ -11,6 +11,10 @@ _ROLE = "<|start_of_role|>"
 _CALLS_3 = JsonCalls(start=("<|tool_call|>", "<tool_call>"), holds="list")
 # https://huggingface.co/ibm-granite/granite-4.0-h-small, chat template
 _CALLS_4 = JsonCalls(start=("<tool_call>\n",), end="\n</tool_call>")
+# https://huggingface.co/ibm-granite/granite-20b-functioncalling, as
+# https://github.com/vllm-project/vllm/blob/main/examples/tool_chat_template_granite_20b_fc.jinja
+# writes it; "no_function" is a function that the model calls where no other fits
+_CALLS_20B = JsonCalls(start=("<function_call> ",))
 
 # https://huggingface.co/ibm-granite/granite-3.2-8b-instruct, chat template
 _PHRASES = ReasoningSyntax(start=("Here is my thought process:",), end="Here is my response:")
@@ -20,7 +24,7 @@ _TAGS = ReasoningSyntax(start=("<think>",), end="</think>", answer=("<response>"
 
 @hookimpl
 def llmplug_tool_parsers() -> list[ToolParserSpec]:
-    """Offer the calls of `granite3` and `granite4`."""
+    """Offer the calls of `granite3`, `granite4` and `granite_20b_fc`."""
     return [
         ToolParserSpec(
             name="granite3",
@@ -31,6 +35,11 @@ def llmplug_tool_parsers() -> list[ToolParserSpec]:
             name="granite4",
             detect=in_template(_ROLE, "</tool_call>", unless=("<function=",), score=0.9),
             syntax=(_CALLS_4,),
+        ),
+        ToolParserSpec(
+            name="granite_20b_fc",
+            detect=in_template("<function_call> ", "<|function_call_library|>", score=0.9),
+            syntax=(_CALLS_20B,),
         ),
     ]
 

@@ -62,6 +62,7 @@ TEMPLATES: list[tuple[str, str, str | None]] = [
         "granite32",
     ),
     ('<|start_of_role|> <tool_call>\n{"arguments": }\n</tool_call>', "granite4", None),
+    ("<|function_call_library|> <function_call> {", "granite_20b_fc", None),
     ('<|system|> formatted as functools[{"name": , "arguments": }, ...]', "phi4", None),
     ("<|system|> <|tool|>x<|/tool|><|end|>", "phi4_tokens", None),
     ('make calls in a single JSON array: [{"name": "tool_call_name", "arguments": ', "xlam", None),

@@ -10,6 +10,7 @@ from tests.plugins.dialects.reading import Answer, Call, PluginDialect
 GRANITE3 = PluginDialect(llmplug_granite, "granite3", "granite32")
 GRANITE33 = PluginDialect(llmplug_granite, "granite3", "granite33")
 GRANITE4 = PluginDialect(llmplug_granite, "granite4")
+GRANITE_20B = PluginDialect(llmplug_granite, "granite_20b_fc")
 CALLS = [Call("get_weather", {"city": "Paris"}), Call("get_time", {})]
 
 
@@ -34,6 +35,15 @@ def test_objects() -> None:
     assert GRANITE4.allows(text.removeprefix("I look.\n"))
 
 
+def test_objects_behind_a_tag() -> None:
+    text = (
+        '<function_call> {"name": "get_weather", "arguments": {"city": "Paris"}}\n'
+        '<function_call> {"name": "get_time", "arguments": {}}'
+    )
+    assert GRANITE_20B.read(text) == Answer(calls=CALLS)
+    assert GRANITE_20B.allows(text)
+
+
 def test_thinking_in_phrases() -> None:
     text = "Here is my thought process:\nThey greet.\n\nHere is my response:\nHello!"
     assert GRANITE3.read(text) == Answer("Hello!", "They greet.")
@@ -51,6 +61,6 @@ def test_forced_calls() -> None:
     assert not GRANITE3.allows('<|tool_call|>[{"name": "get_date", "arguments": {}}]')
 
 
-@pytest.mark.parametrize("dialect", [GRANITE3, GRANITE33, GRANITE4])
+@pytest.mark.parametrize("dialect", [GRANITE3, GRANITE33, GRANITE4, GRANITE_20B])
 def test_properties_of_every_dialect(dialect: PluginDialect) -> None:
     dialect.check()
