@@ -41,6 +41,8 @@ class _Markers(NamedTuple):
     value_end: str
     end: str
     section_end: str
+    in_section: tuple[str, str]  # what may come next in a section of calls
+    in_call: tuple[str, str]
     in_name: MarkerSearch
     in_key: MarkerSearch
     in_value: MarkerSearch
@@ -71,6 +73,8 @@ def _markers_of(
         value_end=value_end,
         end=call_end,
         section_end=section_end.strip(),
+        in_section=(name_start, section_end.strip()),
+        in_call=(key_start, call_end),
         in_name=search_for(*ends, name_start),
         in_key=search_for(*key[1:]),
         in_value=search_for(value_end),
@@ -89,7 +93,7 @@ class TaggedReader:
     def __init__(self, syntax: TaggedCalls, opening: Opening) -> None:
         self.ended_as_text = False
         self._syntax = syntax
-        self._tools = {tool.name: tool.parameters for tool in opening.tools}
+        self._tools = opening.tools
         self._markers = _markers_of(
             syntax.name,
             (syntax.key[0], *syntax.key[1]),
@@ -144,7 +148,7 @@ class TaggedReader:
     # --- calls ----------------------------------------------------------------------------------
     def _read_call_start(self, text: str) -> str:
         """Behind the section's marker, or behind a call of a section."""
-        marker, text = self._expect(text, (self._markers.name_start, self._markers.section_end))
+        marker, text = self._expect(text, self._markers.in_section)
         if marker is None:
             return self._give_up(text) if text else ""
         if marker == self._markers.section_end:
@@ -173,14 +177,14 @@ class TaggedReader:
             return self._give_up(text)
         self._raw = []
         self._is_in_call = True
-        self._parameters = self._tools.get(name, {})
+        self._parameters = next((t.parameters for t in self._tools if t.name == name), {})
         self._events.append(CallStart(self._index, name))
         self._state = self._read_tag
         return text[found.at + len(found.marker) :] if self._markers.name_end else text[found.at :]
 
     def _read_tag(self, text: str) -> str:
         """Behind the name or a value: a parameter, or the end of the call."""
-        marker, text = self._expect(text, (self._markers.key_start, self._markers.end))
+        marker, text = self._expect(text, self._markers.in_call)
         if marker is None:
             return self._break_off(text) if text else ""
         if marker == self._markers.end:
@@ -335,13 +339,15 @@ class TaggedReader:
         """Take one of the markers; no marker and no text: more is needed to tell."""
         text = self._unhold(text)
         bare = text.lstrip(_SPACE)
-        self._keep(text[: len(text) - len(bare)])
+        if len(bare) < len(text):
+            self._keep(text[: len(text) - len(bare)])
         for marker in markers:
             if marker and bare.startswith(marker):
                 return marker, bare[len(marker) :]
-        if any(marker.startswith(bare) for marker in markers if marker):
-            self._held = bare
-            return None, ""
+        for marker in markers:
+            if marker.startswith(bare):
+                self._held = bare
+                return None, ""
         return None, bare
 
     def _keep(self, space: str) -> None:
