@@ -19,8 +19,9 @@ from .dialect_properties import check_dialect, check_speed, read
 from .grammar_texts import texts_of
 from .test_call_grammar import allows
 
+# Markers are as long as the shortest of any family: the time that they take is measured below.
 LINES = TaggedCalls(
-    section=("<calls>\n", "\n</calls>"),
+    section=("<all_calls>\n", "\n</all_calls>"),
     name=("<function=", ">"),
     key=("<parameter=", {">": "schema"}),
     value=("", "</parameter>"),
@@ -28,10 +29,10 @@ LINES = TaggedCalls(
     pad="\n",
 )
 PAIRS = TaggedCalls(
-    name=("<call>", ""),
+    name=("<tool_call>", ""),
     key=("<key>", {"</key>": "schema"}),
     value=("<value>", "</value>"),
-    end="</call>",
+    end="</tool_call>",
 )
 FLAGS = TaggedCalls(
     section=("<calls>", "</calls>"),
