@@ -75,6 +75,7 @@ BOMBS: dict[str, Node] = {
     "long range": Json({"type": "string", "minLength": 10**6, "maxLength": 10**9}),
     "many items": Json({"type": "array", "minItems": 10**6, "items": {"type": "array"}}),
     "lookahead": Regex("(?=a)b"),
+    "100,000 values": Json({"enum": [f"value {i}" for i in range(100_000)]}),
 }
 
 
@@ -142,6 +143,37 @@ async def test_a_process_that_dies_is_started_again(checker: GrammarChecker) -> 
         except EngineUnavailable:
             assert time.monotonic() < deadline
     assert pid_of(checker) != process
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="asks /proc for children")
+async def test_a_stop_leaves_no_process(checker: GrammarChecker) -> None:
+    process = pid_of(checker)
+    trial = asyncio.create_task(checker.check(BOMBS["5,000 properties"], "x"))
+    deadline = time.monotonic() + DEADLINE_S
+    children: set[str] = set()
+    while not trial.done() and not children:
+        children = _children_of(process)
+        await asyncio.sleep(0)
+    await checker.stop()
+    with pytest.raises(EngineUnavailable):
+        await asyncio.wait_for(trial, DEADLINE_S)
+    while left := [pid for pid in (str(process), *children) if _is_running(pid)]:
+        assert time.monotonic() < deadline, left
+        await asyncio.sleep(0.01)
+    assert children
+
+
+def _children_of(pid: int) -> set[str]:
+    return set(Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
+
+
+def _is_running(pid: str) -> bool:
+    """Whether a process exists and is not merely waiting to be buried."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state != "Z"
 
 
 async def test_a_grammar_too_long_is_refused_unseen(checker: GrammarChecker) -> None:
