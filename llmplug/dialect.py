@@ -167,7 +167,7 @@ class NamedCalls:
 ValueKind = Literal["schema", "text", "json"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)  # by identity: it holds a mapping
 class TaggedCalls:
     """Calls whose parameters stand in tags: `<function=f><parameter=k>v</parameter></function>`.
 

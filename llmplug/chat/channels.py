@@ -223,6 +223,8 @@ class ChannelSplitter:
 
     def _show(self, text: str) -> None:
         """Let text out, but keep white space at its end back."""
+        if not text:
+            return
         if self._drops_space:
             text = text.lstrip()
         body = text.rstrip()

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from llmplug.dialect import Event, Tool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)  # not frozen: to make one would take three times as long
 class Opening:
     """Where a section of calls begins.
 

@@ -51,32 +51,27 @@ class _Markers(NamedTuple):
 
 
 @lru_cache(maxsize=256)
-def _markers_of(
-    name: tuple[str, str],
-    key: tuple[str, ...],
-    value: tuple[str, str],
-    end: str,
-    section_end: str,
-    quotes: tuple[str, str],
-) -> _Markers:
+def _markers_of(syntax: TaggedCalls) -> _Markers:
     """Return a table's markers; a reader is made for every marker that an answer holds."""
-    name_start, name_end = (marker.strip() for marker in name)
-    key_start, call_end = key[0].strip(), end.strip()
-    value_end = value[1].strip() or value[1]
+    name_start, name_end = (marker.strip() for marker in syntax.name)
+    key_start, call_end = syntax.key[0].strip(), syntax.end.strip()
+    section_end = syntax.section[1].strip() if syntax.section else ""
+    value_end = syntax.value[1].strip() or syntax.value[1]
+    quotes = syntax.quotes or ("", "")
     # Without a marker behind it, a name goes up to whatever comes next.
     ends = (name_end,) if name_end else (key_start, call_end)
     return _Markers(
         name_start=name_start,
         name_end=name_end,
         key_start=key_start,
-        value_start=value[0].strip(),
+        value_start=syntax.value[0].strip(),
         value_end=value_end,
         end=call_end,
-        section_end=section_end.strip(),
-        in_section=(name_start, section_end.strip()),
+        section_end=section_end,
+        in_section=(name_start, section_end),
         in_call=(key_start, call_end),
         in_name=search_for(*ends, name_start),
-        in_key=search_for(*key[1:]),
+        in_key=search_for(*syntax.key[1]),
         in_value=search_for(value_end),
         quote_start=quotes[0],
         in_quotes=search_for(quotes[1] + value_end),
@@ -94,14 +89,7 @@ class TaggedReader:
         self.ended_as_text = False
         self._syntax = syntax
         self._tools = opening.tools
-        self._markers = _markers_of(
-            syntax.name,
-            (syntax.key[0], *syntax.key[1]),
-            syntax.value,
-            syntax.end,
-            syntax.section[1] if syntax.section else "",
-            syntax.quotes or ("", ""),
-        )
+        self._markers = _markers_of(syntax)
         self._in_value = self._markers.in_value
         self._rest = Remainder(self._markers.section_end or self._markers.end)
         self._index = opening.first_index
