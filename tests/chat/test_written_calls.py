@@ -35,15 +35,15 @@ PAIRS = TaggedCalls(
     end="</tool_call>",
 )
 FLAGS = TaggedCalls(
-    section=("<calls>", "</calls>"),
+    section=("<all_calls>", "</all_calls>"),
     name=('<invoke name="', '">'),
     key=('<arg name="', {'" string="true">': "text", '" string="false">': "json"}),
     value=("", "</arg>"),
     end="</invoke>",
     is_single=True,
 )
-LIST = PythonCalls(start=("<calls>",), end="</calls>")
-ROWS = PythonCalls(start=("<calls>\n",), end="\n</calls>", is_list=False)
+LIST = PythonCalls(start=("<all_calls>",), end="</all_calls>")
+ROWS = PythonCalls(start=("<all_calls>\n",), end="\n</all_calls>", is_list=False)
 BARE = PythonCalls(start=(), is_bare=True)
 BRACES = BraceCalls(start="<call>call:", quote="<q>", end="</call>")
 
