@@ -10,8 +10,9 @@ import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from llmplug.chat.calls.reader import EventLog
 from llmplug.chat.marker_search import search_for
-from llmplug.dialect import BraceCalls, CallArguments, CallEnd, CallStart, Content, Event
+from llmplug.dialect import BraceCalls, CallArguments, CallEnd, CallStart, Event
 
 if TYPE_CHECKING:
     from llmplug.chat.calls.reader import Opening
@@ -34,7 +35,7 @@ class BraceReader:
         self._in_body = search_for(syntax.quote, self._end)
         self._in_quotes = search_for(syntax.quote)
         self._index = opening.first_index
-        self._events: list[Event] = []
+        self._events = EventLog()
         self._raw = [opening.space + opening.marker]
         self._body: list[str] = []  # from the opening brace on
         self._held = ""
@@ -47,17 +48,17 @@ class BraceReader:
         while text and not self._is_over:
             held, self._held = self._held, ""
             text = self._state(held + text)
-        return self._take(), text if self._is_over else None
+        return self._events.take(), text if self._is_over else None
 
     def finish(self) -> list[Event]:
         """Say that the answer ends here; see `CallReader`."""
-        self._say("".join(self._raw))
+        self._events.say("".join(self._raw))
         body = "".join(self._body) + self._held
         if self._body:
             self._end_call(body)
         else:
-            self._say(body)
-        return self._take()
+            self._events.say(body)
+        return self._events.take()
 
     def _read_name(self, text: str) -> str:
         found = self._in_name.find(text)
@@ -66,7 +67,7 @@ class BraceReader:
             return ""
         name = text[: found.at].strip()
         if found.marker != "{" or not name or found.at > MAX_NAME:
-            self._say("".join(self._raw))
+            self._events.say("".join(self._raw))
             self._is_over = self.ended_as_text = True
             return text
         self._raw = []
@@ -95,18 +96,10 @@ class BraceReader:
             arguments = _Body(body, self._syntax.quote).to_json()
         except ValueError:
             self._events.append(CallEnd(self._index, is_complete=False))
-            self._say(body)
+            self._events.say(body)
         else:
             self._events.append(CallArguments(self._index, arguments))
             self._events.append(CallEnd(self._index, is_complete=True))
-
-    def _say(self, text: str) -> None:
-        if text:
-            self._events.append(Content(text))
-
-    def _take(self) -> list[Event]:
-        events, self._events = self._events, []
-        return events
 
 
 class _Body:

@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from llmplug.chat.calls.json_scanner import JsonScanner
-from llmplug.chat.calls.reader import Opening, Remainder
+from llmplug.chat.calls.reader import EventLog, Opening, Remainder
 from llmplug.chat.calls.writing import arguments_of, repeat_calls
-from llmplug.dialect import CallArguments, CallEnd, CallStart, Content, Event, JsonCalls
+from llmplug.dialect import CallArguments, CallEnd, CallStart, Event, JsonCalls
 from llmplug.grammar import Node, OneOf, Seq, Text
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ class JsonReader:
         self._opening = opening
         self._names = {tool.name for tool in opening.tools}
         self._index = opening.first_index
-        self._events: list[Event] = []
+        self._events = EventLog()
         self._rest = Remainder(syntax.end.strip() if opening.marker else "")
         self._state: _State = self._open_section
         self.ended_as_text = False
@@ -49,20 +49,20 @@ class JsonReader:
             if self._is_bad:
                 self._give_up()
                 self._is_bad = False
-        return self._take(), text[at:] if self._is_over else None
+        return self._events.take(), text[at:] if self._is_over else None
 
     def finish(self) -> list[Event]:
         """Say that the answer ends here; see `CallReader`."""
         if self._state == self._read_rest:
-            self._say(self._rest.finish())
+            self._events.say(self._rest.finish())
         elif self._is_between:
-            self._say("".join(self._gap).strip(_SPACE))
+            self._events.say("".join(self._gap).strip(_SPACE))
         elif self._has_name:
             is_whole = self._has_arguments and self._scanner.is_done
             self._events.append(CallEnd(self._index, is_complete=is_whole))
         else:
-            self._say("".join(self._raw))
-        return self._take()
+            self._events.say("".join(self._raw))
+        return self._events.take()
 
     def _begin_call(self) -> None:
         self._has_name = False
@@ -125,7 +125,7 @@ class JsonReader:
             self._close_section()
             return at
         gap = "".join(self._gap).lstrip(_SPACE)  # a comma with no call behind it is text
-        self._say(gap)
+        self._events.say(gap)
         self._is_over, self.ended_as_text = True, bool(gap)
         return at
 
@@ -160,7 +160,7 @@ class JsonReader:
             self._gap = [so_far]
             return len(text)
         held = held.lstrip(_SPACE)
-        self._say(held)
+        self._events.say(held)
         return self._drop(len(text) - (len(so_far) - len(held)))
 
     def _drop(self, at: int) -> int:
@@ -171,7 +171,7 @@ class JsonReader:
 
     def _read_rest(self, text: str, at: int) -> int:
         shown, left = self._rest.feed(text[at:])
-        self._say(shown)
+        self._events.say(shown)
         self._is_over = left is not None
         return len(text) - len(left or "")
 
@@ -182,7 +182,7 @@ class JsonReader:
             self._index += 1
             self._drop(0)
         else:
-            self._say("".join(self._raw))
+            self._events.say("".join(self._raw))
             if self._num_calls:
                 self._drop(0)
             else:
@@ -309,15 +309,6 @@ class JsonReader:
         value = str(json.loads("".join(self._token)))
         self._is_bad = any("\ud800" <= char <= "\udfff" for char in value)  # half a character
         return end, None if self._is_bad else value
-
-    # --- events ---------------------------------------------------------------------------------
-    def _say(self, text: str) -> None:
-        if text:
-            self._events.append(Content(text))
-
-    def _take(self) -> list[Event]:
-        events, self._events = self._events, []
-        return events
 
 
 def json_grammar(syntax: JsonCalls, tools: Sequence[Tool], least: int, most: int | None) -> Node:

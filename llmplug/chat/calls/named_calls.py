@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from llmplug.chat.calls.json_scanner import JsonScanner
-from llmplug.chat.calls.reader import Opening, Remainder
+from llmplug.chat.calls.reader import EventLog, Opening, Remainder
 from llmplug.chat.calls.writing import arguments_of, repeat_calls
 from llmplug.chat.marker_search import search_for
-from llmplug.dialect import CallArguments, CallEnd, CallStart, Content, Event, NamedCalls
+from llmplug.dialect import CallArguments, CallEnd, CallStart, Event, NamedCalls
 from llmplug.grammar import Node, OneOf, Regex, Repeat, Seq, Text
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class NamedReader:
         self._index = opening.first_index
         self._num_calls = 0
         self._is_over = False
-        self._events: list[Event] = []
+        self._events = EventLog()
         self._raw = [opening.space + opening.marker]  # of what has no name as yet
         self._held = ""
         self._state: Callable[[str], str] = self._read_name  # takes text, returns what is left
@@ -50,14 +50,14 @@ class NamedReader:
         """Take more text; see `CallReader`."""
         while text and not self._is_over:
             text = self._state(text)
-        return self._take(), text if self._is_over else None
+        return self._events.take(), text if self._is_over else None
 
     def finish(self) -> list[Event]:
         """Say that the answer ends here; see `CallReader`."""
         if self._is_in_call:
             self._end_call(is_complete=False)
-        self._say("".join(self._raw) + self._held + self._rest.finish())
-        return self._take()
+        self._events.say("".join(self._raw) + self._held + self._rest.finish())
+        return self._events.take()
 
     def _begin_call(self) -> None:
         self._is_in_call = False
@@ -137,7 +137,7 @@ class NamedReader:
 
     def _read_rest(self, text: str) -> str:
         shown, left = self._rest.feed(text)
-        self._say(shown)
+        self._events.say(shown)
         self._is_over = left is not None
         return left or ""
 
@@ -195,7 +195,7 @@ class NamedReader:
 
     def _give_up(self, text: str) -> str:
         """What was read since the last call is none."""
-        self._say("".join(self._raw))
+        self._events.say("".join(self._raw))
         self._raw = []
         if self._num_calls:
             return self._drop(text)
@@ -207,15 +207,6 @@ class NamedReader:
         self._is_over = self.ended_as_text = not self._last
         self._state = self._read_rest
         return text
-
-    # --- events ---------------------------------------------------------------------------------
-    def _say(self, text: str) -> None:
-        if text:
-            self._events.append(Content(text))
-
-    def _take(self) -> list[Event]:
-        events, self._events = self._events, []
-        return events
 
 
 def named_grammar(syntax: NamedCalls, tools: Sequence[Tool], least: int, most: int | None) -> Node:

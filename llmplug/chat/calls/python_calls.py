@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 from llmplug.chat.calls.parameter_types import Parameter, list_members, with_definitions
 from llmplug.chat.calls.python_literals import LiteralScanner, to_json
-from llmplug.chat.calls.reader import Opening, Remainder
+from llmplug.chat.calls.reader import EventLog, Opening, Remainder
 from llmplug.chat.calls.writing import list_arguments, repeat_calls
-from llmplug.dialect import CallArguments, CallEnd, CallStart, Content, Event, PythonCalls
+from llmplug.dialect import CallArguments, CallEnd, CallStart, Event, PythonCalls
 from llmplug.errors import GrammarError
 from llmplug.grammar import Json, Node, OneOf, Regex, Seq, Text
 
@@ -34,7 +34,7 @@ class PythonReader:
         self._end = syntax.end.strip() if opening.marker else ""
         self._rest = Remainder(self._end)
         self._index = opening.first_index
-        self._events: list[Event] = []
+        self._events = EventLog()
         self._raw = [opening.space + opening.marker]  # of what has no name as yet
         self._num_calls = 0
         self._is_over = False
@@ -48,15 +48,15 @@ class PythonReader:
         at = 0
         while at < len(text) and not self._is_over:
             at = self._state(text, at)
-        return self._take(), text[at:] if self._is_over else None
+        return self._events.take(), text[at:] if self._is_over else None
 
     def finish(self) -> list[Event]:
         """Say that the answer ends here; see `CallReader`."""
         if self._is_in_call:
             self._events.append(CallEnd(self._index, is_complete=False))
         left = "".join(self._raw) + "".join(self._argument) + self._rest.finish()
-        self._say(left if left.strip(_SPACE) or not self._num_calls else "")
-        return self._take()
+        self._events.say(left if left.strip(_SPACE) or not self._num_calls else "")
+        return self._events.take()
 
     def _begin_call(self) -> None:
         self._is_in_call = False
@@ -205,7 +205,7 @@ class PythonReader:
 
     def _read_rest(self, text: str, at: int) -> int:
         shown, left = self._rest.feed(text[at:])
-        self._say(shown)
+        self._events.say(shown)
         self._is_over = left is not None
         return len(text) - len(left or "")
 
@@ -219,16 +219,8 @@ class PythonReader:
         return at + 1
 
     def _say_all(self) -> None:
-        self._say("".join(self._raw))
+        self._events.say("".join(self._raw))
         self._raw = []
-
-    def _say(self, text: str) -> None:
-        if text:
-            self._events.append(Content(text))
-
-    def _take(self) -> list[Event]:
-        events, self._events = self._events, []
-        return events
 
 
 def python_grammar(

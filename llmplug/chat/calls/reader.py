@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from llmplug.chat.marker_search import search_for
+from llmplug.dialect import Content
 
 if TYPE_CHECKING:
     from llmplug.dialect import Event, Tool
@@ -29,6 +30,21 @@ class Opening:
     space: str
     first_index: int
     tools: Sequence[Tool]
+
+
+class EventLog(list["Event"]):
+    """What a reader has made out since it was last asked."""
+
+    def say(self, text: str) -> None:
+        """Add text that belongs to no call, if there is any."""
+        if text:
+            self.append(Content(text))
+
+    def take(self) -> list[Event]:
+        """Hand over the events, and begin anew."""
+        events = list(self)
+        self.clear()
+        return events
 
 
 class Remainder:

@@ -12,13 +12,12 @@ from typing import Any, NamedTuple
 
 from llmplug.chat.calls.parameter_types import allowed_types, type_of
 from llmplug.chat.calls.python_literals import to_json
-from llmplug.chat.calls.reader import Opening, Remainder
+from llmplug.chat.calls.reader import EventLog, Opening, Remainder
 from llmplug.chat.marker_search import MarkerSearch, search_for
 from llmplug.dialect import (
     CallArguments,
     CallEnd,
     CallStart,
-    Content,
     Event,
     TaggedCalls,
     ValueKind,
@@ -93,7 +92,7 @@ class TaggedReader:
         self._in_value = self._markers.in_value
         self._rest = Remainder(self._markers.section_end or self._markers.end)
         self._index = opening.first_index
-        self._events: list[Event] = []
+        self._events = EventLog()
         self._raw = [opening.space + opening.marker]  # of what has no name as yet
         self._tag: list[str] = []  # of a parameter without a value as yet
         self._held = ""
@@ -108,7 +107,7 @@ class TaggedReader:
         """Take more text; see `CallReader`."""
         while text and not self._is_over:
             text = self._state(text)
-        return self._take(), text if self._is_over else None
+        return self._events.take(), text if self._is_over else None
 
     def finish(self) -> list[Event]:
         """Say that the answer ends here; see `CallReader`."""
@@ -122,8 +121,8 @@ class TaggedReader:
             self._held = ""
             self._events.append(CallEnd(self._index, is_complete=False))
         left = "".join(self._raw) + "".join(self._tag) + self._held + self._rest.finish()
-        self._say(left.strip(_SPACE) and left if self._num_calls else left)
-        return self._take()
+        self._events.say(left.strip(_SPACE) and left if self._num_calls else left)
+        return self._events.take()
 
     def _begin_call(self) -> None:
         self._is_in_call = False
@@ -318,7 +317,7 @@ class TaggedReader:
 
     def _read_rest(self, text: str) -> str:
         shown, left = self._rest.feed(text)
-        self._say(shown)
+        self._events.say(shown)
         self._is_over = left is not None
         return left or ""
 
@@ -352,16 +351,8 @@ class TaggedReader:
             self._events.append(CallArguments(self._index, text))
 
     def _say_all(self) -> None:
-        self._say("".join(self._raw))
+        self._events.say("".join(self._raw))
         self._raw = []
-
-    def _say(self, text: str) -> None:
-        if text:
-            self._events.append(Content(text))
-
-    def _take(self) -> list[Event]:
-        events, self._events = self._events, []
-        return events
 
 
 def _escape(text: str) -> str:
