@@ -93,6 +93,14 @@ def decode_grammar(data: bytes) -> Node:
 
 
 # --- backends -----------------------------------------------------------------------------------
+MASK_WORD_BITS = 32  # ids to one int32 of a mask
+
+
+def num_mask_words(vocab_size: int) -> int:
+    """Return how many int32 words a mask of `vocab_size` ids has."""
+    return -(-vocab_size // MASK_WORD_BITS)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Vocabulary:
     """What a backend must know of a tokenizer.

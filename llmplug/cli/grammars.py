@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import gc
-import sys
 
 NAME = "grammars"
 HELP = argparse.SUPPRESS
@@ -17,22 +16,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Try grammars until the server goes away."""
     from llmplug.assemble import open_grammar_backend
-    from llmplug.server.grammar_process import LENGTH_BYTES, run_grammar_process
+    from llmplug.server.grammar_process import read_payload, run_grammar_process
 
     del args
-    stdin = sys.stdin.buffer.raw  # type: ignore[union-attr]  # nothing may be read ahead
-    size = int.from_bytes(_read_exactly(stdin, LENGTH_BYTES), "big")
-    backend, vocab_size = open_grammar_backend(_read_exactly(stdin, size))
+    backend, vocab_size = open_grammar_backend(read_payload())
     gc.collect()
     gc.freeze()  # children share these pages as long as nobody writes to them
     return run_grammar_process(backend, vocab_size)
-
-
-def _read_exactly(stream: object, size: int) -> bytes:
-    data = b""
-    while len(data) < size:
-        piece = stream.read(size - len(data))  # type: ignore[attr-defined]
-        if not piece:
-            raise SystemExit(0)  # the server went away
-        data += piece
-    return data

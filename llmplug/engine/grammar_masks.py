@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from llmplug.errors import UnsupportedParameter
-from llmplug.grammar import decode_grammar
+from llmplug.grammar import MASK_WORD_BITS, decode_grammar, num_mask_words
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from llmplug.ops import KernelTable
 
 CACHE_BYTES = 64 * 2**20  # of compiled grammars that nobody may be using
-WORD_BITS = 32
 # What each byte of a mask adds to the logits of its eight ids: a sum that is ready beside the
 # forward pass takes a CPU a small part of the time that unpacking bits and `masked_fill` take.
 _BIAS_OF_BYTE = np.where(
@@ -63,7 +62,7 @@ class GrammarMasks:
         """Take what opens a backend, as the first grammar does; None: there is none."""
         self._open_backend = open_backend
         self._backend: GrammarBackend | None = None
-        self._num_words = -(-vocab_size // WORD_BITS)
+        self._num_words = num_mask_words(vocab_size)
         self._vocab_size = vocab_size
         self._device = device
         self._ops = ops
@@ -132,7 +131,7 @@ class GrammarMasks:
 
     def _make_bias(self, words_RW: array[int]) -> NDArray[np.float32]:
         bias = np.take(_BIAS_OF_BYTE, np.frombuffer(words_RW, dtype=np.uint8), axis=0)
-        return bias.reshape(-1, self._num_words * WORD_BITS)[:, : self._vocab_size]
+        return bias.reshape(-1, self._num_words * MASK_WORD_BITS)[:, : self._vocab_size]
 
     def _evict(self) -> None:
         """Forget what was not asked for longest, until the rest is small enough."""

@@ -15,7 +15,7 @@ import msgspec
 
 from llmplug.errors import EngineUnavailable, GrammarError, Overloaded
 from llmplug.grammar import encode_grammar
-from llmplug.server.grammar_process import LENGTH_BYTES, Trial, Verdict
+from llmplug.server.grammar_process import LENGTH_BYTES, Trial, Verdict, frame_message
 
 if TYPE_CHECKING:
     from asyncio.subprocess import Process
@@ -126,7 +126,7 @@ class GrammarChecker:
 
     def _write(self, data: bytes) -> None:
         if self._process is not None and self._process.stdin is not None:
-            self._process.stdin.write(len(data).to_bytes(LENGTH_BYTES, "big") + data)
+            self._process.stdin.write(frame_message(data))
 
     async def _read(self, process: Process) -> None:
         """Pass verdicts on until the process ends; who still waits then is told."""

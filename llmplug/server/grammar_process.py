@@ -16,12 +16,12 @@ import time
 from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from llmplug.errors import GrammarError
-from llmplug.grammar import decode_grammar
+from llmplug.grammar import decode_grammar, num_mask_words
 
 if TYPE_CHECKING:
     from llmplug.grammar import GrammarBackend, GrammarState
@@ -32,9 +32,9 @@ MAX_CHILDREN = 2  # more of them would take the cores from the engine
 NICENESS = 5  # answers under way come first
 NUM_STEPS = 4  # that a grammar is followed for
 BUSY_SHARE = 0.25  # of the time a child has; one that computed for less was held up by others
+STDIN = 0
 LENGTH_BYTES = 4  # big-endian, before each message
-WORD_BYTES = 4
-WORD_BITS = 32
+WORD_BYTES = 4  # of a mask
 
 
 class Trial(msgspec.Struct, frozen=True, array_like=True):
@@ -61,7 +61,7 @@ class _Child:
 
 def run_grammar_process(backend: GrammarBackend, vocab_size: int) -> int:
     """Try grammars that come on stdin until it ends; verdicts go to stdout."""
-    source = os.fdopen(os.dup(0), "rb", buffering=0)
+    source = os.fdopen(os.dup(STDIN), "rb", buffering=0)
     with selectors.DefaultSelector() as selector:
         selector.register(source, selectors.EVENT_READ)
         waiting: deque[Trial] = deque()
@@ -87,11 +87,28 @@ def run_grammar_process(backend: GrammarBackend, vocab_size: int) -> int:
                 _end(children.pop(reader), reader, is_late=True)
 
 
-def write_message(stream: BinaryIO, message: msgspec.Struct) -> None:
-    """Write a message with its length."""
-    data = msgspec.msgpack.encode(message)
-    stream.write(len(data).to_bytes(LENGTH_BYTES, "big") + data)
-    stream.flush()
+def read_payload() -> bytes:
+    """Read what the server writes first, and not a byte more.
+
+    Raises:
+        SystemExit: the server is gone already.
+    """
+    return _read_exactly(int.from_bytes(_read_exactly(LENGTH_BYTES), "big"))
+
+
+def frame_message(data: bytes) -> bytes:
+    """Put its length before a message."""
+    return len(data).to_bytes(LENGTH_BYTES, "big") + data
+
+
+def _read_exactly(count: int) -> bytes:
+    data = b""
+    while len(data) < count:
+        part = os.read(STDIN, count - len(data))
+        if not part:
+            raise SystemExit(0)
+        data += part
+    return data
 
 
 def _take_trials(buffer: bytearray) -> list[Trial]:
@@ -142,7 +159,7 @@ def _try(backend: GrammarBackend, vocab_size: int, trial: Trial, writer: int) ->
 
 def _walk(state: GrammarState, vocab_size: int) -> None:
     """Follow a grammar for a few tokens, the first that may come: libraries build it lazily."""
-    mask = memoryview(bytearray(-(-vocab_size // WORD_BITS) * WORD_BYTES))
+    mask = memoryview(bytearray(num_mask_words(vocab_size) * WORD_BYTES))
     for _ in range(NUM_STEPS):
         state.fill_mask(mask.cast("i"))
         bits = int.from_bytes(mask, sys.byteorder)
@@ -179,7 +196,9 @@ def _end(child: _Child, reader: int, *, is_late: bool = False) -> None:
         error = _too_large()  # an allocation that fails ends most libraries at once
     else:
         error = said[1:].decode("utf-8", "replace") or None
-    write_message(sys.stdout.buffer, Verdict(child.trial.id, error, is_busy))
+    verdict = Verdict(child.trial.id, error, is_busy)
+    sys.stdout.buffer.write(frame_message(msgspec.msgpack.encode(verdict)))
+    sys.stdout.buffer.flush()
 
 
 def _too_large() -> str:

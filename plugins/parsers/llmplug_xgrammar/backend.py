@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from xgrammar import CompiledGrammar, GrammarCompiler, GrammarMatcher, TokenizerInfo
 
 from llmplug import GrammarError
+from llmplug.grammar import MASK_WORD_BITS, num_mask_words
 from llmplug_xgrammar.tags import write_tag
 
 if TYPE_CHECKING:
@@ -21,7 +22,6 @@ Mask = NDArray[np.int32]
 
 # No text begins with this byte, so that a control token is never taken for text.
 _NO_TEXT = b"\xff"
-_WORD_BITS = 32
 
 
 class XgrammarBackend:
@@ -89,7 +89,7 @@ class XgrammarState:
     def accept(self, token_id: int) -> bool:
         """Go on by one token; see `GrammarState`."""
         allowed = self._find_mask()
-        if not allowed[token_id // _WORD_BITS] >> (token_id % _WORD_BITS) & 1:
+        if not allowed[token_id // MASK_WORD_BITS] >> (token_id % MASK_WORD_BITS) & 1:
             return False
         self._next = None
         return bool(self._matcher.accept_token(token_id))
@@ -110,7 +110,7 @@ class XgrammarState:
 
 
 def _make_mask(vocab_size: int, ids: Sequence[int]) -> Mask:
-    bits = np.zeros(-(-vocab_size // _WORD_BITS) * _WORD_BITS, dtype=bool)
+    bits = np.zeros(num_mask_words(vocab_size) * MASK_WORD_BITS, dtype=bool)
     bits[ids] = True
     return np.packbits(bits, bitorder="little").view(np.int32)
 
