@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -99,9 +100,10 @@ def launch(source: Path, folder: Path) -> Process:
     return process
 
 
-@pytest.fixture(scope="module")
-def process(smollm2_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
-    process = launch(smollm2_gguf, tmp_path_factory.mktemp("server"))
+@contextmanager
+def serving(source: Path, folder: Path) -> Iterator[Process]:
+    """A server of one model, ready; it is ended afterwards."""
+    process = launch(source, folder)
     try:
         assert httpx.get(f"{process.url}/live").status_code == 200  # at once, while it loads
         process.until(process.is_ready)
@@ -109,6 +111,12 @@ def process(smollm2_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
     finally:
         process.popen.terminate()
         process.popen.wait(DEADLINE_S)
+
+
+@pytest.fixture(scope="module")
+def process(smollm2_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
+    with serving(smollm2_gguf, tmp_path_factory.mktemp("server")) as process:
+        yield process
 
 
 @pytest.fixture(scope="module")

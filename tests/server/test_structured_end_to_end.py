@@ -15,7 +15,7 @@ from typing import Any
 import openai
 import pytest
 
-from .test_end_to_end import DEADLINE_S, Process, launch
+from .test_end_to_end import DEADLINE_S, Process, serving
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(os.name != "posix", reason="signals")]
 
@@ -37,13 +37,8 @@ CITY = {
 
 @pytest.fixture(scope="module")
 def process(smollm2_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
-    process = launch(smollm2_gguf, tmp_path_factory.mktemp("server"))
-    try:
-        process.until(process.is_ready)
+    with serving(smollm2_gguf, tmp_path_factory.mktemp("server")) as process:
         yield process
-    finally:
-        process.popen.terminate()
-        process.popen.wait(DEADLINE_S)
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ import pytest
 from tiny import make_checkpoint
 from tokenizers import AddedToken, Tokenizer
 
-from .test_end_to_end import DEADLINE_S, Process, launch
+from .test_end_to_end import Process, serving
 from .test_tools_end_to_end import NAMED, TOOLS, check_calls
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(os.name != "posix", reason="signals")]
@@ -57,13 +57,8 @@ def process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
     tokenizer.save(str(folder / "model/tokenizer.json"))
     settings = folder / "model/tokenizer_config.json"
     settings.write_text(json.dumps({**json.loads(settings.read_text()), "chat_template": TEMPLATE}))
-    process = launch(folder / "model", folder)
-    try:
-        process.until(process.is_ready)
+    with serving(folder / "model", folder) as process:
         yield process
-    finally:
-        process.popen.terminate()
-        process.popen.wait(DEADLINE_S)
 
 
 @pytest.fixture(scope="module")

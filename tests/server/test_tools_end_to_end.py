@@ -14,7 +14,7 @@ import openai
 import pytest
 from pydantic import BaseModel, ConfigDict, Field
 
-from .test_end_to_end import DEADLINE_S, Process, launch
+from .test_end_to_end import Process, serving
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(os.name != "posix", reason="signals")]
 
@@ -65,13 +65,8 @@ cold_and_warm = pytest.mark.parametrize("temperature", [0, 1])
 
 @pytest.fixture(scope="module")
 def process(smollm2_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
-    process = launch(smollm2_gguf, tmp_path_factory.mktemp("server"))
-    try:
-        process.until(process.is_ready)
+    with serving(smollm2_gguf, tmp_path_factory.mktemp("server")) as process:
         yield process
-    finally:
-        process.popen.terminate()
-        process.popen.wait(DEADLINE_S)
 
 
 @pytest.fixture(scope="module")
