@@ -60,6 +60,7 @@ def create_app(service: Service, settings: ServerConfig) -> Sanic[Any, Any]:
     app.ctx.keys = KeyRing(settings.api_keys)
     app.ctx.admission = Admission(settings.max_waiting_requests)
     app.ctx.lifecycle = Lifecycle()
+    app.ctx.framings = {}  # by path; see framing.py
     app.ctx.reasoning_names = settings.reasoning_fields
     gate.install(app)
     for routes in (chat, completions, models, health):

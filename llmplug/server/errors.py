@@ -1,4 +1,4 @@
-"""The one door through which errors leave: an exception becomes a status and OpenAI's body."""
+"""The one door through which errors leave: an exception becomes a status and a body."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ from llmplug.errors import (
     ModelNotFound,
     Overloaded,
 )
+from llmplug.server.framing import framing_of
 from llmplug.server.record import record_of
 
 if TYPE_CHECKING:
@@ -34,8 +35,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("llmplug.server")
 
-# A message repeats what the client wrote; it never repeats a book.
-MAX_MESSAGE_CHARS = 1000
 CLIENT_CLOSED_REQUEST = 499  # never sent: nobody is there to read it
 
 
@@ -68,28 +67,6 @@ class ErrorReply:
     code: str | None = None
     param: str | None = None
     headers: dict[str, str] = field(default_factory=dict)
-
-    def to_body(self) -> bytes:
-        """OpenAI's error object, JSON."""
-        return msgspec.json.encode(
-            {
-                "error": {
-                    "message": self.message[:MAX_MESSAGE_CHARS],
-                    "type": self.kind,
-                    "param": self.param,
-                    "code": self.code,
-                }
-            }
-        )
-
-    def to_response(self) -> HTTPResponse:
-        """The same as an HTTP response."""
-        return HTTPResponse(
-            self.to_body(),
-            status=self.status,
-            headers=self.headers,
-            content_type="application/json",
-        )
 
 
 def describe(error: BaseException) -> ErrorReply:
@@ -170,8 +147,14 @@ class OpenAIErrorHandler(ErrorHandler):
         if is_unforeseen(exception):
             log.error("request failed", exc_info=exception)
         reply = describe(exception)
-        record_of(request).error_code = reply.code or reply.kind
-        return reply.to_response()
+        record = record_of(request)
+        record.error_code = reply.code or reply.kind
+        return HTTPResponse(
+            framing_of(request).error_body(reply, record.id),
+            status=reply.status,
+            headers=reply.headers,
+            content_type="application/json",
+        )
 
 
 def as_json(body: Any, headers: dict[str, str] | None = None) -> HTTPResponse:

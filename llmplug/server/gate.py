@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from sanic.exceptions import PayloadTooLarge
 
 from llmplug.server.errors import HttpError
+from llmplug.server.framing import framing_of
 from llmplug.server.record import REQUEST_ID_HEADER, record_of
 
 if TYPE_CHECKING:
@@ -75,7 +76,9 @@ def _check_media_type(request: Request) -> None:
 
 
 async def _name_request(request: Request, response: BaseHTTPResponse) -> None:
-    response.headers[REQUEST_ID_HEADER] = record_of(request).id
+    record = record_of(request)
+    response.headers[REQUEST_ID_HEADER] = record.id
+    response.headers.update(framing_of(request).headers(record.id))
 
 
 async def _close_record(request: Request, response: BaseHTTPResponse) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from llmplug.errors import EngineError
 from llmplug.server.errors import describe, is_unforeseen
+from llmplug.server.framing import framing_of
 from llmplug.server.record import record_of
 
 if TYPE_CHECKING:
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("llmplug.server")
 
-DONE = b"data: [DONE]\n\n"
-HEARTBEAT = b": keep-alive\n\n"
 HEARTBEAT_S = 10.0  # proxies cut silent connections after 30 s or more
 # A reader that takes nothing for so long is gone; its connection is closed.
 WRITE_TIMEOUT_S = 120.0
@@ -29,7 +28,7 @@ LAST_WORDS_TIMEOUT_S = 2.0
 
 
 class EventStream:
-    """Writes one reply as events; the status 200 leaves with the first of them.
+    """Writes one reply as events of its protocol; the status 200 leaves with the first of them.
 
     Used as an async context manager: an exception inside becomes an error event, an exit without
     `finish` too. After either nothing more can be sent.
@@ -37,6 +36,7 @@ class EventStream:
 
     def __init__(self, request: Request, headers: Mapping[str, str]) -> None:
         self._request = request
+        self._framing = framing_of(request)
         self._headers = {
             "Cache-Control": "no-cache",
             "X-Accel-Buffering": "no",  # asks nginx not to hold events back
@@ -93,13 +93,14 @@ class EventStream:
 
     async def finish(self, frames: bytes = b"") -> None:
         """Write the last events and end the stream."""
-        await self._end(frames + DONE)
+        await self._end(frames + self._framing.end)
 
     async def fail(self, error: Exception) -> None:
         """Write an error event and end the stream."""
         reply = describe(error)
-        record_of(self._request).error_code = reply.code or reply.kind
-        await self._end(b"data: %b\n\n%b" % (reply.to_body(), DONE))
+        record = record_of(self._request)
+        record.error_code = reply.code or reply.kind
+        await self._end(self._framing.error_event(reply, record.id) + self._framing.end)
 
     async def _end(self, frames: bytes) -> None:
         if self._is_over or self._response is None:
@@ -121,7 +122,7 @@ class EventStream:
                 if time.monotonic() - self._writing_since > WRITE_TIMEOUT_S:
                     self._hang_up()
             elif not self._has_sent:
-                await self.send(HEARTBEAT)
+                await self.send(self._framing.heartbeat)
 
     def _hang_up(self) -> None:
         """Close the connection without waiting for what is still to be written."""
