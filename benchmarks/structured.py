@@ -21,9 +21,10 @@ from benchmarks.client import Job, run_clients
 from benchmarks.machine import describe_machine
 from benchmarks.server import ServerProcess, find_free_port, first_model
 from benchmarks.workload import Workload, make_prompts
-from llmplug.assemble import grammar_payload, load_registry, open_grammar_backend, plan_text
+from llmplug.assemble import load_registry, plan_text
 from llmplug.config import load
 from llmplug.grammar import Json, Regex
+from llmplug.processes import grammar_payload, open_grammar_backend
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

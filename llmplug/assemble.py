@@ -5,26 +5,20 @@ plan_text        files, architecture, tokenizer, template, what ends an answer: 
 plan_engine      device, kernels, memory; no weight is read
 plan_model       both, where one process does all
 build_engine     a plan -> an Engine that holds its weights (engine process, or `LLM`)
-connect_engine   a text plan -> the client of a supervised engine process
-run_engine_process   the other end of that: plans and builds the engine
 """
 
 from __future__ import annotations
 
 import dataclasses
-import gc
 import os
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
-import msgspec
-
-from llmplug import generation_defaults, plugins, resources
-from llmplug.config import Config, ModelConfig
+from llmplug import generation_defaults, grammar_backends, plugins, resources
 from llmplug.did_you_mean import did_you_mean
 from llmplug.engine.settings import EngineSettings
-from llmplug.errors import ConfigError, PluginError, SourceError
+from llmplug.errors import ConfigError, SourceError
 from llmplug.plan import (
     Choice,
     EnginePlan,
@@ -34,30 +28,17 @@ from llmplug.plan import (
     TextPlan,
     format_bytes,
 )
-from llmplug.registry import Entry, Registry, Shelf
+from llmplug.registry import Entry, Registry
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Sequence
+    from collections.abc import Callable, Sequence
 
-    from llmplug.chat.channels import Dialect
-    from llmplug.chat.choose_dialect import Evidence
-    from llmplug.engine.client import EngineClient
+    from llmplug.config import Config, ModelConfig
     from llmplug.engine.engine import Engine
-    from llmplug.engine.process import EngineProcess
-    from llmplug.engine.stage_clock import StageClock
     from llmplug.grammar import GrammarBackend
     from llmplug.ops import KernelChoice
     from llmplug.resources import Keep
-    from llmplug.specs import (
-        Checkpoint,
-        GrammarSpec,
-        KernelSpec,
-        Progress,
-        ReasoningParserSpec,
-        ToolParserSpec,
-    )
-
-ParserSpec = TypeVar("ParserSpec", "ToolParserSpec", "ReasoningParserSpec")
+    from llmplug.specs import Checkpoint, KernelSpec, Progress
 
 
 def cache_dir() -> Path:
@@ -130,8 +111,8 @@ def plan_text(config: ModelConfig, registry: Registry, progress: Progress) -> Te
             vocabulary=frozenset(tokenizer.library.get_vocab()),
             renderer=renderer,
         )
-        dialect = choose_model_dialect(config, registry, evidence, choices)
-    grammars = choose_grammar_backend(config.grammar_backend, registry)
+        dialect = generation_defaults.choose_model_dialect(config, registry, evidence, choices)
+    grammars = grammar_backends.choose_backend(config.grammar_backend, registry)
     choices.append(
         Choice(
             topic="structured output",
@@ -150,41 +131,6 @@ def plan_text(config: ModelConfig, registry: Registry, progress: Progress) -> Te
         dialect=dialect,
         choices=tuple(choices),
     )
-
-
-def choose_model_dialect(
-    config: ModelConfig, registry: Registry, evidence: Evidence, choices: list[Choice]
-) -> Dialect:
-    """Choose how a model's calls and thinking are read: as the config says, or found out.
-
-    Raises:
-        PluginError: nobody offers the dialect that the config names.
-    """
-    from llmplug.chat.choose_dialect import choose_dialect
-
-    dialect, why = choose_dialect(
-        _offered(registry.tool_parsers, config.tool_parser),
-        _offered(registry.reasoning_parsers, config.reasoning_parser),
-        evidence,
-    )
-    names = [
-        f"{kind} {spec.name if spec is not None else 'none'}"
-        for kind, spec in (("calls", dialect.tools), ("thinking", dialect.reasoning))
-    ]
-    choices.append(Choice(topic="dialect", chosen=", ".join(names), why=why))
-    choices.extend(
-        Choice(topic="warning", chosen="dialect", why=problem) for problem in dialect.problems
-    )
-    return dialect
-
-
-def _offered(shelf: Shelf[ParserSpec], name: str) -> list[ParserSpec]:
-    """Return the parsers to choose among: all of them, none, or the one that is named."""
-    from llmplug.chat.choose_dialect import as_named
-
-    if name == "auto":
-        return [entry.spec for entry in shelf.unique()]
-    return [] if name == "none" else [as_named(shelf.get(name).spec)]
 
 
 def plan_engine(
@@ -385,153 +331,17 @@ def build_engine(plan: EnginePlan, registry: Registry, progress: Progress) -> En
     return engine
 
 
-def choose_grammar_backend(name: str, registry: Registry) -> GrammarSpec | None:
-    """Return the backend of structured output that a config names.
-
-    Args:
-        name: `auto` is the highest priority, then the first name.
-    Raises:
-        PluginError: nobody offers it.
-    """
-    if name == "none":
-        return None
-    if name != "auto":
-        return registry.grammars.get(name).spec
-    specs = [entry.spec for entry in registry.grammars.unique()]
-    return min(specs, key=lambda spec: (-spec.priority, spec.name), default=None)
-
-
 def _grammar_opener(plan: EnginePlan, registry: Registry) -> Callable[[], GrammarBackend] | None:
     """Return what opens the grammar backend of a model; None: none is installed."""
-    spec = choose_grammar_backend(plan.config.grammar_backend, registry)
+    spec = grammar_backends.choose_backend(plan.config.grammar_backend, registry)
     if spec is None:
         return None
     settings = plan.settings
-    return lambda: _open_backend(spec, plan.checkpoint, settings.vocab_size, settings.eos_token_ids)
-
-
-def _open_backend(
-    spec: GrammarSpec, checkpoint: Checkpoint, vocab_size: int, end_ids: Collection[int]
-) -> GrammarBackend:
-    from llmplug.chat.tokenizer import Tokenizer
-    from llmplug.chat.vocabulary import make_vocabulary
-
-    tokenizer = Tokenizer(checkpoint.tokenizer)
-    return spec.open(make_vocabulary(tokenizer, vocab_size, end_ids))
-
-
-def grammar_payload(plan: TextPlan, config: Config) -> bytes:
-    """Return what `open_grammar_backend` needs to know in a process of its own."""
-    return msgspec.json.encode(
-        {
-            "config": config.model_dump(mode="json"),
-            "path": str(plan.files.path),
-            "backend": plan.config.grammar_backend,
-            "end_ids": sorted(plan.rules.end_ids),
-        }
+    return lambda: grammar_backends.open_backend(
+        spec, plan.checkpoint, settings.vocab_size, settings.eos_token_ids
     )
-
-
-def open_grammar_backend(payload: bytes) -> tuple[GrammarBackend, int]:
-    """Open the backend of the model that `grammar_payload` describes; without torch.
-
-    Returns:
-        The backend, and the width of the model's logits.
-    """
-    wanted = msgspec.json.decode(payload)
-    registry = load_registry(Config.model_validate(wanted["config"]))
-    spec = choose_grammar_backend(wanted["backend"], registry)
-    if spec is None:
-        raise PluginError("no installed plugin offers a grammar backend")
-    files = open_files(Path(wanted["path"]), registry, [])
-    vocab_size = files.shape.vocab_size
-    backend = _open_backend(spec, files.checkpoint, vocab_size, wanted["end_ids"])
-    return backend, vocab_size
 
 
 def sampler_fields(registry: Registry) -> frozenset[str]:
     """Return the request fields that the installed samplers take."""
     return frozenset(name for entry in registry.samplers for name in entry.spec.params.model_fields)
-
-
-# --- the engine process -------------------------------------------------------------------------
-def connect_engine(
-    plan: TextPlan,
-    config: Config,
-    registry: Registry,
-    progress: Progress,
-    *,
-    argv: Sequence[str],
-    first_process: EngineProcess,
-) -> EngineClient:
-    """Make the client that starts and watches the engine process of one model.
-
-    Args:
-        argv: the program that calls `run_engine_process`.
-        first_process: the one that runs already, with nothing to do yet.
-    """
-    from llmplug.engine.client import EngineClient
-
-    payload = {
-        "config": config.model_dump(mode="json"),
-        "model": plan.config.name,
-        "path": str(plan.files.path),
-        "rules": plan.rules,
-        "plugins": registry.report.fingerprint(),
-    }
-    return EngineClient(
-        argv,
-        msgspec.json.encode(payload),
-        first_process=first_process,
-        sampling_defaults=plan.rules.sampling_defaults,
-        sampler_params=tuple(entry.spec.params for entry in registry.samplers.unique()),
-        on_loading=progress,
-    )
-
-
-def run_engine_process(socket_path: str, clock: StageClock) -> int:
-    """Run one model's engine: the other end of `connect_engine`.
-
-    Args:
-        clock: has begun with the stage of imports.
-
-    Returns:
-        The exit status.
-    """
-    from llmplug.engine.worker import read_payload, run_worker
-
-    _import_engine()
-    gc.freeze()  # the modules live on: no collection need look at them
-    clock.begin("waiting")
-    wanted = msgspec.json.decode(read_payload(socket_path))
-    clock.begin("plugins")
-    config = Config.model_validate(wanted["config"])
-
-    def build(progress: Progress) -> Engine:
-        registry = load_registry(config)
-        if registry.report.fingerprint() != wanted["plugins"]:
-            raise PluginError(
-                "the engine process finds other plugins than the server did; "
-                "were some installed or removed meanwhile? Start the server again"
-            )
-        clock.begin("files")
-        (model,) = [model for model in config.models if model.name == wanted["model"]]
-        # The server has resolved the source; the engine process opens the very same files.
-        files = open_files(Path(wanted["path"]), registry, [])
-        rules = msgspec.convert(wanted["rules"], SequenceRules)
-        timed = clock.watch(progress)
-        timed("kernels", 0, 0)  # to plan with them, a plugin may compile its own the first time
-        plan = plan_engine(model, files, rules, registry)
-        engine = build_engine(plan, registry, timed)
-        engine.report["choices"] = [[line.topic, line.chosen] for line in plan.report()]
-        engine.report["seconds"] = clock.end()
-        return engine
-
-    return run_worker(socket_path, build)
-
-
-def _import_engine() -> None:
-    """Import what every engine needs; it takes longer than the parent plans."""
-    import llmplug.engine.engine
-    import llmplug.engine.loading
-    import llmplug.ops  # noqa: F401

@@ -1,4 +1,4 @@
-"""What a checkpoint and a config say about answers: sampling defaults, end ids, chat template."""
+"""What checkpoint and config say about answers: sampling defaults, ends, template, dialect."""
 
 from __future__ import annotations
 
@@ -6,18 +6,22 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from llmplug.chat.generation_stops import stop_token_ids
 from llmplug.errors import CheckpointError, ConfigError
 from llmplug.plan import Choice
 
 if TYPE_CHECKING:
+    from llmplug.chat.channels import Dialect
+    from llmplug.chat.choose_dialect import Evidence
     from llmplug.chat.render import ChatRenderer
     from llmplug.chat.tokenizer import Tokenizer
     from llmplug.config import ModelConfig
-    from llmplug.registry import Registry
-    from llmplug.specs import Checkpoint
+    from llmplug.registry import Registry, Shelf
+    from llmplug.specs import Checkpoint, ReasoningParserSpec, ToolParserSpec
+
+ParserSpec = TypeVar("ParserSpec", "ToolParserSpec", "ReasoningParserSpec")
 
 # Fields of generation_config.json that are defaults of request fields, name for name.
 SAMPLING_FIELDS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
@@ -145,3 +149,38 @@ def _find_template(
             return TemplateChoice(spec.source, stop_tokens=spec.stop_tokens), spec.name, why
     why = "the checkpoint has none and no plugin's fits: completions only, no chat"
     return TemplateChoice(None), "none", why
+
+
+def choose_model_dialect(
+    config: ModelConfig, registry: Registry, evidence: Evidence, choices: list[Choice]
+) -> Dialect:
+    """Choose how a model's calls and thinking are read: as the config says, or found out.
+
+    Raises:
+        PluginError: nobody offers the dialect that the config names.
+    """
+    from llmplug.chat.choose_dialect import choose_dialect
+
+    dialect, why = choose_dialect(
+        _offered(registry.tool_parsers, config.tool_parser),
+        _offered(registry.reasoning_parsers, config.reasoning_parser),
+        evidence,
+    )
+    names = [
+        f"{kind} {spec.name if spec is not None else 'none'}"
+        for kind, spec in (("calls", dialect.tools), ("thinking", dialect.reasoning))
+    ]
+    choices.append(Choice(topic="dialect", chosen=", ".join(names), why=why))
+    choices.extend(
+        Choice(topic="warning", chosen="dialect", why=problem) for problem in dialect.problems
+    )
+    return dialect
+
+
+def _offered(shelf: Shelf[ParserSpec], name: str) -> list[ParserSpec]:
+    """Return the parsers to choose among: all of them, none, or the one that is named."""
+    from llmplug.chat.choose_dialect import as_named
+
+    if name == "auto":
+        return [entry.spec for entry in shelf.unique()]
+    return [] if name == "none" else [as_named(shelf.get(name).spec)]

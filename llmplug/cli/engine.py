@@ -21,6 +21,6 @@ def run(args: argparse.Namespace) -> int:
     # To look for garbage meanwhile makes imports a tenth longer; `run_worker` turns it on again.
     gc.disable()
     clock = StageClock("imports")
-    from llmplug.assemble import run_engine_process
+    from llmplug.processes import run_engine_process
 
     return run_engine_process(args.socket, clock)

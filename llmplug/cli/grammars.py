@@ -15,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Try grammars until the server goes away."""
-    from llmplug.assemble import open_grammar_backend
+    from llmplug.processes import open_grammar_backend
     from llmplug.server.grammar_process import read_payload, run_grammar_process
 
     del args

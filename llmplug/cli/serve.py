@@ -93,21 +93,23 @@ def _make_model(
     progress: Progress,
     process: EngineProcess,
 ) -> ModelService:
-    from llmplug import assemble
+    from llmplug import assemble, grammar_backends, processes
     from llmplug.server.grammar_check import GrammarChecker
     from llmplug.server.model_service import ModelService
 
     plan = assemble.plan_text(model, registry, progress)
     for line in plan.choices:
+        if line.topic == "warning":  # told below, in full
+            continue
         logging.getLogger("llmplug").info("%s: %s: %s", model.name, line.topic, line.chosen)
     for problem in plan.dialect.problems:
         logging.getLogger("llmplug").warning("%s: %s", model.name, problem)
-    client = assemble.connect_engine(
+    client = processes.connect_engine(
         plan, config, registry, progress, argv=ENGINE_ARGV, first_process=process
     )
     grammars = None
-    if assemble.choose_grammar_backend(model.grammar_backend, registry) is not None:
-        grammars = GrammarChecker(GRAMMARS_ARGV, assemble.grammar_payload(plan, config))
+    if grammar_backends.choose_backend(model.grammar_backend, registry) is not None:
+        grammars = GrammarChecker(GRAMMARS_ARGV, processes.grammar_payload(plan, config))
     return ModelService(
         model.name,
         plan.tokenizer,

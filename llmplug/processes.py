@@ -1,0 +1,144 @@
+"""What runs in a process of its own: what it is told, and what it does with that.
+
+connect_engine        a text plan -> the client of a supervised engine process
+run_engine_process    the other end of that: plans and builds the engine
+grammar_payload       a text plan -> what the process that tries grammars is told
+open_grammar_backend  the other end of that
+"""
+
+from __future__ import annotations
+
+import gc
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from llmplug import grammar_backends
+from llmplug.assemble import build_engine, load_registry, open_files, plan_engine
+from llmplug.config import Config
+from llmplug.errors import PluginError
+from llmplug.plan import SequenceRules
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from llmplug.engine.client import EngineClient
+    from llmplug.engine.engine import Engine
+    from llmplug.engine.process import EngineProcess
+    from llmplug.engine.stage_clock import StageClock
+    from llmplug.grammar import GrammarBackend
+    from llmplug.plan import TextPlan
+    from llmplug.registry import Registry
+    from llmplug.specs import Progress
+
+
+def connect_engine(
+    plan: TextPlan,
+    config: Config,
+    registry: Registry,
+    progress: Progress,
+    *,
+    argv: Sequence[str],
+    first_process: EngineProcess,
+) -> EngineClient:
+    """Make the client that starts and watches the engine process of one model.
+
+    Args:
+        argv: the program that calls `run_engine_process`.
+        first_process: the one that runs already, with nothing to do yet.
+    """
+    from llmplug.engine.client import EngineClient
+
+    payload = {
+        "config": config.model_dump(mode="json"),
+        "model": plan.config.name,
+        "path": str(plan.files.path),
+        "rules": plan.rules,
+        "plugins": registry.report.fingerprint(),
+    }
+    return EngineClient(
+        argv,
+        msgspec.json.encode(payload),
+        first_process=first_process,
+        sampling_defaults=plan.rules.sampling_defaults,
+        sampler_params=tuple(entry.spec.params for entry in registry.samplers.unique()),
+        on_loading=progress,
+    )
+
+
+def run_engine_process(socket_path: str, clock: StageClock) -> int:
+    """Run one model's engine: the other end of `connect_engine`.
+
+    Args:
+        clock: has begun with the stage of imports.
+
+    Returns:
+        The exit status.
+    """
+    from llmplug.engine.worker import read_payload, run_worker
+
+    _import_engine()
+    gc.freeze()  # the modules live on: no collection need look at them
+    clock.begin("waiting")
+    wanted = msgspec.json.decode(read_payload(socket_path))
+    clock.begin("plugins")
+    config = Config.model_validate(wanted["config"])
+
+    def build(progress: Progress) -> Engine:
+        registry = load_registry(config)
+        if registry.report.fingerprint() != wanted["plugins"]:
+            raise PluginError(
+                "the engine process finds other plugins than the server did; "
+                "were some installed or removed meanwhile? Start the server again"
+            )
+        clock.begin("files")
+        (model,) = [model for model in config.models if model.name == wanted["model"]]
+        # The server has resolved the source; the engine process opens the very same files.
+        files = open_files(Path(wanted["path"]), registry, [])
+        rules = msgspec.convert(wanted["rules"], SequenceRules)
+        timed = clock.watch(progress)
+        timed("kernels", 0, 0)  # to plan with them, a plugin may compile its own the first time
+        plan = plan_engine(model, files, rules, registry)
+        engine = build_engine(plan, registry, timed)
+        engine.report["choices"] = [[line.topic, line.chosen] for line in plan.report()]
+        engine.report["seconds"] = clock.end()
+        return engine
+
+    return run_worker(socket_path, build)
+
+
+def _import_engine() -> None:
+    """Import what every engine needs; it takes longer than the parent plans."""
+    import llmplug.engine.engine
+    import llmplug.engine.loading
+    import llmplug.ops  # noqa: F401
+
+
+def grammar_payload(plan: TextPlan, config: Config) -> bytes:
+    """Return what `open_grammar_backend` needs to know in a process of its own."""
+    return msgspec.json.encode(
+        {
+            "config": config.model_dump(mode="json"),
+            "path": str(plan.files.path),
+            "backend": plan.config.grammar_backend,
+            "end_ids": sorted(plan.rules.end_ids),
+        }
+    )
+
+
+def open_grammar_backend(payload: bytes) -> tuple[GrammarBackend, int]:
+    """Open the backend of the model that `grammar_payload` describes; without torch.
+
+    Returns:
+        The backend, and the width of the model's logits.
+    """
+    wanted = msgspec.json.decode(payload)
+    registry = load_registry(Config.model_validate(wanted["config"]))
+    spec = grammar_backends.choose_backend(wanted["backend"], registry)
+    if spec is None:
+        raise PluginError("no installed plugin offers a grammar backend")
+    files = open_files(Path(wanted["path"]), registry, [])
+    vocab_size = files.shape.vocab_size
+    backend = grammar_backends.open_backend(spec, files.checkpoint, vocab_size, wanted["end_ids"])
+    return backend, vocab_size
