@@ -21,7 +21,8 @@ from llmplug.config import (
     parse,
     schema,
 )
-from llmplug.config.fields import derive_name, format_size, parse_size
+from llmplug.config.fields import derive_name
+from llmplug.config.values import format_size, parse_size
 from llmplug.errors import ConfigError
 
 ROOT = Path(__file__).parents[1]

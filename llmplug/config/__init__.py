@@ -1,6 +1,7 @@
 """The config: one YAML file, `--set` overrides and nothing else, as frozen pydantic models.
 
 fields.py     what can be configured: every key, its type, its default
+values.py     kinds of values: sizes, names, sections
 document.py   YAML text -> plain values that know their lines; the only reader of YAML
 complaint.py  what pydantic found -> ConfigError that says file, line, key and what was expected
 loading.py    file + overrides + secrets -> Config

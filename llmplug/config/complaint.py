@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from llmplug.config.document import dotted
-from llmplug.config.fields import FieldProblem, is_secret, known_keys
+from llmplug.config.fields import is_secret, known_keys
+from llmplug.config.values import FieldProblem
 from llmplug.did_you_mean import did_you_mean
 from llmplug.errors import ConfigError
 

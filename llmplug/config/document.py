@@ -15,7 +15,7 @@ from llmplug.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from llmplug.config.fields import Path
+    from llmplug.config.values import Path
 
 _VARIABLE = re.compile(r"\$\{([^}]*)\}")
 

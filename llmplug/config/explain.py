@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from llmplug.config.document import dotted, write_document
-from llmplug.config.fields import Config, Section, is_secret
+from llmplug.config.fields import Config, is_secret
+from llmplug.config.values import Section
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from llmplug.config.fields import Path
+    from llmplug.config.values import Path
 
 
 @dataclass(frozen=True, slots=True)

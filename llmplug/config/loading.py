@@ -15,7 +15,7 @@ from llmplug.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from llmplug.config.fields import Path as ValuePath
+    from llmplug.config.values import Path as ValuePath
 
 COMMAND_LINE = "command line"
 
