@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from pathlib import Path
@@ -19,6 +20,7 @@ from llmplug.config import (
     from_source,
     load,
     parse,
+    read_keys,
     schema,
 )
 from llmplug.config.fields import derive_name
@@ -57,7 +59,8 @@ def test_comments_of_the_default_config_show_the_defaults(monkeypatch: pytest.Mo
     shown = re.sub(r"^( *)# ( *[a-z_]+:)", r"\1\2", text, flags=re.MULTILINE)
     monkeypatch.setenv("LLMPLUG_KEY", "k")
     everything, plain = values(parse(shown)), values(parse(text))
-    del everything["server.api_keys"], plain["server.api_keys"]
+    del plain["server.api_keys"]
+    everything = {key: value for key, value in everything.items() if ".api_keys." not in key}
     assert everything == plain
     written = {key for key, origin in origins(parse(shown)).items() if origin != "default"}
     assert {key for key in everything if key.startswith("models")} <= written
@@ -244,7 +247,7 @@ def test_other_machines_need_a_key_or_a_word(host: str) -> None:
         f"x.yaml:4: server.host: {host!r} can be reached from other machines: "
         "set server.api_keys, or server.auth: none to serve everybody"
     )
-    assert parse(text + "  api_keys: [k]\n").server.api_keys == ("k",)
+    assert parse(text + "  api_keys: [k]\n").server.api_keys[0].key == "k"
     assert parse(text + "  auth: none\n").server.auth == "none"
 
 
@@ -260,7 +263,7 @@ SECRET = MODEL + "server:\n  api_keys:\n    - ${FIRST}\n    - pre-${SECOND}-post
 def test_secrets_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FIRST", "one")
     monkeypatch.setenv("SECOND", "two")
-    assert parse(SECRET).server.api_keys == ("one", "pre-two-post")
+    assert [each.key for each in parse(SECRET).server.api_keys] == ["one", "pre-two-post"]
 
 
 def test_missing_variable_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -283,18 +286,59 @@ def test_secrets_are_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     config = parse(SECRET)
     shown = [str(config), repr(config.server), dump_yaml(config), str(explain(config))]
     assert not any("hush" in text for text in shown)
-    assert values(config)["server.api_keys"] == "(secret, 2 given)"
-    assert yaml.safe_load(dump_yaml(config))["server"]["api_keys"] == [
-        "${API_KEYS_0}",
-        "${API_KEYS_1}",
-    ]
+    assert values(config)["server.api_keys.1.key"] == "(secret)"
+    written = yaml.safe_load(dump_yaml(config))["server"]["api_keys"]
+    assert [each["key"] for each in written] == ["${API_KEYS_0_KEY}", "${API_KEYS_1_KEY}"]
 
 
 @pytest.mark.parametrize("key", ["hush hush", "hush\n", "hushé", "12345hush\x00"])
 def test_bad_key_is_told_without_showing_it(key: str) -> None:
     message = complaint(MODEL + f"server:\n  api_keys: [{json.dumps(key)}]\n")
-    assert message.startswith("x.yaml:4: server.api_keys.0: an API key is printable ASCII")
+    assert message.startswith("x.yaml:4: server.api_keys.0.key: an API key is printable ASCII")
     assert "hush" not in message
+
+
+def test_keys_may_have_names_digests_and_scopes() -> None:
+    digest = hashlib.sha256(b"hush").hexdigest()
+    named, hashed = parse(
+        MODEL
+        + "server:\n  api_keys:\n"
+        + "    - {name: alice, key: hush, scopes: [inference, admin]}\n"
+        + f"    - sha256: {digest}\n"
+    ).server.api_keys
+    assert named.digest == hashed.digest == bytes.fromhex(digest)
+    assert (named.caller, hashed.caller) == ("alice", digest[:16])
+    assert (named.scopes, hashed.scopes) == (("inference", "admin"), ("inference",))
+
+
+@pytest.mark.parametrize(
+    ("written", "problem"),
+    [
+        ("{name: a}", "server.api_keys.0: expected either key or sha256"),
+        ("{key: hush, sha256: hush}", "server.api_keys.0: expected either key or sha256"),
+        ("{sha256: abc}", "server.api_keys.0.sha256: expected 64 hexadecimal digits"),
+        ("{key: hush, scopes: []}", "server.api_keys.0.scopes: a key without a scope"),
+        ("{key: hush, scopes: [root]}", "server.api_keys.0.scopes.0: expected one of"),
+        ("{key: 12}", "server.api_keys.0.key: expected text"),
+    ],
+)
+def test_bad_keys_are_told(written: str, problem: str) -> None:
+    message = complaint(MODEL + f"server:\n  api_keys: [{written}]\n")
+    assert message.startswith(f"x.yaml:4: {problem}")
+    assert "hush" not in message
+
+
+def test_keys_of_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BOB", "hush-bob")
+    path = tmp_path / "keys.yaml"
+    path.write_text("api_keys:\n  - plain\n  - {name: bob, key: '${BOB}'}\n")
+    assert [each.key for each in read_keys(path)] == ["plain", "hush-bob"]
+    path.write_text("api_keys:\n  - {name: bob, key: hush hush}\n")
+    with pytest.raises(ConfigError, match=r"keys.yaml:2: .*api_keys.0.key: an API key") as seen:
+        read_keys(path)
+    assert "hush" not in str(seen.value)
+    with pytest.raises(ConfigError, match="cannot be read"):
+        read_keys(tmp_path / "absent.yaml")
 
 
 def test_bad_section_does_not_show_its_secrets() -> None:
@@ -370,7 +414,7 @@ def test_explain_of_a_source_says_command_line() -> None:
     assert {key: origin for key, origin in origins(config).items() if origin != "default"} == {
         "server.host": "command line",
         "server.port": "command line",
-        "server.api_keys": "command line",
+        "server.api_keys.0.key": "command line",
         "models.0.name": "derived from source",
         "models.0.source": "command line",
         "log.level": "--set log.level",

@@ -3,6 +3,7 @@
 fields.py     what can be configured: every key, its type, its default
 values.py     kinds of values: sizes, names, sections
 document.py   YAML text -> plain values that know their lines; the only reader of YAML
+keys.py       API keys, in the config or in a file of their own
 complaint.py  what pydantic found -> ConfigError that says file, line, key and what was expected
 loading.py    file + overrides + secrets -> Config
 explain.py    Config -> rows that say where each value came from, YAML, JSON schema
@@ -20,6 +21,7 @@ from llmplug.config.fields import (
     ServerConfig,
     WeightsConfig,
 )
+from llmplug.config.keys import KeyConfig, read_keys
 from llmplug.config.loading import from_source, load, parse
 
 __all__ = [
@@ -27,6 +29,7 @@ __all__ = [
     "Config",
     "ExplainRow",
     "KernelsConfig",
+    "KeyConfig",
     "LogConfig",
     "ModelConfig",
     "PluginsConfig",
@@ -38,5 +41,6 @@ __all__ = [
     "from_source",
     "load",
     "parse",
+    "read_keys",
     "schema",
 ]

@@ -63,14 +63,18 @@ def _value_at(values: Any, path: Path) -> Any:
 
 
 def _show(value: Any, path: Path) -> str:
-    if is_secret(path):
-        return f"(secret, {len(value)} given)"
+    if is_secret(path) and value:
+        return "(secret)"
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _origin(config: Config, path: Path) -> str:
     if path in config._places:
         return config._places[path]
+    if is_secret(path):  # a key that is written as plain text
+        for length in range(len(path) - 1, 1, -1):
+            if path[:length] in config._places:
+                return config._places[path[:length]]
     is_derived = path[0] == "models" and path[2:] == ("name",)
     return "derived from source" if is_derived else "default"
 
@@ -80,7 +84,7 @@ def _plain(value: Any, path: Path) -> Any:
         return {key: _plain(item, (*path, key)) for key, item in value.items()}
     if isinstance(value, tuple):
         return [_plain(item, (*path, index)) for index, item in enumerate(value)]
-    if is_secret(path):
+    if is_secret(path) and isinstance(value, str):
         name = "_".join(str(part) for part in path[1:]).upper()
         return f"${{{name}}}"
     return value

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from pydantic import BaseModel, Field, PrivateAttr, model_validator
 
+from llmplug.config.keys import KeyConfig  # noqa: TC001 - pydantic reads it at run time
 from llmplug.config.values import (
-    ApiKey,
     CacheMemory,
     FieldProblem,
     InterTokenMs,
@@ -32,11 +32,15 @@ class ServerConfig(Section):
 
     host: Name = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 lets others in.")
     port: int = Field(8000, ge=0, le=65535, description="TCP port; 0 takes any that is free.")
-    api_keys: tuple[ApiKey, ...] = Field(
+    api_keys: tuple[KeyConfig, ...] = Field(
         (),
-        repr=False,
         json_schema_extra={"secret": True},
-        description="Keys that requests may carry; `${NAME}` reads one from the environment.",
+        description="Keys that requests may carry: text, or keys and values as below; `${NAME}` "
+        "reads one from the environment.",
+    )
+    api_keys_file: Name | None = Field(
+        None,
+        description="A YAML file with one more list `api_keys`; read again when it changes.",
     )
     auth: Literal["auto", "none"] = Field(
         "auto",
@@ -61,9 +65,10 @@ class ServerConfig(Section):
 
     @model_validator(mode="after")
     def _check_door(self) -> ServerConfig:
-        if self.auth == "none" and self.api_keys:
+        has_keys = bool(self.api_keys or self.api_keys_file)
+        if self.auth == "none" and has_keys:
             raise FieldProblem("'none' and api_keys contradict each other", "auth")
-        if self.auth != "none" and not self.api_keys and not is_loopback(self.host):
+        if self.auth != "none" and not has_keys and not is_loopback(self.host):
             raise FieldProblem(
                 f"{self.host!r} can be reached from other machines: set server.api_keys, or "
                 "server.auth: none to serve everybody",

@@ -30,13 +30,21 @@ def load(path: str | Path, sets: Sequence[str] = ()) -> Config:
     Raises:
         ConfigError: the file cannot be read, or something in it is wrong: all of it is said.
     """
+    return parse(read_text(path), str(path), sets)
+
+
+def read_text(path: str | Path) -> str:
+    """Read a file that holds text.
+
+    Raises:
+        ConfigError: it cannot be read, or is no UTF-8.
+    """
     try:
-        text = Path(path).read_text(encoding="utf-8-sig")
+        return Path(path).read_text(encoding="utf-8-sig")
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: is not UTF-8 text, at byte {error.start}") from error
-    return parse(text, str(path), sets)
 
 
 def parse(text: str, name: str = "config", sets: Sequence[str] = ()) -> Config:

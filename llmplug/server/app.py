@@ -15,7 +15,7 @@ from sanic import Sanic
 
 from llmplug.server import gate
 from llmplug.server.admission import Admission
-from llmplug.server.auth import KeyRing
+from llmplug.server.auth import open_key_ring
 from llmplug.server.errors import OpenAIErrorHandler
 from llmplug.server.lifecycle import Lifecycle
 from llmplug.server.routes import chat, completions, health, metrics, models
@@ -57,7 +57,7 @@ def create_app(service: Service, settings: ServerConfig) -> Sanic[Any, Any]:
         }
     )
     app.ctx.service = service
-    app.ctx.keys = KeyRing(settings.api_keys)
+    app.ctx.keys = open_key_ring(settings)
     app.ctx.admission = Admission(settings.max_waiting_requests)
     app.ctx.lifecycle = Lifecycle()
     app.ctx.framings = {}  # by path; see framing.py
@@ -93,6 +93,7 @@ async def _serve(app: Sanic[Any, Any], settings: ServerConfig) -> None:
     _on_signals(lambda: second.set() if first.is_set() else first.set())
     service.start()
     failed = asyncio.create_task(service.wait_failed())
+    keys = asyncio.create_task(app.ctx.keys.watch())
     try:
         await _first_of(asyncio.create_task(first.wait()), failed)
         if not failed.cancelled():
@@ -102,6 +103,7 @@ async def _serve(app: Sanic[Any, Any], settings: ServerConfig) -> None:
         if second.is_set():
             log.warning("second signal: not waiting for %d requests", app.ctx.lifecycle.num_running)
     finally:
+        keys.cancel()
         await app.ctx.lifecycle.end()
         await service.stop()
         await stop_server(server)

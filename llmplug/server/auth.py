@@ -2,42 +2,130 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
+import logging
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from llmplug.config import read_keys
+from llmplug.errors import ConfigError
 from llmplug.server.errors import HttpError
 from llmplug.server.record import PROBE_PATHS
 
 if TYPE_CHECKING:
     from sanic import Request
 
+    from llmplug.config import KeyConfig, ServerConfig
+    from llmplug.config.keys import Scope
+
+log = logging.getLogger("llmplug.server")
+
+WATCH_S = 1.0  # between two looks at the file of keys
+
 
 class KeyRing:
-    """The API keys, held as digests; empty means that the server is open."""
+    """The API keys, held as digests; without any the server is open.
 
-    def __init__(self, keys: Sequence[str]) -> None:
-        self._digests = [_digest(key) for key in keys]
+    Args:
+        keys: of the config.
+        path: of a file with more of them.
 
-    def authorise(self, request: Request) -> str:
-        """Return the caller's name: a digest of the key, "" where no key is needed.
+    Raises:
+        ConfigError: the file cannot be read, or is wrong.
+    """
+
+    def __init__(self, keys: Sequence[KeyConfig] = (), path: Path | None = None) -> None:
+        self._configured = tuple(keys)
+        self._path = path
+        self._stamp = _stamp(path)
+        self._keys: list[tuple[bytes, KeyConfig]] = []  # with their digests
+        self._take(read_keys(path) if path is not None else ())
+        # A file that runs empty closes the door, it does not open it.
+        self._is_open = not self._keys and path is None
+
+    def authorise(self, request: Request, scope: Scope = "inference") -> str:
+        """Return the caller's name, "" where no key is needed.
 
         Raises:
-            HttpError: 401, no key or a wrong one.
+            HttpError: 401, no key or a wrong one; 403, one that is for something else.
         """
         # The path as it came: any other spelling of a probe needs a key.
-        if not self._digests or request.path in PROBE_PATHS:
+        if self._is_open or request.path in PROBE_PATHS:
             return ""
-        key = _presented_key(request)
-        if key is None:
+        presented = _presented_key(request)
+        if presented is None:
             raise _unauthorised("No API key was sent. Send 'Authorization: Bearer KEY'.")
-        digest = _digest(key)
-        # All keys are compared, whichever matches: the time tells nothing.
-        matches = [hmac.compare_digest(digest, known) for known in self._digests]
-        if not any(matches):
+        key = self._find(presented)
+        if key is None:
             raise _unauthorised("The API key is wrong.")
-        return digest.hex()[:16]
+        if scope not in key.scopes:
+            raise HttpError(
+                403,
+                f"This API key is not for this: it lacks the scope '{scope}'.",
+                code="insufficient_scope",
+                kind="permission_error",
+            )
+        return key.caller
+
+    def has_scope(self, scope: Scope) -> bool:
+        """Whether any key opens what `scope` stands for."""
+        return any(scope in key.scopes for _, key in self._keys)
+
+    def reload(self) -> None:
+        """Read the file again; if that fails, what was known before stays.
+
+        Raises:
+            ConfigError: the file cannot be read, or is wrong.
+        """
+        if self._path is None:
+            return
+        self._stamp = _stamp(self._path)
+        keys = read_keys(self._path)
+        self._take(keys)
+        log.info("read %d API keys of %s", len(keys), self._path)
+
+    async def watch(self) -> None:
+        """Read the file again whenever it changes; runs until cancelled."""
+        while self._path is not None:
+            await asyncio.sleep(WATCH_S)
+            if _stamp(self._path) == self._stamp:
+                continue
+            try:
+                self.reload()
+            except ConfigError as error:
+                log.error("the API keys stay as they were: %s", error)
+
+    def _take(self, keys: Sequence[KeyConfig]) -> None:
+        self._keys = [(key.digest, key) for key in (*self._configured, *keys)]
+
+    def _find(self, presented: str) -> KeyConfig | None:
+        # Header bytes that are no UTF-8 arrive as surrogates.
+        digest = hashlib.sha256(presented.encode(errors="surrogateescape")).digest()
+        # All keys are compared, whichever matches: the time tells nothing.
+        matches = [key for known, key in self._keys if hmac.compare_digest(digest, known)]
+        return matches[0] if matches else None
+
+
+def open_key_ring(settings: ServerConfig) -> KeyRing:
+    """Make the key ring that a config describes.
+
+    Raises:
+        ConfigError: its file of keys cannot be read, or is wrong.
+    """
+    path = settings.api_keys_file
+    return KeyRing(settings.api_keys, None if path is None else Path(path).expanduser())
+
+
+def _stamp(path: Path | None) -> tuple[int, int, int] | None:
+    """What changes when a file does; None: there is none."""
+    try:
+        stat = path.stat() if path is not None else None
+    except OSError:
+        return None
+    return (stat.st_mtime_ns, stat.st_size, stat.st_ino) if stat is not None else None
 
 
 def _presented_key(request: Request) -> str | None:
@@ -46,11 +134,6 @@ def _presented_key(request: Request) -> str | None:
         scheme, _, key = header.partition(" ")
         return key.strip() if scheme.lower() == "bearer" and key.strip() else None
     return request.headers.getone("x-api-key", None)
-
-
-def _digest(key: str) -> bytes:
-    # Header bytes that are no UTF-8 arrive as surrogates.
-    return hashlib.sha256(key.encode(errors="surrogateescape")).digest()
 
 
 def _unauthorised(message: str) -> HttpError:

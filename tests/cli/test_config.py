@@ -33,9 +33,9 @@ def test_explain_is_a_table(config: Path, capsys: pytest.CaptureFixture[str]) ->
 def test_explain_as_json(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["config", "explain", "--json", "--config", str(config)]) == 0
     rows = {row["key"]: row for row in json.loads(capsys.readouterr().out)}
-    assert rows["server.api_keys"] == {
-        "key": "server.api_keys",
-        "value": "(secret, 1 given)",
+    assert rows["server.api_keys.0.key"] == {
+        "key": "server.api_keys.0.key",
+        "value": "(secret)",
         "origin": f"{config}:4",
     }
 

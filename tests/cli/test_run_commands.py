@@ -301,10 +301,10 @@ def test_serve_prints_the_config_that_a_source_stands_for(
     text, _, message = err.rpartition("llmplug: error: ")
     assert "in use" in message
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("API_KEYS_0", "hush")
+        patch.setenv("API_KEYS_0_KEY", "hush")
         config = parse(text)
     assert config.server.port == taken_port
-    assert config.server.api_keys == ("hush",)
+    assert [each.key for each in config.server.api_keys] == ["hush"]
     (model,) = config.models
     assert (model.name, model.source) == ("tiny-one", str(folder))
     assert model.cache.memory == 4 * 2**20

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 import pytest
 
 from llmplug.server.record import PROBE_PATHS
 
-from .conftest import StartServer
+from .conftest import StartServer, until
 from .fake_engine import speak
 
 KEYS = ("first-key-0123456789", "second-key-0123456789")
@@ -77,6 +79,53 @@ async def test_wrong_keys_do_not(start: StartServer, headers: dict[str, str]) ->
     server = await start(api_keys=KEYS)
     raw = {name: value.encode("latin-1") for name, value in headers.items()}
     assert (await server.http.get("/v1/models", headers=raw)).status_code == 401
+
+
+async def test_a_key_opens_what_it_is_for(start: StartServer) -> None:
+    server = await start(
+        api_keys=(
+            {"name": "alice", "key": "for-models"},
+            {"name": "root", "key": "for-admins", "scopes": ("admin",)},
+        )
+    )
+    fields = {"model": "toy", "prompt": "a"}
+    for key, status in (("for-models", 200), ("for-admins", 403)):
+        headers = {"x-api-key": key}
+        response = await server.http.post("/v1/completions", json=fields, headers=headers)
+        assert response.status_code == status
+    assert response.json()["error"]["code"] == "insufficient_scope"
+    assert [request.tenant for request in server.engine.requests] == ["alice"]
+
+
+async def test_a_file_of_keys_is_read_when_it_changes(
+    start: StartServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "keys.yaml"
+    path.write_text("api_keys: [first]\n")
+    server = await start(api_keys_file=str(path))
+    watch = asyncio.create_task(server.app.ctx.keys.watch())
+
+    async def status(key: str) -> int:
+        return (await server.http.get("/v1/models", headers={"x-api-key": key})).status_code
+
+    assert (await status("first"), await status("second")) == (200, 401)
+    path.write_text("api_keys: [second]\n")
+    await wait(lambda: status("second"), 200)
+    assert await status("first") == 401
+    path.write_text("api_keys: [oops oops]\n")
+    await until(lambda: "stay as they were" in caplog.text)
+    assert "oops" not in caplog.text
+    assert await status("second") == 200
+    path.write_text("api_keys: []\n")
+    await wait(lambda: status("second"), 401)
+    assert await status("anything") == 401
+    watch.cancel()
+
+
+async def wait(ask: Callable[[], Awaitable[int]], answer: int) -> None:
+    async with asyncio.timeout(10):
+        while await ask() != answer:  # noqa: ASYNC110 - a server answers
+            await asyncio.sleep(0.05)
 
 
 async def test_refused_before_the_body_is_read(start: StartServer) -> None:
