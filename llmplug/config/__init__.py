@@ -11,6 +11,7 @@ explain.py    Config -> rows that say where each value came from, YAML, JSON sch
 
 from llmplug.config.explain import ExplainRow, dump_yaml, explain, schema
 from llmplug.config.fields import (
+    AdminConfig,
     CacheConfig,
     Config,
     KernelsConfig,
@@ -19,12 +20,14 @@ from llmplug.config.fields import (
     PluginsConfig,
     SchedulerConfig,
     ServerConfig,
+    TlsConfig,
     WeightsConfig,
 )
 from llmplug.config.keys import KeyConfig, read_keys
 from llmplug.config.loading import from_source, load, parse
 
 __all__ = [
+    "AdminConfig",
     "CacheConfig",
     "Config",
     "ExplainRow",
@@ -35,6 +38,7 @@ __all__ = [
     "PluginsConfig",
     "SchedulerConfig",
     "ServerConfig",
+    "TlsConfig",
     "WeightsConfig",
     "dump_yaml",
     "explain",

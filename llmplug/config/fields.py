@@ -27,6 +27,23 @@ if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
 
 
+class AdminConfig(Section):
+    """The admin listener: health, metrics, reload, stacks; a thread of its own."""
+
+    host: Name = Field("127.0.0.1", description="Address to listen on.")
+    port: int | None = Field(None, ge=0, le=65535, description="TCP port; null: there is none.")
+
+
+class TlsConfig(Section):
+    """Encryption of the main listener."""
+
+    certificate: Name = Field(description="PEM file with the certificate, and its chain.")
+    private_key: Name = Field(description="PEM file with its private key.")
+    client_ca: Name | None = Field(
+        None, description="PEM file; then clients must show a certificate that it signed."
+    )
+
+
 class ServerConfig(Section):
     """Where the server listens, and for whom."""
 
@@ -62,6 +79,9 @@ class ServerConfig(Section):
         ("reasoning_content", "reasoning"),
         description="Fields of an answer that hold its thinking: clients know either name.",
     )
+
+    admin: AdminConfig = Field(AdminConfig(), description="Health and levers, apart.")
+    tls: TlsConfig | None = Field(None, description="Encryption; null: none.")
 
     @model_validator(mode="after")
     def _check_door(self) -> ServerConfig:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import signal
 import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import suppress
@@ -180,6 +182,13 @@ class EngineClient:
         """End a request or one of its sequences; its generator sees that with the next step."""
         if request_id in self._open:
             self._send(AbortRequest(request_id=request_id, index=index))
+
+    def dump_stacks(self) -> None:
+        """Have the engine's process write its stacks to stderr; from any thread."""
+        pid = self.pid
+        if pid is not None and self.state == "ready":  # before, the signal would end it
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGUSR1)
 
     async def stop(self) -> None:
         """End the engine's process and whatever it was doing, within seconds."""

@@ -6,6 +6,7 @@ its parent goes away, however that went; an orphan removes the socket and its fo
 
 from __future__ import annotations
 
+import faulthandler
 import gc
 import logging
 import os
@@ -81,6 +82,7 @@ def run_worker(socket_path: str, build: Callable[[Progress], Engine]) -> int:
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     signal.signal(signal.SIGTERM, _exit_quietly)
+    faulthandler.register(signal.SIGUSR1)  # the stacks of all threads, to stderr
     threading.Thread(target=_watch_parent, args=(socket_path,), daemon=True).start()
     with zmq.Context() as context, context.socket(zmq.PAIR) as socket:
         socket.setsockopt(zmq.LINGER, LINGER_MS)

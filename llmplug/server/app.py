@@ -7,6 +7,7 @@ import itertools
 import logging
 import signal
 import socket
+import ssl
 from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -14,11 +15,14 @@ from typing import TYPE_CHECKING, Any
 from sanic import Sanic
 
 from llmplug.server import gate
+from llmplug.server.admin import open_admin
 from llmplug.server.admission import Admission
 from llmplug.server.auth import open_key_ring
 from llmplug.server.errors import OpenAIErrorHandler
 from llmplug.server.lifecycle import Lifecycle
 from llmplug.server.routes import chat, completions, health, metrics, models
+from llmplug.server.tls import open_tls
+from llmplug.server.watchdog import Watchdog
 
 if TYPE_CHECKING:
     from sanic.server.async_server import AsyncioServer
@@ -59,7 +63,9 @@ def create_app(service: Service, settings: ServerConfig) -> Sanic[Any, Any]:
     app.ctx.service = service
     app.ctx.keys = open_key_ring(settings)
     app.ctx.admission = Admission(settings.max_waiting_requests)
-    app.ctx.lifecycle = Lifecycle()
+    app.ctx.watchdog = Watchdog(service.find_stalls, service.dump_engine_stacks)
+    app.ctx.lifecycle = Lifecycle(on_busy=app.ctx.watchdog.wake, on_idle=app.ctx.watchdog.rest)
+    app.ctx.watchdog = Watchdog(service.find_stalls, service.dump_engine_stacks)
     app.ctx.framings = {}  # by path; see framing.py
     app.ctx.reasoning_names = settings.reasoning_fields
     gate.install(app)
@@ -86,14 +92,16 @@ def serve(app: Sanic[Any, Any], settings: ServerConfig) -> None:
 async def _serve(app: Sanic[Any, Any], settings: ServerConfig) -> None:
     service: Service = app.ctx.service
     listener = _bind(settings.host, settings.port)
-    server = await start_server(app, listener)
+    tls = open_tls(settings.tls) if settings.tls is not None else None
+    admin = open_admin(app, settings.admin)
+    server = await start_server(app, listener, tls)
     host, port = listener.getsockname()[:2]
-    log.info("listening on http://%s:%d", host, port)
+    log.info("listening on %s://%s:%d", "https" if tls else "http", host, port)
     first, second = asyncio.Event(), asyncio.Event()
     _on_signals(lambda: second.set() if first.is_set() else first.set())
+    app.ctx.watchdog.start()
     service.start()
     failed = asyncio.create_task(service.wait_failed())
-    keys = asyncio.create_task(app.ctx.keys.watch())
     try:
         await _first_of(asyncio.create_task(first.wait()), failed)
         if not failed.cancelled():
@@ -103,16 +111,21 @@ async def _serve(app: Sanic[Any, Any], settings: ServerConfig) -> None:
         if second.is_set():
             log.warning("second signal: not waiting for %d requests", app.ctx.lifecycle.num_running)
     finally:
-        keys.cancel()
         await app.ctx.lifecycle.end()
         await service.stop()
+        await app.ctx.watchdog.stop()
         await stop_server(server)
+        if admin is not None:
+            await asyncio.to_thread(admin.close)
 
 
-async def start_server(app: Sanic[Any, Any], sock: socket.socket) -> AsyncioServer:
+async def start_server(
+    app: Sanic[Any, Any], sock: socket.socket, tls: ssl.SSLContext | None = None
+) -> AsyncioServer:
     """Listen on a bound socket; requests are answered when this returns."""
     server = await app.create_server(
         sock=sock,
+        ssl=tls,
         backlog=_BACKLOG,
         access_log=False,
         asyncio_server_kwargs={"start_serving": False},

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import hmac
 import logging
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("llmplug.server")
 
-WATCH_S = 1.0  # between two looks at the file of keys
+LOOK_S = 1.0  # between two looks at the file of keys, of which a request takes one
 
 
 class KeyRing:
@@ -41,13 +41,14 @@ class KeyRing:
         self._configured = tuple(keys)
         self._path = path
         self._stamp = _stamp(path)
+        self._looked_at = time.monotonic()
         self._keys: list[tuple[bytes, KeyConfig]] = []  # with their digests
         self._take(read_keys(path) if path is not None else ())
         # A file that runs empty closes the door, it does not open it.
         self._is_open = not self._keys and path is None
 
-    def authorise(self, request: Request, scope: Scope = "inference") -> str:
-        """Return the caller's name, "" where no key is needed.
+    def authorise(self, request: Request) -> str:
+        """Return the caller of a request for inference, "" where no key is needed.
 
         Raises:
             HttpError: 401, no key or a wrong one; 403, one that is for something else.
@@ -55,7 +56,19 @@ class KeyRing:
         # The path as it came: any other spelling of a probe needs a key.
         if self._is_open or request.path in PROBE_PATHS:
             return ""
-        presented = _presented_key(request)
+        return self.identify(lambda name: request.headers.getone(name, None), "inference")
+
+    def identify(self, header: Callable[[str], str | None], scope: Scope) -> str:
+        """Return whose key the headers hold.
+
+        Args:
+            header: name, in small letters -> value.
+            scope: what the key must open.
+        Raises:
+            HttpError: 401, no key or a wrong one; 403, one that is for something else.
+        """
+        self._look()
+        presented = _presented_key(header)
         if presented is None:
             raise _unauthorised("No API key was sent. Send 'Authorization: Bearer KEY'.")
         key = self._find(presented)
@@ -87,16 +100,18 @@ class KeyRing:
         self._take(keys)
         log.info("read %d API keys of %s", len(keys), self._path)
 
-    async def watch(self) -> None:
-        """Read the file again whenever it changes; runs until cancelled."""
-        while self._path is not None:
-            await asyncio.sleep(WATCH_S)
-            if _stamp(self._path) == self._stamp:
-                continue
-            try:
-                self.reload()
-            except ConfigError as error:
-                log.error("the API keys stay as they were: %s", error)
+    def _look(self) -> None:
+        """Read the file again if it has changed: no task waits for that, and none can die."""
+        now = time.monotonic()
+        if self._path is None or now - self._looked_at < LOOK_S:
+            return
+        self._looked_at = now
+        if _stamp(self._path) == self._stamp:
+            return
+        try:
+            self.reload()
+        except ConfigError as error:
+            log.error("the API keys stay as they were: %s", error)
 
     def _take(self, keys: Sequence[KeyConfig]) -> None:
         self._keys = [(key.digest, key) for key in (*self._configured, *keys)]
@@ -128,12 +143,12 @@ def _stamp(path: Path | None) -> tuple[int, int, int] | None:
     return (stat.st_mtime_ns, stat.st_size, stat.st_ino) if stat is not None else None
 
 
-def _presented_key(request: Request) -> str | None:
-    header = request.headers.getone("authorization", None)
-    if header is not None:
-        scheme, _, key = header.partition(" ")
+def _presented_key(header: Callable[[str], str | None]) -> str | None:
+    authorization = header("authorization")
+    if authorization is not None:
+        scheme, _, key = authorization.partition(" ")
         return key.strip() if scheme.lower() == "bearer" and key.strip() else None
-    return request.headers.getone("x-api-key", None)
+    return header("x-api-key")
 
 
 def _unauthorised(message: str) -> HttpError:

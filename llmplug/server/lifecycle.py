@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING
 
 from llmplug.errors import EngineUnavailable
@@ -22,9 +22,20 @@ LAST_WORDS_S = 5.0
 
 
 class Lifecycle:
-    """Knows the requests that run, and whether new ones may come."""
+    """Knows the requests that run, and whether new ones may come.
 
-    def __init__(self) -> None:
+    Args:
+        on_busy: called when there is a request after there was none.
+        on_idle: called when there is none any more.
+    """
+
+    def __init__(
+        self,
+        on_busy: Callable[[], None] = lambda: None,
+        on_idle: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._on_busy = on_busy
+        self._on_idle = on_idle
         self.is_draining = False
         self._is_stopping = False
         self._tasks: set[asyncio.Task[object]] = set()
@@ -45,13 +56,9 @@ class Lifecycle:
         """
         if self.is_draining:
             raise _shutting_down()
-        task = asyncio.current_task()
-        if task is None:
-            raise RuntimeError("a request runs in a task")
-        self._tasks.add(task)
-        self._is_idle.clear()
         try:
-            yield
+            with self.working():
+                yield
         except asyncio.CancelledError:
             reason = self.explain_cancel(request)
             if reason is not None:
@@ -60,10 +67,24 @@ class Lifecycle:
             record.error_code = "client_closed_request"
             record.close(CLIENT_CLOSED_REQUEST)
             raise
+
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """Count the current task while it runs, whether a client waits for it or not."""
+        task = asyncio.current_task()
+        if task is None:
+            raise RuntimeError("a request runs in a task")
+        if not self._tasks:
+            self._is_idle.clear()
+            self._on_busy()
+        self._tasks.add(task)
+        try:
+            yield
         finally:
             self._tasks.discard(task)
             if not self._tasks:
                 self._is_idle.set()
+                self._on_idle()
 
     def explain_cancel(self, request: Request) -> EngineUnavailable | None:
         """Say why a request's task was cancelled: None if its client went away."""

@@ -76,6 +76,9 @@ class EngineConnection(Protocol):
     async def stop(self) -> None:
         """Stop the engine's process."""
 
+    def dump_stacks(self) -> None:
+        """Have the engine's process write its stacks to stderr; from any thread."""
+
 
 class GrammarCheck(Protocol):
     """Finds out whether the engine will be able to follow a grammar, away from the engine."""

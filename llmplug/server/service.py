@@ -181,6 +181,19 @@ class Service:
         """Whether every model takes requests, and works on those that it took."""
         return all(_is_working(model) for model in self.models)
 
+    def find_stalls(self) -> list[str]:
+        """Say which engines have work and take no step; from any thread."""
+        return [
+            f"the engine of {model.name} has taken no step for {model.client.stalled_s:.0f} s"
+            for model in self.models
+            if model.client.stalled_s >= STALL_S
+        ]
+
+    def dump_engine_stacks(self) -> None:
+        """Have every engine process write its stacks to stderr; from any thread."""
+        for model in self.models:
+            model.client.dump_stacks()
+
     def _read_stats(self) -> Iterator[tuple[str, bool, EngineStats | None]]:
         for model in self.models:
             yield model.name, _is_working(model), model.client.stats

@@ -192,6 +192,9 @@ class FakeEngine:
     async def abort(self, request_id: str, index: int | None = None) -> None:
         self.aborted.append((request_id, index))
 
+    def dump_stacks(self) -> None:
+        """Nothing to tell."""
+
     async def stop(self) -> None:
         self.is_stopped = True
         self.state = "dead"

@@ -29,11 +29,20 @@ async def live(_: Request) -> HTTPResponse:
 
 async def ready(request: Request) -> HTTPResponse:
     """Say whether requests are taken; 503 with the reasons if not."""
-    service, lifecycle = request.app.ctx.service, request.app.ctx.lifecycle
-    is_ready = service.is_ready and not lifecycle.is_draining
+    status, body = describe_health(request.app)
+    return HTTPResponse(msgspec.json.encode(body), status=status, content_type="application/json")
+
+
+def describe_health(app: Sanic[Any, Any]) -> tuple[int, dict[str, Any]]:
+    """Return the HTTP status and the body of /ready; from any thread."""
+    service, lifecycle, watchdog = app.ctx.service, app.ctx.lifecycle, app.ctx.watchdog
+    problems = watchdog.find_problems()
+    is_ready = service.is_ready and not lifecycle.is_draining and not problems
     status = "ready" if is_ready else "draining" if lifecycle.is_draining else "not ready"
-    body = msgspec.json.encode({"status": status, "models": service.describe_state()})
-    return HTTPResponse(body, status=200 if is_ready else 503, content_type="application/json")
+    body: dict[str, Any] = {"status": status, "models": service.describe_state()}
+    if problems:
+        body["problems"] = problems
+    return 200 if is_ready else 503, body
 
 
 async def version(_: Request) -> HTTPResponse:
