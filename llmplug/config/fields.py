@@ -44,6 +44,25 @@ class TlsConfig(Section):
     )
 
 
+class ResponsesConfig(Section):
+    """Where the Responses API keeps what it is asked to store, and how much of it."""
+
+    path: Name = Field(
+        "auto",
+        description="A SQLite file; auto: llmplug/responses.sqlite where programs keep their "
+        "state; memory: nothing is written down, and a restart forgets.",
+    )
+    max_bytes: Size = Field(
+        2**30, ge=1, description="Of all that is kept, about; what was used longest ago goes first."
+    )
+    ttl_s: float = Field(
+        30 * 86400.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="Seconds after which goes what nobody asked for.",
+    )
+
+
 class ServerConfig(Section):
     """Where the server listens, and for whom."""
 
@@ -80,6 +99,9 @@ class ServerConfig(Section):
         description="Fields of an answer that hold its thinking: clients know either name.",
     )
 
+    responses: ResponsesConfig = Field(
+        ResponsesConfig(), description="What the Responses API stores."
+    )
     admin: AdminConfig = Field(AdminConfig(), description="Health and levers, apart.")
     tls: TlsConfig | None = Field(None, description="Encryption; null: none.")
 

@@ -20,7 +20,16 @@ from llmplug.server.admission import Admission
 from llmplug.server.auth import open_key_ring
 from llmplug.server.errors import OpenAIErrorHandler
 from llmplug.server.lifecycle import Lifecycle
-from llmplug.server.routes import chat, completions, health, metrics, models
+from llmplug.server.responses.start import open_responses
+from llmplug.server.routes import (
+    chat,
+    completions,
+    health,
+    metrics,
+    models,
+    responses,
+    stored_responses,
+)
 from llmplug.server.tls import open_tls
 from llmplug.server.watchdog import Watchdog
 
@@ -68,8 +77,9 @@ def create_app(service: Service, settings: ServerConfig) -> Sanic[Any, Any]:
     app.ctx.watchdog = Watchdog(service.find_stalls, service.dump_engine_stacks)
     app.ctx.framings = {}  # by path; see framing.py
     app.ctx.reasoning_names = settings.reasoning_fields
+    open_responses(app, settings.responses)
     gate.install(app)
-    for routes in (chat, completions, models, health):
+    for routes in (chat, completions, responses, stored_responses, models, health):
         routes.add_routes(app)
     if settings.metrics:
         metrics.add_routes(app)

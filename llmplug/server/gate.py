@@ -38,13 +38,19 @@ async def _before_routing(request: Request) -> None:
 
 
 async def _after_routing(request: Request, **_: object) -> None:
-    if request.method == "POST":
+    needs_body = request.method == "POST" and not _takes_no_body(request)
+    if needs_body:
         _check_media_type(request)
     stream = request.stream
     if stream is not None and stream.request_body:
         await _read_body(request)
-    if request.method == "POST" and not request.body:
+    if needs_body and not request.body:
         raise HttpError(400, "The request has no body.", code="missing_body")
+
+
+def _takes_no_body(request: Request) -> bool:
+    """Whether the route says of itself `ctx_takes_no_body`: its path says all."""
+    return request.route is not None and hasattr(request.route.ctx, "takes_no_body")
 
 
 async def _read_body(request: Request) -> None:

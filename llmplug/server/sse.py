@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from sanic import Request
     from sanic.response import BaseHTTPResponse
 
+    from llmplug.server.framing import Framing
+
 log = logging.getLogger("llmplug.server")
 
 HEARTBEAT_S = 10.0  # proxies cut silent connections after 30 s or more
@@ -32,11 +34,16 @@ class EventStream:
 
     Used as an async context manager: an exception inside becomes an error event, an exit without
     `finish` too. After either nothing more can be sent.
+
+    Args:
+        framing: of this reply alone; None: its protocol's.
     """
 
-    def __init__(self, request: Request, headers: Mapping[str, str]) -> None:
+    def __init__(
+        self, request: Request, headers: Mapping[str, str], framing: Framing | None = None
+    ) -> None:
         self._request = request
-        self._framing = framing_of(request)
+        self._framing = framing or framing_of(request)
         self._headers = {
             "Cache-Control": "no-cache",
             "X-Accel-Buffering": "no",  # asks nginx not to hold events back

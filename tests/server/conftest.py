@@ -13,7 +13,7 @@ import pytest
 from sanic import Sanic
 
 from llmplug.chat.channels import Dialect
-from llmplug.config import ServerConfig
+from llmplug.config import ResponsesConfig, ServerConfig
 from llmplug.server.app import create_app, start_server, stop_server
 from llmplug.server.model_service import GrammarCheck, ModelService
 from llmplug.server.service import Service
@@ -95,6 +95,7 @@ async def start() -> AsyncIterator[StartServer]:
             trusts_templates=trusts_templates,
         )
         service = Service([model])
+        settings = {"responses": ResponsesConfig(path="memory"), **settings}
         app = create_app(service, ServerConfig(**settings))
         sock = socket.create_server(("127.0.0.1", 0))
         sock.setblocking(False)

@@ -62,7 +62,7 @@ async def answer_stream(
 ) -> None:
     """Answer with events."""
     record_of(request).usage = generation.usage
-    async with aclosing(generation.deltas()) as deltas, _Started(deltas) as started:
+    async with aclosing(generation.deltas()) as deltas, Started(deltas) as started:
         await started.settle()
         async with EventStream(request, headers) as events:
             opening = b"".join(reply.opening(generation.num_choices))
@@ -75,14 +75,14 @@ async def answer_stream(
             await events.finish(b"".join(reply.closing(generation.usage)))
 
 
-class _Started:
+class Started:
     """Deltas whose first one is already on its way."""
 
     def __init__(self, deltas: AsyncGenerator[ChoiceDelta, None]) -> None:
         self._deltas = deltas
         self._first = asyncio.ensure_future(anext(deltas))
 
-    async def __aenter__(self) -> _Started:
+    async def __aenter__(self) -> Started:
         return self
 
     async def __aexit__(self, *_: object) -> None:

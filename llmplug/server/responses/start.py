@@ -1,0 +1,42 @@
+"""Open what the Responses API needs, and close it when the server stops."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llmplug.server.framing import use_framing
+from llmplug.server.responses.background import BackgroundRuns
+from llmplug.server.responses.framing import RESPONSES
+from llmplug.server.responses.sqlite import IN_MEMORY, SqliteStore
+
+if TYPE_CHECKING:
+    from sanic import Sanic
+
+    from llmplug.config import ResponsesConfig
+
+
+def open_responses(app: Sanic[Any, Any], settings: ResponsesConfig) -> None:
+    """Give `app` its store and its background; the file is opened when it is first needed."""
+    store = SqliteStore(
+        _choose_path(settings.path), max_bytes=settings.max_bytes, ttl_s=settings.ttl_s
+    )
+    app.ctx.responses = store
+    app.ctx.background = BackgroundRuns(store, app.ctx.lifecycle)
+    use_framing(app, "/v1/responses", RESPONSES)
+
+    async def stop(*_: object) -> None:
+        await app.ctx.background.stop()
+        await store.close()
+
+    app.after_server_stop(stop)
+
+
+def _choose_path(path: str) -> Path:
+    if path == "memory":
+        return IN_MEMORY
+    if path != "auto":
+        return Path(path).expanduser()
+    root = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
+    return Path(root) / "llmplug" / "responses.sqlite"
