@@ -1,7 +1,9 @@
 """The server's end of an engine: starts its process, sends requests, hands out what comes back.
 
-A process that dies is started again, a bounded number of times. Requests that had sent nothing
-are then asked once more, once; the others end with EngineUnavailable.
+A process that dies while it serves is started again, however often; one that dies again and again
+while it loads is given up. Requests that had sent nothing are then asked once more, once; the
+others end with EngineUnavailable. What was in the batch at two deaths is not asked a third time: it
+may be what kills.
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ from llmplug.types import (
     EngineLoading,
     EngineReady,
     EngineStats,
+    FinishReason,
     GenerateRequest,
     SequenceDelta,
     StepOutput,
@@ -45,12 +48,13 @@ if TYPE_CHECKING:
 
 State = Literal["loading", "ready", "failed", "dead"]
 
-# Restarts after a crash: this many within the window, each after twice the wait of the last.
-MAX_RESTARTS = 5
-RESTART_WINDOW_S = 600.0
+# Restarts in succession without an answer in between, each after twice the wait of the last.
 FIRST_BACKOFF_S = 0.5
+LAST_BACKOFF_S = 8.0
+MAX_FAILED_LOADS = 5  # of restarts in succession
 # What a process sent before it died is still on its way for a moment: results, or why it failed.
 LAST_WORDS_S = {"loading": 0.5, "ready": 0.1}
+_ANSWERED = (FinishReason.STOP, FinishReason.LENGTH)
 _log = logging.getLogger(__name__)
 
 
@@ -112,7 +116,8 @@ class EngineClient:
         self._process: EngineProcess | None = None
         self._supervisor: asyncio.Task[None] | None = None
         self._open: dict[str, _OpenRequest] = {}
-        self._restarts: list[float] = []  # times
+        self._num_restarts = 0  # since a request was answered to its end
+        self._num_failed_loads = 0  # since it was ready
         self._last_progress = time.monotonic()
 
     @property
@@ -217,6 +222,8 @@ class EngineClient:
             if self._is_stopping:
                 return
             has_failed = self.state == "loading" and not has_been_ready
+            was_serving = self.state == "ready"
+            self._num_failed_loads += not was_serving
             self.state = "failed" if has_failed else "dead"
             self._has_settled.clear()
             wait_s = None if has_failed else self._plan_restart()
@@ -226,20 +233,18 @@ class EngineClient:
                 self._end_requests(EngineUnavailable(f"The engine is gone: {self.failure}"))
                 return
             _log.error("%s; starting it again in %.1f s", self.failure, wait_s)
-            self._end_requests(
-                EngineUnavailable("The engine died; it is being started again."), is_replaying=True
-            )
+            if was_serving:
+                error = EngineUnavailable("The engine died; it is being started again.")
+                self._end_requests(error, is_replaying=True)
             await asyncio.sleep(wait_s)
             self.state = "loading"
 
     def _plan_restart(self) -> float | None:
-        """Return how long to wait before the next start; None: it died too often."""
-        now = time.monotonic()
-        self._restarts = [then for then in self._restarts if now - then < RESTART_WINDOW_S]
-        if len(self._restarts) >= MAX_RESTARTS:
+        """Return how long to wait before the next start; None: it does not come up any more."""
+        if self._num_failed_loads >= MAX_FAILED_LOADS:
             return None
-        self._restarts.append(now)
-        return FIRST_BACKOFF_S * float(2 ** (len(self._restarts) - 1))
+        self._num_restarts += 1
+        return min(FIRST_BACKOFF_S * float(2 ** (self._num_restarts - 1)), LAST_BACKOFF_S)
 
     async def _run_process(self) -> LlmplugError:
         """Run one process to its end; return why it ended."""
@@ -293,6 +298,8 @@ class EngineClient:
                 if entry is not None:  # else it was just given up
                     entry.has_sent = True
                     entry.queue.put_nowait(delta)
+                if delta.finish_reason in _ANSWERED:
+                    self._num_restarts = 0
         elif isinstance(message, EngineLoading):
             self.loading = message
             if self._on_loading is not None:
@@ -310,6 +317,7 @@ class EngineClient:
             sampler_params=self._sampler_params,
         )
         self.state = "ready"
+        self._num_failed_loads = 0
         self._last_progress = time.monotonic()
         self._has_settled.set()
         for entry in self._open.values():
@@ -321,6 +329,9 @@ class EngineClient:
         for entry in self._open.values():
             if is_replaying and not entry.has_sent and entry.num_replays == 0:
                 entry.num_replays += 1
-            else:
-                entry.is_over = True
-                entry.queue.put_nowait(error)
+                continue
+            entry.is_over = True
+            is_suspect = is_replaying and entry.num_replays > 0
+            entry.queue.put_nowait(
+                EngineError("the engine died twice while this request ran") if is_suspect else error
+            )

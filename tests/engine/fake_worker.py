@@ -54,6 +54,10 @@ def main() -> int:
             signal.pause()
         if options.get("exits"):
             sys.exit(7)
+        if once := options.get("load_once"):
+            if Path(once).exists():
+                sys.exit(5)
+            Path(once).touch()
         return make_engine(Unruly(options))
 
     return run_worker(sys.argv[1], build)

@@ -220,16 +220,29 @@ def test_a_process_that_nobody_talks_to_is_discarded() -> None:
 async def test_a_request_that_kills_twice_is_not_asked_again(monkeypatch) -> None:
     monkeypatch.setattr(client_module, "FIRST_BACKOFF_S", 0.01)
     async with running() as client:
-        with pytest.raises(EngineUnavailable):
+        with pytest.raises(EngineError, match="died twice while this request ran"):
             await collect(client, make_request("poison", [90]))
         await until(lambda: client.state == "ready")
         assert output_of(await collect(client, make_request("a", [1]))) == expected_output([1], 8)
 
 
-async def test_an_engine_that_keeps_dying_is_given_up(monkeypatch) -> None:
-    monkeypatch.setattr(client_module, "MAX_RESTARTS", 0)
+async def test_no_request_kills_an_engine_for_good(monkeypatch) -> None:
+    monkeypatch.setattr(client_module, "FIRST_BACKOFF_S", 0.01)
+    monkeypatch.setattr(client_module, "LAST_BACKOFF_S", 0.02)
     async with running() as client:
-        with pytest.raises(EngineUnavailable, match="killed by signal 9"):
+        for _ in range(4):  # eight deaths
+            with pytest.raises(EngineError, match="died twice"):
+                await collect(client, make_request("poison", [90]))
+            await until(lambda: client.state == "ready")
+        assert output_of(await collect(client, make_request("a", [1]))) == expected_output([1], 8)
+
+
+async def test_an_engine_that_does_not_come_up_again_is_given_up(monkeypatch, tmp_path) -> None:
+    monkeypatch.setattr(client_module, "FIRST_BACKOFF_S", 0.01)
+    monkeypatch.setattr(client_module, "MAX_FAILED_LOADS", 2)
+    marker = tmp_path / "loads once"
+    async with running(load_once=str(marker)) as client:
+        with pytest.raises(EngineUnavailable, match="exited with status 5 while loading"):
             await collect(client, make_request("poison", [90]))
         assert client.state == "dead"
         with pytest.raises(EngineUnavailable):
