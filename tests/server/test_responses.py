@@ -51,7 +51,7 @@ def rebuild(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
     items: dict[int, dict[str, Any]] = {}
     for event in events:
         kind = event["type"].removeprefix("response.")
-        index = event.get("output_index")
+        index: int = event.get("output_index", -1)
         if kind == "output_item.added":
             assert index == len(items)
             items[index] = event["item"]

@@ -244,8 +244,9 @@ def name_param(error: InvalidRequest) -> InvalidRequest:
     name = error.param
     for pattern, here in _NAMES:
         name = re.sub(pattern, here, name)
-    message = str(error).replace(f"'{error.param}'", f"'{name}'")
-    message = message.replace(f"'{error.param}.", f"'{name}.")
+    # Quoted, or as the first word: elsewhere "prompt" is a word like any other.
+    old = re.escape(error.param)
+    message = re.sub(rf"(?<=')({old})(?=['.\[])|^({old})\b", lambda _: name, str(error))
     error.args = (message,)
     error.message = message
     error.param = name
