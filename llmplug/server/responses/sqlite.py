@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 IN_MEMORY = Path(":memory:")
 BUSY_TIMEOUT_S = 10.0  # another process may hold the file while it writes
-_EVICTED_AT_ONCE = 32
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS responses (
     id TEXT PRIMARY KEY,
@@ -154,9 +153,9 @@ class SqliteStore:
         db.execute("DELETE FROM responses WHERE used_at < ?", (time.time() - self._ttl_s,))
         while _read_size(db) > self._max_bytes:
             deleted = db.execute(
-                "DELETE FROM responses WHERE id IN (SELECT id FROM responses "
-                "WHERE status NOT IN (?, ?) AND id != ? ORDER BY used_at LIMIT ?)",
-                (*UNFINISHED, stored.id, _EVICTED_AT_ONCE),
+                "DELETE FROM responses WHERE id = (SELECT id FROM responses "
+                "WHERE status NOT IN (?, ?) AND id != ? ORDER BY used_at LIMIT 1)",
+                (*UNFINISHED, stored.id),
             )
             if deleted.rowcount == 0:
                 break
