@@ -86,6 +86,9 @@ class ServerConfig(Section):
     max_waiting_requests: int = Field(
         256, ge=0, description="Requests that may wait; more get 429 and Retry-After."
     )
+    max_running_bytes: Size = Field(
+        256 * 2**20, ge=1, description="Of the bodies of all requests that are being answered."
+    )
     max_body_bytes: Size = Field(16 * 2**20, ge=1, description="Largest body of a request.")
     drain_s: float = Field(
         30.0,

@@ -29,6 +29,15 @@ class KeyConfig(Section):
     scopes: tuple[Scope, ...] = Field(
         ("inference",), description="What it opens: inference, admin (the admin listener)."
     )
+    max_running: int | None = Field(
+        None, ge=1, description="Requests that it may have at once; null: any number."
+    )
+    requests_per_minute: float | None = Field(
+        None,
+        gt=0,
+        allow_inf_nan=False,
+        description="How often it may ask; what is not used adds up for 10 s. null: any number.",
+    )
 
     @model_validator(mode="before")
     @classmethod

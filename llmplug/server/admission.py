@@ -1,67 +1,137 @@
-"""How many requests may wait for an engine: the rest is told to come back."""
+"""Who may wait for an engine, and how many: the rest is told when to come back.
+
+Everything here is counted before a prompt is rendered or tokenised.
+"""
 
 from __future__ import annotations
 
 import math
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from llmplug.errors import Overloaded
+from llmplug.server.record import record_of
+
+if TYPE_CHECKING:
+    from sanic import Request
 
 # How much the newest interval weighs in the measured rate of starts.
 RATE_WEIGHT = 0.2
 MIN_RETRY_S = 1
 MAX_RETRY_S = 60
+# Of the places, one caller with a key may take so many: the others find room.
+MAX_SHARE = 0.75
+BURST_S = 10.0  # a rate may be used up this far ahead, and one request at least
+
+
+@dataclass(frozen=True, slots=True)
+class CallerLimits:
+    """What one API key's holder may ask for at most; None: no bound of its own."""
+
+    max_running: int | None = None  # requests at once
+    per_minute: float | None = None  # requests
+
+
+NO_LIMITS = CallerLimits()
+
+
+@dataclass(slots=True)
+class _Caller:
+    """One API key's holder, while it has requests or a rate that is being used up."""
+
+    num_waiting: int = 0  # prompts
+    num_running: int = 0  # requests
+    allowance: float = math.inf  # requests that its rate lets in now
+    updated_at: float = 0.0
 
 
 class Ticket:
     """The place of one HTTP request, which may carry several prompts."""
 
-    def __init__(self, admission: Admission, num_prompts: int) -> None:
+    def __init__(self, admission: Admission, caller: str, num_prompts: int, num_bytes: int) -> None:
         self._admission = admission
+        self._caller = caller
         self._num_waiting = num_prompts
-        self.started_at: float | None = None  # clock of the admission, s
+        self._num_bytes = num_bytes
+        self._is_closed = False
 
     def start(self) -> None:
         """Say that one prompt's first tokens came: it waits no longer."""
         if self._num_waiting > 0:
             self._num_waiting -= 1
-            self._admission.leave(1, has_started=True)
+            self._admission.leave(self._caller, 1, has_started=True)
 
     def close(self) -> None:
         """Give back what still waits; safe to call twice."""
-        self._admission.leave(self._num_waiting, has_started=False)
+        if self._is_closed:
+            return
+        self._is_closed = True
+        self._admission.leave(self._caller, self._num_waiting, has_started=False)
         self._num_waiting = 0
+        self._admission.end(self._caller, self._num_bytes)
 
 
 class Admission:
-    """Counts prompts between their arrival and their first token, and bounds them."""
+    """Counts prompts between their arrival and their first token, and bounds them.
 
-    def __init__(self, max_waiting: int, clock: Callable[[], float] = time.monotonic) -> None:
+    Args:
+        max_waiting: prompts that may wait.
+        max_bytes: of the bodies of all requests that are being answered.
+    """
+
+    def __init__(
+        self,
+        max_waiting: int,
+        max_bytes: float = math.inf,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.max_waiting = max_waiting
+        self.max_bytes = max_bytes
         self.num_waiting = 0
+        self.num_bytes = 0
         self._clock = clock
+        self._callers: dict[str, _Caller] = {}
         self._last_start: float | None = None
         self._start_interval_s = 1.0
 
-    def enter(self, num_prompts: int) -> Ticket:
+    @property
+    def num_callers(self) -> int:
+        """Callers that something is known of."""
+        return len(self._callers)
+
+    def enter(
+        self,
+        num_prompts: int,
+        *,
+        num_bytes: int = 0,
+        caller: str = "",
+        limits: CallerLimits = NO_LIMITS,
+    ) -> Ticket:
         """Take a place for each prompt of a request.
 
+        Args:
+            num_bytes: of its body.
+            caller: whose request it is; empty: nobody is told apart.
         Raises:
-            Overloaded: the queue has no room for all of them.
+            Overloaded: the queue, or what this caller may have of it, has no room for all of them.
         """
-        if self.num_waiting + num_prompts > self.max_waiting:
-            raise Overloaded(
-                f"{self.num_waiting} prompts wait already and this server lets "
-                f"{self.max_waiting} wait. Try again later.",
-                retry_after_s=self.estimate_wait_s(),
-            )
+        known = self._callers.get(caller) or _Caller(updated_at=self._clock())
+        self._check_queue(num_prompts, num_bytes)
+        if caller:
+            self._check_caller(known, num_prompts, limits)
         self.num_waiting += num_prompts
-        return Ticket(self, num_prompts)
+        self.num_bytes += num_bytes
+        known.num_waiting += num_prompts
+        known.num_running += 1
+        self._callers[caller] = known
+        return Ticket(self, caller, num_prompts, num_bytes)
 
-    def leave(self, num_prompts: int, *, has_started: bool) -> None:
+    def leave(self, caller: str, num_prompts: int, *, has_started: bool) -> None:
         """Free places; starts feed the measured rate."""
         self.num_waiting -= num_prompts
+        self._callers[caller].num_waiting -= num_prompts
         if not has_started:
             return
         now = self._clock()
@@ -70,7 +140,77 @@ class Admission:
             self._start_interval_s += RATE_WEIGHT * (newest - self._start_interval_s)
         self._last_start = now
 
+    def end(self, caller: str, num_bytes: int) -> None:
+        """Forget a request that is over."""
+        self.num_bytes -= num_bytes
+        known = self._callers[caller]
+        known.num_running -= 1
+        if not known.num_running and known.allowance == math.inf:
+            del self._callers[caller]
+
     def estimate_wait_s(self) -> int:
         """Seconds until half of the queue has started, by the measured rate."""
-        estimate = self._start_interval_s * self.num_waiting / 2
-        return max(MIN_RETRY_S, min(MAX_RETRY_S, math.ceil(estimate)))
+        return _bound_wait(self._start_interval_s * self.num_waiting / 2)
+
+    def _check_queue(self, num_prompts: int, num_bytes: int) -> None:
+        if self.num_waiting + num_prompts > self.max_waiting:
+            raise Overloaded(
+                f"{self.num_waiting} prompts wait already and this server lets "
+                f"{self.max_waiting} wait. Try again later.",
+                retry_after_s=self.estimate_wait_s(),
+            )
+        if self.num_bytes and self.num_bytes + num_bytes > self.max_bytes:
+            raise Overloaded(
+                f"The requests that are being answered have {self.num_bytes} bytes, and this "
+                f"server lets them have {self.max_bytes}. Try again later.",
+                retry_after_s=self.estimate_wait_s(),
+            )
+
+    def _check_caller(self, known: _Caller, num_prompts: int, limits: CallerLimits) -> None:
+        if known.num_waiting + num_prompts > max(1, self.max_waiting * MAX_SHARE):
+            raise Overloaded(
+                f"{known.num_waiting} prompts of this API key wait already, and others must find "
+                "room. Try again later.",
+                retry_after_s=self.estimate_wait_s(),
+            )
+        if limits.max_running is not None and known.num_running >= limits.max_running:
+            raise Overloaded(
+                f"This API key may have {limits.max_running} requests at once. Try again later.",
+                retry_after_s=MIN_RETRY_S,
+            )
+        if limits.per_minute is not None:
+            self._spend(known, limits.per_minute)
+
+    def _spend(self, known: _Caller, per_minute: float) -> None:
+        """Take one request of a rate: what is not used adds up for a while."""
+        most = max(1.0, per_minute * BURST_S / 60)
+        now = self._clock()
+        grown = known.allowance + (now - known.updated_at) * per_minute / 60
+        known.allowance, known.updated_at = min(grown, most), now
+        if known.allowance < 1:
+            raise Overloaded(
+                f"This API key may send {per_minute:g} requests a minute. Try again later.",
+                retry_after_s=_bound_wait((1 - known.allowance) * 60 / per_minute),
+            )
+        known.allowance -= 1
+
+
+def admit(request: Request, num_prompts: int) -> Ticket:
+    """Take a place for each prompt of an HTTP request; whoever calls this closes the ticket.
+
+    Raises:
+        Overloaded: there is no room, or its API key has used up what it may.
+    """
+    caller = record_of(request).caller
+    context = request.app.ctx
+    ticket: Ticket = context.admission.enter(
+        num_prompts,
+        num_bytes=len(request.body),
+        caller=caller,
+        limits=context.keys.limits_of(caller),
+    )
+    return ticket
+
+
+def _bound_wait(seconds: float) -> int:
+    return max(MIN_RETRY_S, min(MAX_RETRY_S, math.ceil(seconds)))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from llmplug.config import read_keys
 from llmplug.errors import ConfigError
+from llmplug.server.admission import NO_LIMITS, CallerLimits
 from llmplug.server.errors import HttpError
 from llmplug.server.record import PROBE_PATHS
 
@@ -82,6 +83,13 @@ class KeyRing:
                 kind="permission_error",
             )
         return key.caller
+
+    def limits_of(self, caller: str) -> CallerLimits:
+        """Return what a caller may ask for at most; of several keys of one name, the first says."""
+        for _, key in self._keys:
+            if key.caller == caller:
+                return CallerLimits(key.max_running, key.requests_per_minute)
+        return NO_LIMITS
 
     def has_scope(self, scope: Scope) -> bool:
         """Whether any key opens what `scope` stands for."""

@@ -8,6 +8,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import httpx
 import pytest
 
 from llmplug.server.record import PROBE_PATHS
@@ -95,6 +96,22 @@ async def test_a_key_opens_what_it_is_for(start: StartServer) -> None:
         assert response.status_code == status
     assert response.json()["error"]["code"] == "insufficient_scope"
     assert [request.tenant for request in server.engine.requests] == ["alice"]
+
+
+async def test_a_key_has_limits_of_its_own(start: StartServer) -> None:
+    keys = ({"key": "few", "requests_per_minute": 0.5}, "many")
+    server = await start(api_keys=keys)
+    fields = {"model": "toy", "messages": [{"role": "user", "content": "a"}]}
+    answers: dict[str, list[httpx.Response]] = {"few": [], "many": []}
+    for key in ("few", "many", "few", "many"):
+        headers = {"x-api-key": key}
+        path = "/v1/chat/completions"
+        answers[key].append(await server.http.post(path, json=fields, headers=headers))
+    assert [each.status_code for each in answers["many"]] == [200, 200]
+    admitted, refused = answers["few"]
+    assert (admitted.status_code, refused.status_code) == (200, 429)
+    assert refused.json()["error"]["type"] == "rate_limit_error"
+    assert refused.headers["Retry-After"] == "60"
 
 
 async def test_a_file_of_keys_is_read_when_it_changes(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from llmplug.errors import InvalidRequest
+from llmplug.server.admission import admit
 from llmplug.server.body import check_fields, read_json
 from llmplug.server.prepare_chat import prepare_chat
 from llmplug.server.record import record_of
@@ -47,7 +48,7 @@ async def create_chat_completion(request: Request) -> HTTPResponse | None:
     )
     answer = answer_stream if asked.stream else answer_whole
     async with request.app.ctx.lifecycle.running(request):
-        ticket = request.app.ctx.admission.enter(1)
+        ticket = admit(request, 1)
         try:
             generation = await prepare_chat(
                 service,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmplug.errors import InvalidRequest
 from llmplug.grammar import encode_grammar
+from llmplug.server.admission import admit
 from llmplug.server.body import check_fields, read_json
 from llmplug.server.record import record_of
 from llmplug.server.routes.answer import answer_stream, answer_whole, make_head, rename_param
@@ -55,7 +56,7 @@ async def create_completion(request: Request) -> HTTPResponse | None:
     )
     answer = answer_stream if asked.stream else answer_whole
     async with request.app.ctx.lifecycle.running(request):
-        ticket = request.app.ctx.admission.enter(len(prompts))
+        ticket = admit(request, len(prompts))
         try:
             generation = await _prepare(request, model, asked, prompts, fields, ticket)
             return await answer(request, generation, reply, ignored_header(fields.ignored))

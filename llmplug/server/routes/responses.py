@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from llmplug.errors import InvalidRequest
+from llmplug.server.admission import admit
 from llmplug.server.body import check_fields, read_json
 from llmplug.server.errors import as_json
 from llmplug.server.record import record_of
@@ -68,7 +69,7 @@ async def create_response(request: Request) -> HTTPResponse | None:
     ask = _read(request)
     async with app.lifecycle.running(request):
         with ExitStack() as stack:
-            ticket = app.admission.enter(1)
+            ticket = admit(request, 1)
             stack.callback(ticket.close)
             conversation, generation = await _prepare(request, ask, ticket)
             record_of(request).usage = generation.usage
@@ -87,7 +88,7 @@ async def count_input_tokens(request: Request) -> HTTPResponse:
     app = request.app.ctx
     ask = _read(request)
     async with app.lifecycle.running(request):
-        ticket = app.admission.enter(1)
+        ticket = admit(request, 1)
         try:
             _, generation = await _prepare(request, ask, ticket)
         finally:
