@@ -58,6 +58,7 @@ class ChoiceText:
             if reading
             else None
         )
+        self._stop_reason: str | int | None = None
         self._num_decoded = 0  # characters the tokens so far stand for
         self._num_emitted = 0  # of these, characters that left
         self._held: list[PlacedToken] = []  # tokens whose text is not out yet
@@ -73,6 +74,7 @@ class ChoiceText:
         out: list[ChoiceDelta] = []
         text = ""
         has_stopped = False
+        self._note_stop_id(delta.stop_token_id)
         for ids, logprob in self._steps(visible, delta.logprobs):
             self.num_tokens += len(ids)
             start = self._num_decoded
@@ -105,13 +107,23 @@ class ChoiceText:
             if text or tokens:
                 out.append(ChoiceDelta(self.index, text, tokens))
         if reason is not None:
-            out.append(ChoiceDelta(self.index, finish_reason=self._finish_reason(reason)))
+            out.append(
+                ChoiceDelta(
+                    self.index,
+                    finish_reason=self._finish_reason(reason),
+                    stop_reason=self._stop_reason,
+                )
+            )
         return out
 
     def shift(self, num_chars: int) -> None:
         """Say that `num_chars` of echoed prompt stand before this text."""
         self._num_decoded += num_chars
         self._num_emitted += num_chars
+
+    def _note_stop_id(self, token_id: int | None) -> None:
+        if token_id is not None and token_id in self._sampling.stop_token_ids:
+            self._stop_reason = token_id
 
     def _split(
         self, channels: ChannelText, text: str, num_tokens: int, *, releases_all: bool = False
@@ -150,6 +162,8 @@ class ChoiceText:
         if self._stops is None or self.num_tokens < self._sampling.min_tokens:
             return text, False
         result = self._stops.feed(text)
+        if result.matched is not None:
+            self._stop_reason = result.matched
         return result.text, result.matched is not None
 
     def _finish(self) -> tuple[str, bool]:

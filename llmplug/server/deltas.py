@@ -30,7 +30,8 @@ class CallDelta:
 class ChoiceDelta:
     """What is new in one choice: text, thinking or a call.
 
-    `finish_reason` comes once, with its last delta.
+    `finish_reason` comes once, with its last delta; `stop_reason` with it is the stop string or the
+    one of the request's stop token ids that ended it, if one did.
     """
 
     index: int
@@ -39,6 +40,7 @@ class ChoiceDelta:
     finish_reason: str | None = None  # "stop", "length" or "tool_calls"
     reasoning: str = ""
     call: CallDelta | None = None
+    stop_reason: str | int | None = None
 
 
 @dataclass(slots=True)
