@@ -245,11 +245,11 @@ async def test_beats_keep_a_silent_one_alive(
     server = await start(silent)
     made = await begin(server)
     store = server.app.ctx.responses
-    first = (await store.load("", made["id"])).alive_at
+    first: float = (await store.load("", made["id"])).alive_at
 
     async def is_later() -> bool:
-        now = (await store.load("", made["id"])).alive_at
-        return bool(now > first)
+        now: float = (await store.load("", made["id"])).alive_at
+        return now > first
 
     await until_true(is_later)
     await server.http.delete(f"/v1/responses/{made['id']}")
@@ -266,7 +266,7 @@ async def test_another_process_follows_and_cancels(
     await until(lambda: one.engine.num_open == 1)
 
     async def has_begun() -> bool:
-        return (await show(two, made["id"]))["status"] == "in_progress"
+        return bool((await show(two, made["id"]))["status"] == "in_progress")
 
     await until_true(has_begun)
     reply = await two.http.post(f"/v1/responses/{made['id']}/cancel")
