@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(os.name != "posix", reason="s
 
 DEADLINE_S = 120.0
 CONFIG = """
-server: {{port: 0, drain_s: 20}}
+server: {{port: 0, drain_s: 20, responses: {{path: {folder}/responses.sqlite}}}}
 models:
   - source: {source}
     name: small
@@ -87,7 +87,7 @@ class Process:
 
 def launch(source: Path, folder: Path) -> Process:
     config, log = folder / "config.yaml", folder / "log.txt"
-    config.write_text(CONFIG.format(source=source))
+    config.write_text(CONFIG.format(source=source, folder=folder))
     with log.open("wb") as file:
         popen = subprocess.Popen(
             [sys.executable, "-m", "llmplug", "serve", "--config", str(config)],
