@@ -19,10 +19,10 @@ from llmplug.server.responses.sqlite import IN_MEMORY, SqliteStore
 from llmplug.server.responses.store import StoredResponse
 from llmplug.server.responses.writer import ResponseEvent
 
-from .conftest import Running, StartServer
-from .fake_engine import speak
+from .conftest import Running, StartServer, until
+from .fake_engine import endless, speak
 from .strict_openai import check_openai
-from .test_responses import TOOLS, ask, respond
+from .test_responses import TOOLS, ask, read_stream, respond
 from .test_responses_requests import shown_messages, user
 from .test_tools import DIALECT, write_call
 
@@ -306,3 +306,46 @@ async def test_event_loop_never_waits_for_the_disk(make_store: MakeStore) -> Non
     await store.save(make_stored("a"))
     await store._run(lambda _: threads.add(threading.get_ident()))
     assert threading.get_ident() not in threads
+
+
+@pytest.mark.parametrize("is_streamed", [False, True])
+async def test_client_that_goes_away_leaves_nothing(start: StartServer, is_streamed: bool) -> None:
+    server = await start(endless())
+    fields = {"model": "toy", "input": "Hi", "stream": is_streamed}
+    asking = asyncio.create_task(server.http.post("/v1/responses", json=fields))
+    await until(lambda: server.engine.num_open == 1)
+    asking.cancel()
+    await until(lambda: server.engine.num_open == 0)
+    store = server.app.ctx.responses
+    rows = await store._run(lambda db: db.execute("SELECT COUNT(*) FROM responses").fetchone())
+    assert rows == (0,)
+
+
+@pytest.mark.parametrize("is_streamed", [False, True])
+async def test_store_that_fails_is_told(
+    start: StartServer, tmp_path: Path, is_streamed: bool
+) -> None:
+    """An answer that could not be kept is not called complete."""
+    (tmp_path / "r.sqlite").write_bytes(b"no database " * 1000)
+    settings = {"responses": ResponsesConfig(path=str(tmp_path / "r.sqlite"))}
+    server = await start(**settings)
+    reply = await respond(server, stream=is_streamed)
+    if is_streamed:
+        last = read_stream(reply.text)[-1]["response"]
+        assert (last["status"], last["completed_at"]) == ("failed", None)
+        message = last["error"]["message"]
+    else:
+        assert (reply.status_code, reply.json()["error"]["code"]) == (500, "store_failed")
+        message = reply.json()["error"]["message"]
+    assert "'store'" in message
+    assert (await respond(server, store=False)).status_code == 200
+
+
+async def test_custom_calls_are_listed_with_a_status(start: StartServer) -> None:
+    server = await start(speak(write_call("run", input="1+1")), dialect=DIALECT)
+    first = await ask(server, False, tools=[{"type": "custom", "name": "run"}])
+    call_id = first["output"][0]["call_id"]
+    output = {"type": "custom_tool_call_output", "call_id": call_id, "output": "2"}
+    second = await ask(server, False, input=[output], previous_response_id=first["id"])
+    kinds = [item["type"] for item in (await list_items(server, second["id"]))["data"]]
+    assert kinds == ["custom_tool_call_output", "custom_tool_call", "message"]

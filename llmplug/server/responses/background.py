@@ -94,17 +94,21 @@ class BackgroundRuns:
         while True:
             run = self._runs.get(response_id)
             news = run.news if run is not None else None
-            # Read before the events: what is finished now has all of its events.
-            stored = await self.load(owner, response_id)
+            # Asked before the events are read: what is finished now has all of its events.
+            is_over = run is None and await self._is_over(owner, response_id)
             for event in await self._store.read_events(response_id, after):
                 yield event
                 after = event.number
-            if stored is None or stored.is_finished:
+            if is_over:
                 return
             if news is not None:
                 await news.wait()
             else:
                 await asyncio.sleep(POLL_S)
+
+    async def _is_over(self, owner: str, response_id: str) -> bool:
+        stored = await self.load(owner, response_id)
+        return stored is None or stored.is_finished
 
     async def stop(self) -> None:
         """End what still runs; each response says that it failed."""

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
+from llmplug.server.errors import HttpError
 from llmplug.server.responses.store import UNFINISHED, StoredResponse
 from llmplug.server.responses.writer import ResponseEvent
 
@@ -134,7 +135,11 @@ class SqliteStore:
             await asyncio.get_running_loop().run_in_executor(self._thread, connection.close)
 
     async def _run(self, work: Callable[[sqlite3.Connection], Result]) -> Result:
-        """Do `work` in the thread, as one transaction."""
+        """Do `work` in the thread, as one transaction.
+
+        Raises:
+            HttpError: the file cannot be opened, read or written.
+        """
 
         def transact() -> Result:
             if self._connection is None:
@@ -143,7 +148,16 @@ class SqliteStore:
                 db.execute("BEGIN IMMEDIATE")
                 return work(db)
 
-        return await asyncio.get_running_loop().run_in_executor(self._thread, transact)
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, transact)
+        except (OSError, sqlite3.Error) as error:
+            raise HttpError(
+                500,
+                "What is stored of responses cannot be reached; the server's log says why. A "
+                "request with 'store' false needs none of it.",
+                code="store_failed",
+                kind="server_error",
+            ) from error
 
     def _save(
         self, db: sqlite3.Connection, stored: StoredResponse, events: Sequence[ResponseEvent]

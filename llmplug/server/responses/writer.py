@@ -116,8 +116,13 @@ class ResponseWriter:
         return [*events, self._end("completed")]
 
     def fail(self, error: ErrorReply) -> list[ResponseEvent]:
-        """Tell that it went wrong; what was written stays."""
+        """Tell that it went wrong; what was written stays.
+
+        It may still be said in place of another end, if that one was not sent.
+        """
+        self._num_events -= self.is_over
         events = self._close("incomplete")
+        self.response["completed_at"] = self.response["incomplete_details"] = None
         self.response["error"] = write_error(error)
         return [*events, self._end("failed")]
 

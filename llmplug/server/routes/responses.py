@@ -187,10 +187,12 @@ async def _answer_stream(
                 frames = b"".join(event.frame for event in writer.take(delta))
                 if frames:
                     await stream.send(frames)
-            last = writer.finish(generation.usage)
+            *events, last = writer.finish(generation.usage)
+            if events:
+                await stream.send(b"".join(event.frame for event in events))
             # Before the last event: its reader may go on from this response at once.
             await _store(request, ask, writer, conversation)
-            await stream.finish(b"".join(event.frame for event in last))
+            await stream.finish(last.frame)
 
 
 async def _answer_background(

@@ -83,7 +83,9 @@ async def list_input_items(request: Request, response_id: str) -> HTTPResponse:
     conversation = await load_conversation(
         request.app.ctx.responses, stored.owner, stored.previous_id, stored.input
     )
-    return as_json(cut_page(request, [*conversation.old, *conversation.new]))
+    items = [*conversation.old, *conversation.new]
+    # Calls of custom tools have a status here that they lack in answers.
+    return as_json(cut_page(request, [{"status": "completed", **item} for item in items]))
 
 
 def cut_page(request: Request, items: Sequence[Item]) -> dict[str, Any]:

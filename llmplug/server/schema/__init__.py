@@ -9,4 +9,7 @@ chat.py               the chat request
 completions.py        the completions request
 chat_reply.py         chat bodies and stream chunks
 completions_reply.py  completions bodies and stream chunks
+responses.py          the Responses request
+responses_tools.py    its tools
+responses_reply.py    the response object
 """
