@@ -24,7 +24,9 @@ from llmplug.server.responses.start import open_responses
 from llmplug.server.routes import (
     chat,
     completions,
+    conversations,
     health,
+    messages,
     metrics,
     models,
     responses,
@@ -79,7 +81,16 @@ def create_app(service: Service, settings: ServerConfig) -> Sanic[Any, Any]:
     app.ctx.reasoning_names = settings.reasoning_fields
     open_responses(app, settings.responses)
     gate.install(app)
-    for routes in (chat, completions, responses, stored_responses, models, health):
+    for routes in (
+        chat,
+        completions,
+        responses,
+        stored_responses,
+        conversations,
+        messages,
+        models,
+        health,
+    ):
         routes.add_routes(app)
     if settings.metrics:
         metrics.add_routes(app)

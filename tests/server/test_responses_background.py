@@ -227,10 +227,10 @@ async def test_lost_server_never_hangs_its_readers(start: StartServer) -> None:
     assert (await show(server, "resp_lost"))["status"] == "in_progress"
 
     def forget(db: Any) -> None:
-        words = "UPDATE responses SET alive_at = alive_at - ? WHERE id = 'resp_lost'"
+        words = "UPDATE entries SET alive_at = alive_at - ? WHERE id = 'resp_lost'"
         db.execute(words, (background.LOST_AFTER_S + 1,))
 
-    await store._run(forget)
+    await store._file.run(forget)
     text = await reader
     assert text.count("event: response.failed") == 1
     found = await show(server, "resp_lost")

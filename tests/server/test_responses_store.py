@@ -15,7 +15,8 @@ import pytest
 from openai.types.responses import Response, ResponseItemList
 
 from llmplug.config import ResponsesConfig
-from llmplug.server.responses.sqlite import IN_MEMORY, SqliteStore
+from llmplug.server.responses.sqlite_file import IN_MEMORY, SqliteFile
+from llmplug.server.responses.sqlite_responses import SqliteResponses
 from llmplug.server.responses.store import StoredResponse
 from llmplug.server.responses.writer import ResponseEvent
 
@@ -185,21 +186,21 @@ async def test_it_survives_a_restart(start: StartServer, tmp_path: Path) -> None
     assert stat.S_IMODE(mode) == 0o600
 
 
-MakeStore = Callable[..., SqliteStore]
+MakeStore = Callable[..., SqliteResponses]
 
 
 @pytest.fixture
 async def make_store(tmp_path: Path) -> AsyncIterator[MakeStore]:
-    stores = []
+    files = []
 
-    def make(path: Path = tmp_path / "r.sqlite", **settings: Any) -> SqliteStore:
-        store = SqliteStore(path, **{"max_bytes": 2**20, "ttl_s": DAY_S, **settings})
-        stores.append(store)
-        return store
+    def make(path: Path = tmp_path / "r.sqlite", **settings: Any) -> SqliteResponses:
+        file = SqliteFile(path, **{"max_bytes": 2**20, "ttl_s": DAY_S, **settings})
+        files.append(file)
+        return SqliteResponses(file)
 
     yield make
-    for store in stores:
-        await store.close()
+    for file in files:
+        await file.close()
 
 
 def make_stored(name: str, *, previous: str | None = None, **more: Any) -> StoredResponse:
@@ -216,7 +217,7 @@ def make_event(number: int) -> ResponseEvent:
     return ResponseEvent(number, "response.x", b'{"n":%d}' % number)
 
 
-async def kept(store: SqliteStore, names: list[str]) -> list[str]:
+async def kept(store: SqliteResponses, names: list[str]) -> list[str]:
     return [name for name in names if await store.load("me", name) is not None]
 
 
@@ -282,9 +283,9 @@ async def test_deleted_leaves_nothing_in_the_file(make_store: MakeStore, tmp_pat
     store = make_store()
     await store.save(make_stored("a", secret="hunter2"), [make_event(0)])
     assert await store.delete("me", "a")
-    await store.close()
+    await store._file.close()
     with sqlite3.connect(tmp_path / "r.sqlite") as db:
-        for table in ("responses", "items", "events"):
+        for table in ("entries", "items", "events"):
             assert db.execute(f"SELECT COUNT(*) FROM {table}").fetchone() == (0,)
         assert db.execute("SELECT num_bytes FROM size").fetchone() == (0,)
     db.close()
@@ -304,7 +305,7 @@ async def test_event_loop_never_waits_for_the_disk(make_store: MakeStore) -> Non
     store = make_store(IN_MEMORY)
     threads = set()
     await store.save(make_stored("a"))
-    await store._run(lambda _: threads.add(threading.get_ident()))
+    await store._file.run(lambda _: threads.add(threading.get_ident()))
     assert threading.get_ident() not in threads
 
 
@@ -317,7 +318,7 @@ async def test_client_that_goes_away_leaves_nothing(start: StartServer, is_strea
     asking.cancel()
     await until(lambda: server.engine.num_open == 0)
     store = server.app.ctx.responses
-    rows = await store._run(lambda db: db.execute("SELECT COUNT(*) FROM responses").fetchone())
+    rows = await store._file.run(lambda db: db.execute("SELECT COUNT(*) FROM entries").fetchone())
     assert rows == (0,)
 
 

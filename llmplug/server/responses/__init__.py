@@ -7,7 +7,8 @@ output_items.py  the items of an answer while they are written, each with its ev
 writer.py        deltas of a generation -> the response, and its events in order
 framing.py       how events and errors stand on the wire
 store.py         what is kept, and the promise of whoever keeps it
-sqlite.py        the store in a file, shared by processes
+sqlite_file.py   one SQLite file, bounded, shared by processes
+sqlite_responses.py, sqlite_conversations.py  the stores in it
 background.py    responses that run on without a client
 start.py         opens all of this, and closes it
 """

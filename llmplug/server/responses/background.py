@@ -14,6 +14,7 @@ import msgspec
 
 from llmplug.errors import EngineUnavailable
 from llmplug.server.errors import ErrorReply, describe, is_unforeseen
+from llmplug.server.responses.conversations import extend_conversation
 from llmplug.server.responses.store import StoredResponse
 from llmplug.server.responses.writer import ResponseEvent
 from llmplug.server.schema.responses_reply import write_error
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from llmplug.server.generation import Generation
     from llmplug.server.lifecycle import Lifecycle
     from llmplug.server.responses.input_items import Item
-    from llmplug.server.responses.store import ResponseStore
+    from llmplug.server.responses.store import ConversationStore, ResponseStore
     from llmplug.server.responses.writer import ResponseWriter
 
 log = logging.getLogger("llmplug.server")
@@ -36,8 +37,11 @@ POLL_S = 0.25  # between two looks for events of another process
 class BackgroundRuns:
     """The responses that this process writes in the background, and those of others, followed."""
 
-    def __init__(self, store: ResponseStore, lifecycle: Lifecycle) -> None:
+    def __init__(
+        self, store: ResponseStore, conversations: ConversationStore, lifecycle: Lifecycle
+    ) -> None:
         self._store = store
+        self._conversations = conversations
         self._lifecycle = lifecycle
         self._runs: dict[str, _Run] = {}
 
@@ -120,7 +124,8 @@ class BackgroundRuns:
     async def _work(self, run: _Run) -> None:
         try:
             with self._lifecycle.working():
-                await run.work()
+                if await run.work():
+                    await extend_conversation(self._conversations, run.stored)
         except Exception:
             log.exception("a response in the background could not be stored")
         finally:
@@ -161,8 +166,8 @@ class _Run:
         self.news.set()
         self.news = asyncio.Event()
 
-    async def work(self) -> None:
-        """Write the response to its end, whatever that is."""
+    async def work(self) -> bool:
+        """Write the response to its end, whatever that is; False: nobody wants it any more."""
         self.has_begun.set()
         keeper = asyncio.create_task(self._keep())
         try:
@@ -170,7 +175,7 @@ class _Run:
         finally:
             keeper.cancel()
             await asyncio.gather(keeper, return_exceptions=True)
-        await self._store.update(self.stored, [*self._pending, *last])
+        return await self._store.update(self.stored, [*self._pending, *last])
 
     async def _write(self) -> list[ResponseEvent]:
         """Write; return the last events."""

@@ -17,8 +17,8 @@ _TEXT_PARTS = frozenset({"input_text", "output_text", "text"})
 _MAX_ID_CHARS = 128
 
 
-def read_items(raw: Any) -> tuple[list[Item], list[str]]:
-    """Check `input`.
+def read_items(raw: Any, param: str = "input") -> tuple[list[Item], list[str]]:
+    """Check the items of a request, which are its field `param`.
 
     Returns:
         Items, references among them, and the names of fields that say something that is not read.
@@ -30,10 +30,15 @@ def read_items(raw: Any) -> tuple[list[Item], list[str]]:
     if isinstance(raw, str):
         return [_make_message("user", [raw], make_id("msg"))], []
     if not isinstance(raw, list):
-        raise _invalid("input", "a string or a list of items")
+        raise _invalid(param, "a string or a list of items")
     reader = _Reader()
-    items = [reader.read(each, f"input[{i}]") for i, each in enumerate(raw)]
+    items = [reader.read(each, f"{param}[{i}]") for i, each in enumerate(raw)]
     return items, reader.ignored
+
+
+def renew_id(item: Item) -> Item:
+    """The same item by another id."""
+    return {**item, "id": make_id(_PREFIXES[item["type"]])}
 
 
 class _Reader:

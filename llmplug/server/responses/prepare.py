@@ -44,42 +44,32 @@ class Conversation:
     new: Sequence[Item]
 
 
-async def load_conversation(
-    store: ResponseStore, owner: str, previous_id: str | None, items: Sequence[Item]
-) -> Conversation:
-    """Put what is stored before, and into, what a request says.
+async def load_previous(store: ResponseStore, owner: str, response_id: str) -> list[Item]:
+    """What was said up to the end of a response.
 
     Raises:
-        InvalidRequest: what it refers to is not there, or not finished.
+        InvalidRequest: it is not there, not whole, or not finished.
     """
-    old: list[Item] = []
-    if previous_id is not None:
-        chain = await store.load_chain(owner, previous_id)
-        if not chain:
-            raise refuse_previous(previous_id, "is not here, or not here any more")
-        if chain[0].previous_id is not None:
-            raise refuse_previous(
-                previous_id, f"goes on from {chain[0].previous_id!r}, which is not here any more"
-            )
-        if not chain[-1].is_finished:
-            raise refuse_previous(previous_id, "is not finished yet")
-        old = [
-            item
-            for stored in chain
-            for item in (*stored.input, *stored.body["output"])
-            if not _is_broken(item)
-        ]
-    return Conversation(old=old, new=await _fill_references(store, owner, items))
+    chain = await store.load_chain(owner, response_id)
+    if not chain:
+        raise refuse_previous(response_id, "is not here, or not here any more")
+    if chain[0].previous_id is not None:
+        raise refuse_previous(
+            response_id, f"goes on from {chain[0].previous_id!r}, which is not here any more"
+        )
+    if not chain[-1].is_finished:
+        raise refuse_previous(response_id, "is not finished yet")
+    return [item for stored in chain for item in (*stored.input, *stored.body["output"])]
 
 
-def _is_broken(item: Item) -> bool:
-    """Whether it is a call that was cut off: its arguments are no JSON."""
-    return item["type"] == "function_call" and item.get("status") == "incomplete"
-
-
-async def _fill_references(
-    store: ResponseStore, owner: str, items: Sequence[Item]
+async def fill_references(
+    store: ResponseStore, owner: str, items: Sequence[Item], param: str = "input"
 ) -> Sequence[Item]:
+    """Put the items that are stored where a request refers to them.
+
+    Raises:
+        InvalidRequest: one is not there.
+    """
     wanted = {item["id"] for item in items if item["type"] == REFERENCE}
     if not wanted:
         return items
@@ -87,9 +77,9 @@ async def _fill_references(
     for i, item in enumerate(items):
         if item["type"] == REFERENCE and item["id"] not in found:
             raise InvalidRequest(
-                f"'input[{i}].id' is {item['id'][:100]!r}, which is the id of no item that is "
+                f"'{param}[{i}].id' is {item['id'][:100]!r}, which is the id of no item that is "
                 "stored here.",
-                param=f"input[{i}].id",
+                param=f"{param}[{i}].id",
             )
     return [found[item["id"]] if item["type"] == REFERENCE else item for item in items]
 
@@ -110,8 +100,9 @@ async def prepare_response(
     Raises:
         InvalidRequest: the request asks for what this model cannot do; `param` is the chat's.
     """
-    items = [*conversation.old, *conversation.new]
-    messages = write_messages(asked.instructions, items, len(conversation.old))
+    old = [item for item in conversation.old if not _is_broken(item)]
+    items = [*old, *conversation.new]
+    messages = write_messages(asked.instructions, items, len(old))
     if not messages:
         raise InvalidRequest(
             "'input' is required.", param="input", code="missing_required_parameter"
@@ -137,6 +128,11 @@ async def prepare_response(
     if generation.usage.prompt_tokens + room <= context:
         return generation
     return await _cut(messages, prepare, context, room)
+
+
+def _is_broken(item: Item) -> bool:
+    """Whether it is a call that was cut off: its arguments are no JSON."""
+    return item["type"] == "function_call" and item.get("status") == "incomplete"
 
 
 async def _cut(

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 from llmplug.server.framing import use_framing
 from llmplug.server.responses.background import BackgroundRuns
 from llmplug.server.responses.framing import RESPONSES
-from llmplug.server.responses.sqlite import IN_MEMORY, SqliteStore
+from llmplug.server.responses.sqlite_conversations import SqliteConversations
+from llmplug.server.responses.sqlite_file import IN_MEMORY, SqliteFile
+from llmplug.server.responses.sqlite_responses import SqliteResponses
 
 if TYPE_CHECKING:
     from sanic import Sanic
@@ -19,16 +21,17 @@ if TYPE_CHECKING:
 
 def open_responses(app: Sanic[Any, Any], settings: ResponsesConfig) -> None:
     """Give `app` its store and its background; the file is opened when it is first needed."""
-    store = SqliteStore(
+    file = SqliteFile(
         _choose_path(settings.path), max_bytes=settings.max_bytes, ttl_s=settings.ttl_s
     )
-    app.ctx.responses = store
-    app.ctx.background = BackgroundRuns(store, app.ctx.lifecycle)
+    app.ctx.responses = SqliteResponses(file)
+    app.ctx.conversations = SqliteConversations(file)
+    app.ctx.background = BackgroundRuns(app.ctx.responses, app.ctx.conversations, app.ctx.lifecycle)
     use_framing(app, "/v1/responses", RESPONSES)
 
     async def stop(*_: object) -> None:
         await app.ctx.background.stop()
-        await store.close()
+        await file.close()
 
     app.after_server_stop(stop)
 

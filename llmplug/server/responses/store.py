@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from llmplug.server.responses.writer import ResponseEvent
     from llmplug.server.schema.responses_reply import Fields
 
-UNFINISHED = ("queued", "in_progress")
+UNFINISHED = ("queued", "in_progress")  # statuses
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,8 +82,54 @@ class ResponseStore(Protocol):
     async def read_events(self, response_id: str, after: int) -> list[ResponseEvent]:
         """Return the events of a response with a number above `after`."""
 
-    async def close(self) -> None:
-        """Let go of files; safe to call twice."""
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredConversation:
+    """One conversation.
+
+    Attributes:
+        owner: as of a response.
+        body: as its client sees it, without its items.
+        items: in order.
+    """
+
+    owner: str
+    body: Fields
+    items: Sequence[Item]
+
+    @property
+    def id(self) -> str:
+        """Of the conversation."""
+        return str(self.body["id"])
+
+
+class ConversationStore(Protocol):
+    """Keeps conversations, beside responses and bounded with them."""
+
+    async def create(self, stored: StoredConversation) -> None:
+        """Keep a new conversation."""
+
+    async def load(self, owner: str, conversation_id: str) -> StoredConversation | None:
+        """Return a conversation, which counts as used now; None: there is none."""
+
+    async def set_metadata(
+        self, owner: str, conversation_id: str, metadata: dict[str, str]
+    ) -> Fields | None:
+        """Replace what is said about a conversation, and return it; None: there is none."""
+
+    async def delete(self, owner: str, conversation_id: str) -> bool:
+        """Forget a conversation; False: there was none."""
+
+    async def append_items(
+        self, owner: str, conversation_id: str, items: Sequence[Item]
+    ) -> list[Item] | None:
+        """Add items at the end; return them as they are kept; None: there is no conversation.
+
+        An item whose id is taken in it gets another.
+        """
+
+    async def delete_item(self, owner: str, conversation_id: str, item_id: str) -> bool:
+        """Forget an item; False: there was none."""
 
 
 def refuse_previous(response_id: str, reason: str) -> InvalidRequest:

@@ -12,12 +12,14 @@ from llmplug.server.admission import admit
 from llmplug.server.body import check_fields, read_json
 from llmplug.server.errors import as_json
 from llmplug.server.record import record_of
+from llmplug.server.responses.conversations import extend_conversation, no_conversation
 from llmplug.server.responses.framing import FollowFraming, WriterFraming
 from llmplug.server.responses.input_items import read_items
 from llmplug.server.responses.prepare import (
     Caller,
     Conversation,
-    load_conversation,
+    fill_references,
+    load_previous,
     prepare_response,
 )
 from llmplug.server.responses.store import StoredResponse
@@ -40,7 +42,7 @@ if TYPE_CHECKING:
     from llmplug.server.model_service import ModelService
     from llmplug.server.responses.background import BackgroundRuns
     from llmplug.server.responses.input_items import Item
-    from llmplug.server.responses.store import ResponseStore
+    from llmplug.server.responses.store import ConversationStore, ResponseStore
     from llmplug.server.schema.responses_tools import ResponseTools
     from llmplug.server.service import Service
 
@@ -118,9 +120,8 @@ def _read(request: Request) -> _Ask:
 
 
 async def _prepare(request: Request, ask: _Ask, ticket: Ticket) -> tuple[Conversation, Generation]:
-    store: ResponseStore = request.app.ctx.responses
     owner = record_of(request).caller
-    conversation = await load_conversation(store, owner, ask.asked.previous_response_id, ask.items)
+    conversation = await _load(request, ask, owner)
     caller = Caller(owner=owner, cache_salt=salt_for(request, ask.asked.cache_salt))
     try:
         generation = await prepare_response(
@@ -136,6 +137,22 @@ async def _prepare(request: Request, ask: _Ask, ticket: Ticket) -> tuple[Convers
     except InvalidRequest as error:
         raise name_param(error) from None
     return conversation, generation
+
+
+async def _load(request: Request, ask: _Ask, owner: str) -> Conversation:
+    """Put what is stored before, and into, what a request says."""
+    store: ResponseStore = request.app.ctx.responses
+    new = await fill_references(store, owner, ask.items)
+    old: Sequence[Item] = ()
+    if ask.asked.previous_response_id is not None:
+        old = await load_previous(store, owner, ask.asked.previous_response_id)
+    elif ask.asked.conversation_id is not None:
+        conversations: ConversationStore = request.app.ctx.conversations
+        found = await conversations.load(owner, ask.asked.conversation_id)
+        if found is None:
+            raise no_conversation(ask.asked.conversation_id)
+        old = found.items
+    return Conversation(old=old, new=new)
 
 
 def _make_writer(request: Request, ask: _Ask) -> ResponseWriter:
@@ -229,8 +246,9 @@ async def follow_response(
 async def _store(
     request: Request, ask: _Ask, writer: ResponseWriter, conversation: Conversation
 ) -> None:
-    if not ask.asked.is_stored:
-        return
-    store: ResponseStore = request.app.ctx.responses
     owner = record_of(request).caller
-    await store.save(StoredResponse(owner=owner, body=writer.response, input=conversation.new))
+    stored = StoredResponse(owner=owner, body=writer.response, input=conversation.new)
+    if ask.asked.is_stored:
+        store: ResponseStore = request.app.ctx.responses
+        await store.save(stored)
+    await extend_conversation(request.app.ctx.conversations, stored)

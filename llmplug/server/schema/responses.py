@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
 from llmplug.errors import InvalidRequest, UnsupportedParameter
+from llmplug.server.param_names import rename_field
 from llmplug.server.schema.chat import ChatRequest
 from llmplug.server.schema.fields import UNSERVED_IN_CHAT
 from llmplug.server.schema.sampling import SamplingFields
@@ -94,6 +94,7 @@ class ResponsesRequest(SamplingFields):
     input: Any = None  # read_items checks it
     instructions: str | None = None
     previous_response_id: str | None = None
+    conversation: Any = None  # an id, alone or in an object
     max_output_tokens: int | None = None
     max_tool_calls: int | None = None  # of hosted tools, of which there are none
     top_logprobs: int | None = None
@@ -129,6 +130,23 @@ class ResponsesRequest(SamplingFields):
         """Whether its text comes with log-probabilities."""
         return LOGPROBS in (self.include or ())
 
+    @property
+    def conversation_id(self) -> str | None:
+        """The conversation that it goes on with.
+
+        Raises:
+            InvalidRequest: the field is neither text nor an object with an id.
+        """
+        given = self.conversation
+        found = given.get("id") if isinstance(given, dict) else given
+        if given is not None and not isinstance(found, str):
+            raise InvalidRequest(
+                "'conversation' must be an id, or an object with one.",
+                param="conversation",
+                code="invalid_type",
+            )
+        return found
+
     def check(self) -> list[str]:
         """Refuse what contradicts itself or is not served; return what is ignored.
 
@@ -149,7 +167,12 @@ class ResponsesRequest(SamplingFields):
                 "'background' needs 'store': what runs on alone is asked for by its id.",
                 param="background",
             )
-        _check_metadata(self.metadata or {})
+        if self.conversation_id is not None and self.previous_response_id is not None:
+            raise InvalidRequest(
+                "'conversation' and 'previous_response_id' exclude each other.",
+                param="previous_response_id",
+            )
+        check_metadata(self.metadata or {})
         self._check_reasoning()
         if self.text is not None and self.text.verbosity not in (None, "medium"):
             raise UnsupportedParameter("'text.verbosity' is not supported.", param="text.verbosity")
@@ -200,7 +223,12 @@ class ResponsesRequest(SamplingFields):
         return [f"include[{_ENCRYPTED}]"] if _ENCRYPTED in (self.include or ()) else []
 
 
-def _check_metadata(metadata: Mapping[str, str]) -> None:
+def check_metadata(metadata: Mapping[str, str]) -> None:
+    """Hold what a client notes down against OpenAI's limits.
+
+    Raises:
+        InvalidRequest: it is too much.
+    """
     if len(metadata) > MAX_METADATA_PAIRS:
         raise InvalidRequest(
             f"'metadata' holds {len(metadata)} pairs; at most {MAX_METADATA_PAIRS} are allowed.",
@@ -239,15 +267,4 @@ _NAMES = (
 
 def name_param(error: InvalidRequest) -> InvalidRequest:
     """Say `param`, and the message that names it, as this endpoint's clients know it."""
-    if error.param is None:
-        return error
-    name = error.param
-    for pattern, here in _NAMES:
-        name = re.sub(pattern, here, name)
-    # Quoted, or as the first word: elsewhere "prompt" is a word like any other.
-    old = re.escape(error.param)
-    message = re.sub(rf"(?<=')({old})(?=['.\[])|^({old})\b", lambda _: name, str(error))
-    error.args = (message,)
-    error.message = message
-    error.param = name
-    return error
+    return rename_field(error, _NAMES)

@@ -32,6 +32,7 @@ def start_response(asked: ResponsesRequest, tools: ResponseTools, model: str) ->
         "status": "in_progress",
         "background": bool(asked.background),
         "completed_at": None,
+        "conversation": None if asked.conversation is None else {"id": asked.conversation_id},
         "error": None,
         "incomplete_details": None,
         "instructions": asked.instructions,
