@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 from pydantic import BaseModel, TypeAdapter
@@ -13,10 +14,15 @@ def check_openai(value: Any, kind: Any) -> Any:
     The client itself builds its models from anything; here types are strict, required fields are
     required, and a field that the type does not know is an error.
     """
-    model = TypeAdapter(kind).validate_python(value, strict=True)
+    model = _adapt(kind).validate_python(value, strict=True)
     unknown = list(_find_unknown(model, ""))
     assert not unknown, f"not fields of {kind}: {unknown}"
     return model
+
+
+@cache  # it takes long to make one for a large union
+def _adapt(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
 
 
 def _find_unknown(value: Any, where: str) -> list[str]:

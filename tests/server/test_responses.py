@@ -15,7 +15,7 @@ from llmplug.types import FinishReason
 from .conftest import Running, StartServer
 from .fake_engine import fail_after, speak
 from .strict_openai import check_openai
-from .test_tools import DIALECT, REASONING_SPEC, cut, write_call
+from .test_tools import DIALECT, REASONING_SPEC, SCRIPTS, cut, write_call
 
 TERMINAL = {"response.completed", "response.incomplete", "response.failed"}
 PARAMETERS = {"type": "object", "properties": {"city": {"type": "string"}}}
@@ -226,3 +226,34 @@ async def test_failure_in_a_stream_fails_the_response(start: StartServer) -> Non
     assert last["response"]["error"] == {"code": "server_error", "message": "The engine died."}
     assert without_ids(last["response"]["output"]) == [text_item("ab", "incomplete")]
     assert rebuild(events) == last["response"]["output"]
+
+
+@pytest.mark.parametrize("size", [1, 7, 1000])
+@pytest.mark.parametrize("script", SCRIPTS)
+async def test_stream_is_the_whole_and_says_what_a_chat_says(
+    start: StartServer, script: str, size: int
+) -> None:
+    """Whatever a model writes, well-formed or not."""
+    server = await start(speak(*cut(script, size)), dialect=DIALECT)
+    whole = await ask(server, False, tools=TOOLS)
+    streamed = await ask(server, True, tools=TOOLS)
+    assert without_ids(streamed["output"]) == without_ids(whole["output"])
+    assert streamed["usage"] == whole["usage"]
+    tools = [
+        {"type": "function", "function": {k: v for k, v in tool.items() if k != "type"}}
+        for tool in TOOLS
+    ]
+    message = (await server.chat(tools=tools)).json()["choices"][0]["message"]
+    assert join(whole["output"], "message") == (message["content"] or "")
+    assert join(whole["output"], "reasoning") == message.get("reasoning_content", "")
+    calls = [item for item in whole["output"] if item["type"] == "function_call"]
+    assert [(call["name"], call["arguments"]) for call in calls] == [
+        (call["function"]["name"], call["function"]["arguments"])
+        for call in message.get("tool_calls", ())
+    ]
+
+
+def join(items: list[dict[str, Any]], kind: str) -> str:
+    return "".join(
+        part["text"] for item in items if item["type"] == kind for part in item["content"]
+    )
