@@ -224,6 +224,12 @@ async def test_sealed_thinking_is_listed_as_ignored(start: StartServer) -> None:
     )
 
 
+async def test_unknown_fields_of_tools_are_listed_as_ignored(start: StartServer) -> None:
+    server = await start(dialect=DIALECT)
+    reply = await respond(server, tools=[{**TOOLS[0], "defer_loading": True}])
+    assert reply.headers["X-Llmplug-Ignored"] == "tools[0].defer_loading"
+
+
 REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
     ({"tools": [{"type": "mcp", "server_label": "x"}]}, "tools[0].type"),
@@ -252,6 +258,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"tool_choice": "required"}, "tool_choice"),
     ({"text": {"format": {"type": "xml"}}}, "text.format.type"),
     ({"text": {"format": {"type": "json_schema", "schema": {}}}}, "text.format.name"),
+    ({"text": {"format": {"type": "json_schema", "name": "n"}}}, "text.format.schema"),
     ({"text": {"verbosity": "low"}}, "text.verbosity"),
     ({"include": ["everything"]}, "include[0]"),
     ({"top_logprobs": 3}, "top_logprobs"),
@@ -301,7 +308,9 @@ class SmallEngine(FakeEngine):
 
     async def wait_ready(self) -> Any:
         ready = await super().wait_ready()
-        return msgspec.structs.replace(ready, context_length=self.context_length)
+        return msgspec.structs.replace(
+            ready, context_length=self.context_length, num_pages=1, page_size=self.context_length
+        )
 
     def _check(self, request: Any) -> None:
         super()._check(request)

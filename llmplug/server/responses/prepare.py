@@ -123,7 +123,8 @@ async def prepare_response(
     generation = await prepare(messages)
     if asked.truncation != "auto" or model.ready is None:
         return generation
-    context = model.ready.context_length
+    ready = model.ready
+    context = min(ready.context_length, ready.num_pages * ready.page_size)
     room = asked.max_output_tokens or max(1, int(context * ANSWER_SHARE))
     if generation.usage.prompt_tokens + room <= context:
         return generation
@@ -157,8 +158,8 @@ async def _cut(
     chosen = fitting or last
     if chosen is None or chosen.usage.prompt_tokens >= context:
         raise ContextLengthExceeded(
-            f"This model's maximum context length is {context} tokens, and the last turn alone "
-            "is longer: 'truncation' drops whole turns.",
+            f"{context} tokens of context are there, and the last turn alone is longer: "
+            "'truncation' drops whole turns.",
             param="input",
         )
     return chosen

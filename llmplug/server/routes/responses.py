@@ -115,7 +115,7 @@ def _read(request: Request) -> _Ask:
         tools=tools,
         items=items,
         extra=fields.extra,
-        headers=ignored_header([*fields.ignored, *ignored, *unread]),
+        headers=ignored_header([*fields.ignored, *ignored, *tools.ignored, *unread]),
     )
 
 

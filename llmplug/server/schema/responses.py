@@ -174,8 +174,7 @@ class ResponsesRequest(SamplingFields):
             )
         check_metadata(self.metadata or {})
         self._check_reasoning()
-        if self.text is not None and self.text.verbosity not in (None, "medium"):
-            raise UnsupportedParameter("'text.verbosity' is not supported.", param="text.verbosity")
+        self._check_text()
         return self._check_include()
 
     def to_chat(self, tools: ResponseTools) -> ChatRequest:
@@ -202,6 +201,20 @@ class ResponsesRequest(SamplingFields):
         )
         chat.check()
         return chat
+
+    def _check_text(self) -> None:
+        if self.text is None:
+            return
+        if self.text.verbosity not in (None, "medium"):
+            raise UnsupportedParameter("'text.verbosity' is not supported.", param="text.verbosity")
+        form = self.text.format
+        is_schema = isinstance(form, dict) and form.get("type") == "json_schema"
+        if is_schema and form.get("schema") is None:
+            raise InvalidRequest(
+                "'text.format.schema' is required.",
+                param="text.format.schema",
+                code="missing_required_parameter",
+            )
 
     def _check_reasoning(self) -> None:
         for name, neutral in _NEUTRAL_REASONING.items():

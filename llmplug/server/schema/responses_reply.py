@@ -7,6 +7,8 @@ import uuid
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from llmplug.server.framing import MAX_MESSAGE_CHARS
+
 if TYPE_CHECKING:
     from llmplug.server.deltas import TokenText, Usage
     from llmplug.server.errors import ErrorReply
@@ -77,7 +79,10 @@ def write_usage(usage: Usage) -> Fields:
 def write_error(error: ErrorReply) -> Fields:
     """The `error` of a failed response; OpenAI knows few codes."""
     codes = {400: "invalid_prompt", 429: "rate_limit_exceeded"}
-    return {"code": codes.get(error.status, "server_error"), "message": error.message}
+    return {
+        "code": codes.get(error.status, "server_error"),
+        "message": error.message[:MAX_MESSAGE_CHARS],
+    }
 
 
 def write_logprobs(tokens: Sequence[TokenText], names: TokenNames) -> list[Fields]:

@@ -15,6 +15,7 @@ _CUSTOM_PARAMETERS = {
     "required": [CUSTOM_FIELD],
 }
 _FUNCTION_FIELDS = ("name", "description", "parameters", "strict")
+_KNOWN = frozenset({"type", "format", *_FUNCTION_FIELDS})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +28,7 @@ class ResponseTools:
         shown: as the response repeats them.
         choice: `tool_choice` as the response repeats it.
         custom: names of tools that take any text.
+        ignored: names of fields that say something that is not read.
     """
 
     chat: Any = None
@@ -34,6 +36,7 @@ class ResponseTools:
     shown: list[dict[str, Any]] = field(default_factory=list)
     choice: Any = "auto"
     custom: frozenset[str] = frozenset()
+    ignored: tuple[str, ...] = ()
 
 
 def read_response_tools(tools: Any, choice: Any) -> ResponseTools:
@@ -45,7 +48,7 @@ def read_response_tools(tools: Any, choice: Any) -> ResponseTools:
     """
     if tools is not None and not isinstance(tools, list):
         raise _invalid("tools", "a list of tools")
-    chat, shown, custom = [], [], set()
+    chat, shown, custom, ignored = [], [], set(), []
     for i, tool in enumerate(tools or ()):
         where = f"tools[{i}]"
         if not isinstance(tool, dict):
@@ -55,6 +58,7 @@ def read_response_tools(tools: Any, choice: Any) -> ResponseTools:
             custom.add(tool.get("name"))
         elif tool.get("type") != "function":
             raise _refuse_kind(tool.get("type"), f"{where}.type")
+        ignored += [f"{where}.{key}" for key in tool if key not in _KNOWN and tool[key]]
         chat.append(_to_chat(tool))
         shown.append(_show(tool))
     return ResponseTools(
@@ -63,6 +67,7 @@ def read_response_tools(tools: Any, choice: Any) -> ResponseTools:
         shown=shown,
         choice="auto" if choice is None else choice,
         custom=frozenset(name for name in custom if isinstance(name, str)),
+        ignored=tuple(ignored),
     )
 
 
