@@ -350,3 +350,13 @@ async def test_custom_calls_are_listed_with_a_status(start: StartServer) -> None
     second = await ask(server, False, input=[output], previous_response_id=first["id"])
     kinds = [item["type"] for item in (await list_items(server, second["id"]))["data"]]
     assert kinds == ["custom_tool_call_output", "custom_tool_call", "message"]
+
+
+async def test_end_by_another_gets_the_next_number(make_store: MakeStore) -> None:
+    store = make_store()
+    await store.save(make_stored("a", status="queued"), [make_event(0)])
+    assert await store.append_events("a", [make_event(1), make_event(2)])
+    assert await store.end(make_stored("a", status="cancelled"), make_event)
+    assert [each.number for each in await store.read_events("a", -1)] == [0, 1, 2, 3]
+    assert not await store.append_events("a", [make_event(3)])
+    assert not await store.end(make_stored("a"), make_event)

@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -69,9 +70,8 @@ class BackgroundRuns:
         if run is not None:
             await run.cancel()
         else:
-            events = await self._store.read_events(response_id, -1)
             body = {**stored.body, "status": "cancelled"}
-            await self._store.update(replace(stored, body=body), [_make_last(body, events)])
+            await self._store.end(replace(stored, body=body), partial(_make_last, body))
         return await self._store.load(owner, response_id)
 
     async def load(self, owner: str, response_id: str) -> StoredResponse | None:
@@ -87,8 +87,7 @@ class BackgroundRuns:
             return stored
         lost = ErrorReply(500, "The server that wrote this response has ended.", "server_error")
         body = {**stored.body, "status": "failed", "error": write_error(lost)}
-        events = await self._store.read_events(response_id, -1)
-        await self._store.update(replace(stored, body=body), [_make_last(body, events)])
+        await self._store.end(replace(stored, body=body), partial(_make_last, body))
         return await self._store.load(owner, response_id)
 
     async def follow(
@@ -222,9 +221,8 @@ class _Run:
                 return
 
 
-def _make_last(body: dict[str, object], events: Sequence[ResponseEvent]) -> ResponseEvent:
-    """The last event of a response that its writer cannot tell any more."""
-    number = events[-1].number + 1 if events else 0
+def _make_last(body: dict[str, object], number: int) -> ResponseEvent:
+    """The last event of a response, told by another than its writer."""
     kind = "response.failed" if body["status"] == "failed" else "response.incomplete"
     data = {"type": kind, "sequence_number": number, "response": body}
     return ResponseEvent(number, kind, msgspec.json.encode(data))

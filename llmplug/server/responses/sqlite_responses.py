@@ -21,6 +21,7 @@ from llmplug.server.responses.writer import ResponseEvent
 if TYPE_CHECKING:
     from llmplug.server.responses.input_items import Item
     from llmplug.server.responses.sqlite_file import SqliteFile
+    from llmplug.server.responses.store import MakeLast
     from llmplug.server.schema.responses_reply import Fields
 
 _KIND = "response"
@@ -39,6 +40,10 @@ class SqliteResponses:
     async def update(self, stored: StoredResponse, events: Sequence[ResponseEvent] = ()) -> bool:
         """Replace a response that is not finished; False: it is, or was deleted."""
         return await self._file.run(lambda db: _update(db, stored, events))
+
+    async def end(self, stored: StoredResponse, make_last: MakeLast) -> bool:
+        """Replace a response that is not finished, in place of whoever writes it."""
+        return await self._file.run(lambda db: _end(db, stored, make_last))
 
     async def load(self, owner: str, response_id: str) -> StoredResponse | None:
         """Return a response; None: there is none."""
@@ -137,6 +142,12 @@ def _update(
         (stored.body["status"], time.time(), num_bytes, body, stored.id),
     )
     return True
+
+
+def _end(db: sqlite3.Connection, stored: StoredResponse, make_last: MakeLast) -> bool:
+    words = "SELECT COALESCE(MAX(number), -1) + 1 FROM events WHERE entry_id = ?"
+    (number,) = db.execute(words, (stored.id,)).fetchone()
+    return _update(db, stored, [make_last(number)])
 
 
 def _append_events(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -49,6 +49,9 @@ class StoredResponse:
         return self.body["status"] not in UNFINISHED
 
 
+MakeLast = Callable[[int], "ResponseEvent"]
+
+
 class ResponseStore(Protocol):
     """Keeps responses; what belongs to another owner is not there.
 
@@ -60,6 +63,13 @@ class ResponseStore(Protocol):
 
     async def update(self, stored: StoredResponse, events: Sequence[ResponseEvent] = ()) -> bool:
         """Replace a response that is not finished; False: it is, or was deleted."""
+
+    async def end(self, stored: StoredResponse, make_last: MakeLast) -> bool:
+        """Replace a response that is not finished, in place of whoever writes it.
+
+        Args:
+            make_last: makes the last event of its number, which is the next one.
+        """
 
     async def load(self, owner: str, response_id: str) -> StoredResponse | None:
         """Return a response; None: there is none."""
