@@ -93,7 +93,7 @@ def _read_message(raw: Mapping[str, Any], where: str) -> tuple[Item, set[str]]:
 
 def _make_message(role: str, texts: list[str], item_id: str, status: str = "completed") -> Item:
     parts: list[Item] = [
-        {"type": "output_text", "text": text, "annotations": []}
+        {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
         if role == "assistant"
         else {"type": "input_text", "text": text}
         for text in texts

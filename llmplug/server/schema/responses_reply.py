@@ -60,7 +60,7 @@ def start_response(asked: ResponsesRequest, tools: ResponseTools, model: str) ->
         "top_p": asked.top_p,
         "truncation": asked.truncation or "disabled",
         "usage": None,
-        "user": asked.user,
+        **({} if asked.user is None else {"user": asked.user}),  # the one that is never null
     }
 
 
