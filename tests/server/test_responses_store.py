@@ -360,3 +360,15 @@ async def test_end_by_another_gets_the_next_number(make_store: MakeStore) -> Non
     assert [each.number for each in await store.read_events("a", -1)] == [0, 1, 2, 3]
     assert not await store.append_events("a", [make_event(3)])
     assert not await store.end(make_stored("a"), make_event)
+
+
+async def test_inputs_are_listed_as_far_as_they_are_kept(start: StartServer) -> None:
+    server = await start()
+    first = await ask(server, False, input="a")
+    second = await ask(server, False, input="b", previous_response_id=first["id"])
+    assert len((await list_items(server, second["id"]))["data"]) == 3
+    await server.http.delete(f"/v1/responses/{first['id']}")
+    (item,) = (await list_items(server, second["id"]))["data"]
+    assert item["content"] == [{"type": "input_text", "text": "b"}]
+    reply = await respond(server, previous_response_id=second["id"])
+    assert first["id"] in reply.json()["error"]["message"]

@@ -47,7 +47,7 @@ class SqliteResponses:
 
     async def load(self, owner: str, response_id: str) -> StoredResponse | None:
         """Return a response; None: there is none."""
-        return await self._file.run(lambda db: self._load(db, owner, response_id))
+        return await self._file.run(lambda db: self._use(db, owner, response_id))
 
     async def load_chain(self, owner: str, response_id: str) -> list[StoredResponse]:
         """Return a response and those it goes on from, the oldest first."""
@@ -99,6 +99,12 @@ class SqliteResponses:
             alive_at=alive_at,
         )
 
+    def _use(self, db: sqlite3.Connection, owner: str, response_id: str) -> StoredResponse | None:
+        stored = self._load(db, owner, response_id)
+        if stored is not None:
+            _mark_used(db, [stored])
+        return stored
+
     def _load_chain(
         self, db: sqlite3.Connection, owner: str, response_id: str
     ) -> list[StoredResponse]:
@@ -110,9 +116,13 @@ class SqliteResponses:
                 break
             chain.append(stored)
             next_id = stored.previous_id
-        used = [(time.time(), each.id) for each in chain]
-        db.executemany("UPDATE entries SET used_at = ? WHERE id = ?", used)
+        _mark_used(db, chain)
         return chain[::-1]
+
+
+def _mark_used(db: sqlite3.Connection, chain: Sequence[StoredResponse]) -> None:
+    used = [(time.time(), each.id) for each in chain]
+    db.executemany("UPDATE entries SET used_at = ? WHERE id = ?", used)
 
 
 def _strip(stored: StoredResponse) -> Fields:

@@ -72,7 +72,7 @@ class ResponseStore(Protocol):
         """
 
     async def load(self, owner: str, response_id: str) -> StoredResponse | None:
-        """Return a response; None: there is none."""
+        """Return a response, which counts as used now; None: there is none."""
 
     async def load_chain(self, owner: str, response_id: str) -> list[StoredResponse]:
         """Return a response and those it goes on from, the oldest first, as far as they are kept.

@@ -7,12 +7,10 @@ from typing import TYPE_CHECKING, Any
 from llmplug.errors import InvalidRequest
 from llmplug.server.errors import HttpError, as_json
 from llmplug.server.record import record_of
-from llmplug.server.responses.prepare import load_previous
 from llmplug.server.routes.pages import cut_page, read_number
 from llmplug.server.routes.responses import follow_response
 
 if TYPE_CHECKING:
-
     from sanic import Request, Sanic
     from sanic.response import HTTPResponse
 
@@ -74,12 +72,14 @@ async def cancel_response(request: Request, response_id: str) -> HTTPResponse:
 
 
 async def list_input_items(request: Request, response_id: str) -> HTTPResponse:
-    """List what the model was given: the items of earlier responses too."""
-    stored = await _find(request, response_id)
-    items = list(stored.input)
-    if stored.previous_id is not None:
-        store: ResponseStore = request.app.ctx.responses
-        items = await load_previous(store, stored.owner, stored.previous_id) + items
+    """List what the model was given: the items of earlier responses too, if they are kept."""
+    store: ResponseStore = request.app.ctx.responses
+    chain = await store.load_chain(record_of(request).caller, response_id)
+    if not chain:
+        raise _not_found(response_id)
+    *earlier, last = chain
+    items = [item for each in earlier for item in (*each.input, *each.body["output"])]
+    items += last.input
     # Calls of custom tools have a status here that they lack in answers.
     return as_json(cut_page(request, [{"status": "completed", **item} for item in items]))
 
