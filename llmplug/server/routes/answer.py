@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from llmplug.server.errors import as_json
 from llmplug.server.record import record_of
-from llmplug.server.schema.reply import JoinedChoice, Reply, ReplyHead
+from llmplug.server.schema.reply import JoinedChoice, Reply, ReplyHead, StreamedReply
 from llmplug.server.sse import EventStream
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ async def answer_whole(
 
 
 async def answer_stream(
-    request: Request, generation: Generation, reply: Reply, headers: Mapping[str, str]
+    request: Request, generation: Generation, reply: StreamedReply, headers: Mapping[str, str]
 ) -> None:
     """Answer with events."""
     record_of(request).usage = generation.usage

@@ -76,8 +76,8 @@ class JoinedChoice:
             call.arguments.append(delta.call.arguments)
 
 
-class Reply(Protocol):
-    """Encodes one request's reply for one endpoint."""
+class StreamedReply(Protocol):
+    """Encodes the events of one request's reply for one endpoint."""
 
     def opening(self, num_choices: int) -> list[bytes]:
         """Events before the first delta."""
@@ -87,6 +87,10 @@ class Reply(Protocol):
 
     def closing(self, usage: Usage) -> list[bytes]:
         """Events after the last delta."""
+
+
+class Reply(StreamedReply, Protocol):
+    """Encodes one request's reply, streamed or whole."""
 
     def body(self, choices: Sequence[JoinedChoice], usage: Usage) -> dict[str, Any]:
         """The reply in one piece."""
