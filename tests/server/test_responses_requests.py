@@ -301,6 +301,25 @@ async def test_refused_by_name(start: StartServer, fields: dict[str, Any], param
     assert server.engine.requests == []
 
 
+@pytest.mark.parametrize(
+    ("fields", "name"),
+    [
+        ({"messages": [user("x")]}, "input"),
+        ({"max_completion_tokens": 5}, "max_output_tokens"),
+        ({"max_tokens": 5}, "max_output_tokens"),
+        ({"reasoning_effort": "low"}, "reasoning.effort"),
+        ({"response_format": {"type": "text"}}, "text.format"),
+        ({"logprobs": True}, "include"),
+    ],
+)
+async def test_names_of_chats_are_told_what_they_are_called_here(
+    start: StartServer, fields: dict[str, Any], name: str
+) -> None:
+    error = (await respond(await start(), **fields)).json()["error"]
+    assert error["param"] == next(iter(fields))
+    assert f"Use '{name}'." in error["message"]
+
+
 class SmallEngine(FakeEngine):
     """Refuses prompts that leave no room in a context of its own."""
 

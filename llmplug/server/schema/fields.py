@@ -69,7 +69,15 @@ UNSERVED_IN_COMPLETIONS: Mapping[str, Neutral] = {
     "suffix": _is_empty,
     "thinking_token_budget": _is_empty,
 }
-_SUCCESSORS = {"functions": "Use 'tools'.", "function_call": "Use 'tool_choice'."}
+_SUCCESSORS = {
+    "functions": "Use 'tools'.",
+    "function_call": "Use 'tool_choice'.",
+    # Fields of chats in Responses.
+    "logprobs": "Use 'include'.",
+    "max_completion_tokens": "Use 'max_output_tokens'.",
+    "messages": "Use 'input'.",
+    "reasoning_effort": "Use 'reasoning.effort'.",
+}
 # Accepted everywhere; they change nothing that the client could see.
 HARMLESS = frozenset(
     {
