@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
@@ -13,7 +14,7 @@ from llmplug.errors import EngineUnavailable
 from llmplug.types import FinishReason
 
 from .conftest import Running, StartServer
-from .fake_engine import fail_after, speak
+from .fake_engine import endless, fail_after, speak
 from .strict_openai import check_openai
 from .test_tools import DIALECT, REASONING_SPEC, SCRIPTS, cut, write_call
 
@@ -226,6 +227,20 @@ async def test_failure_in_a_stream_fails_the_response(start: StartServer) -> Non
     assert last["response"]["error"] == {"code": "server_error", "message": "The engine died."}
     assert without_ids(last["response"]["output"]) == [text_item("ab", "incomplete")]
     assert rebuild(events) == last["response"]["output"]
+
+
+async def test_shutdown_fails_a_stream(start: StartServer) -> None:
+    server = await start(endless())
+    fields = {"model": "toy", "input": "Hi", "stream": True}
+    async with server.http.stream("POST", "/v1/responses", json=fields) as reply:
+        pieces = reply.aiter_text()
+        text = await anext(pieces)
+        ending = asyncio.create_task(server.app.ctx.lifecycle.end())
+        text += "".join([piece async for piece in pieces])
+        await ending
+    last = read_stream(text)[-1]
+    assert last["type"] == "response.failed"
+    assert "shutting down" in last["response"]["error"]["message"]
 
 
 @pytest.mark.parametrize("size", [1, 7, 1000])

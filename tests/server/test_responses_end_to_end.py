@@ -96,3 +96,20 @@ def test_restart(smollm2_gguf: Path, tmp_path: Path) -> None:
         assert failed.status == "failed"
         assert failed.error is not None
         assert failed.output_text
+
+
+def test_kill(smollm2_gguf: Path, tmp_path: Path) -> None:
+    """A server that is killed has no last words: the next one finds out, and nobody waits on."""
+    with serving(smollm2_gguf, tmp_path) as process, process.client() as client:
+        cut = create(
+            client, input="Tell a story.", background=True, extra_body={"ignore_eos": True}
+        )
+        with client.responses.retrieve(cut.id, stream=True) as stream:
+            next(each for each in stream if each.type == "response.output_text.delta")
+        process.popen.kill()
+        process.popen.wait()
+    with serving(smollm2_gguf, tmp_path) as process, process.client() as client:
+        events = list(client.responses.retrieve(cut.id, stream=True))
+        assert [event.sequence_number for event in events] == list(range(len(events)))
+        assert events[-1].type == "response.failed"
+        assert client.responses.retrieve(cut.id).status == "failed"
