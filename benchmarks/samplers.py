@@ -13,6 +13,8 @@ import torch
 
 import llmplug_standard
 from llmplug import SamplerRow
+from llmplug.ops import REFERENCES
+from llmplug.ops.table import make_reference_table
 
 VOCAB_SIZE = 49_152
 BATCHES = (1, 8, 32)
@@ -42,12 +44,13 @@ def make_chain(fields: dict[str, Any]) -> Chain:
     """Make the samplers that a request with these fields needs, and the rows for each."""
     chain: Chain = []
     seen = range(0, 900, 3)
+    ops = make_reference_table(REFERENCES)
     for spec in llmplug_standard.llmplug_samplers():
         known = {name: fields[name] for name in fields if name in spec.params.model_fields}
         params = spec.params(**known)
         if spec.is_active(params):
             rows = [SamplerRow(params, seen, seen, seed, 600) for seed in range(max(BATCHES))]
-            chain.append((spec.make(VOCAB_SIZE, torch.device("cpu")), rows))
+            chain.append((spec.make(VOCAB_SIZE, torch.device("cpu"), ops), rows))
     return chain
 
 

@@ -62,7 +62,7 @@ def connect_engine(
         msgspec.json.encode(payload),
         first_process=first_process,
         sampling_defaults=plan.rules.sampling_defaults,
-        sampler_params=tuple(entry.spec.params for entry in registry.samplers.unique()),
+        samplers=tuple(entry.spec for entry in registry.samplers.unique()),
         on_loading=progress,
     )
 

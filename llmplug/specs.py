@@ -297,15 +297,20 @@ class KernelSpec:
 
 
 # --- samplers -----------------------------------------------------------------------------------
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class SamplerRow:
-    """One sequence, as a sampler sees it. Read only."""
+    """One sequence, as a sampler sees it. Read only, but for `next_state`."""
 
     params: Any  # instance of the spec's `params`
     prompt_ids: Sequence[int]
     output_ids: Sequence[int]
     seed: int  # of this sequence
     position: int  # of the token to be chosen, counted from the start of the prompt
+    state: Any = None  # what this sampler last kept for this sequence; None: nothing yet
+    # What to keep for the next token; None: `state` as it is. It counts only if the step's tokens
+    # are all chosen, as a step that fails is sampled again; and it stays with the sequence when it
+    # is preempted. A state is never changed in place: beams that part ways share it.
+    next_state: Any = None
 
     def seen_ids(self) -> Iterator[int]:
         """Prompt, then output."""
@@ -332,8 +337,8 @@ class SamplerSpec:
     """One sampler.
 
     Within a step samplers run by stage (bias, scale, filter, choose), then by `order`, then by
-    name. A sampler sees only the rows for which `is_active(params)`; in the last stage the first
-    active one takes the row.
+    name, unless a request says which run in which order. A sampler sees only the rows for which
+    `is_active(params)`; in the last stage the first active one takes the row.
 
     Attributes:
         name: of the sampler.
@@ -341,16 +346,23 @@ class SamplerSpec:
         params: pydantic model with a neutral default for every field. Field names are request
             fields: a name that the core does not know becomes one.
         is_active: whether these parameters change anything.
-        make: (vocab_size, device) -> LogitsSampler, or ChoosingSampler for stage `choose`.
+        make: (vocab_size, device, ops) -> LogitsSampler, or ChoosingSampler for stage `choose`.
+            One that fuses others may be None: not on this device.
         order: place within the stage; lower runs earlier.
+        fuses: names of samplers that this one does in one go: where a row needs some of them, one
+            right after the other in this order and the last of this one's stage, it runs in their
+            place. Nobody asks for it by name, and `is_active` is not asked.
+        fuse: for `fuses`: {name: its parameters} of those that it stands for -> its own.
     """
 
     name: str
     stage: Stage
     params: type[BaseModel]
     is_active: Callable[[Any], bool]
-    make: Callable[[int, torch.device], Any]
+    make: Callable[[int, torch.device, KernelTable], Any]
     order: int = 0
+    fuses: tuple[str, ...] = ()
+    fuse: Callable[[Mapping[str, Any]], Any] | None = None
 
 
 # --- chat templates -----------------------------------------------------------------------------

@@ -41,9 +41,7 @@ from llmplug.types import (
 )
 
 if TYPE_CHECKING:
-    from pydantic import BaseModel
-
-    from llmplug.specs import Progress
+    from llmplug.specs import Progress, SamplerSpec
     from llmplug.types import EngineMessage
 
 State = Literal["loading", "ready", "failed", "dead"]
@@ -86,7 +84,7 @@ class EngineClient:
         *,
         first_process: EngineProcess | None = None,
         sampling_defaults: Mapping[str, Any] | None = None,
-        sampler_params: tuple[type[BaseModel], ...] | None = None,
+        samplers: tuple[SamplerSpec, ...] | None = None,
         on_loading: Progress | None = None,
     ) -> None:
         """Start nothing yet.
@@ -96,7 +94,7 @@ class EngineClient:
             payload: written to its stdin, for `worker.read_payload`.
             first_process: of the same `argv`, running ahead; it is the client's from `start` on.
             sampling_defaults: what requests fall back to, as the engine will have it.
-            sampler_params: parameters of the engine's samplers, to refuse unknown ones early.
+            samplers: the engine's, to refuse early what none of them takes.
             on_loading: told how far a start is, of this process or of one that follows it.
         """
         self.state: State = "loading"
@@ -104,7 +102,7 @@ class EngineClient:
         self.stats: EngineStats | None = None
         self.failure: LlmplugError | None = None
         self._sampling_defaults = dict(sampling_defaults or {})
-        self._sampler_params = sampler_params
+        self._samplers = samplers
         self._limits: RequestLimits | None = None  # once the engine has told them
         self._on_loading = on_loading
         self._argv = argv
@@ -314,7 +312,7 @@ class EngineClient:
             context_length=ready.context_length,
             num_cache_tokens=ready.num_pages * ready.page_size,
             sampling_defaults=self._sampling_defaults,
-            sampler_params=self._sampler_params,
+            samplers=self._samplers,
         )
         self.state = "ready"
         self._num_failed_loads = 0

@@ -96,11 +96,10 @@ class Engine:
         self._cost = CostModel()
         self._scheduler = Scheduler(settings, self._pool, self._cost)
         self._runner = Runner(model, shape, ops, settings, device)
-        self._chain = SamplerChain(samplers, settings.vocab_size, device)
+        self._chain = SamplerChain(samplers, settings.vocab_size, device, ops)
         self._masks = GrammarMasks(open_grammars, settings.vocab_size, device, ops)
         self._compiling: list[tuple[Future[CompiledGrammar], list[Sequence]]] = []
-        params = tuple(spec.params for spec in self._chain.specs)
-        self.limits = replace(settings.limits, sampler_params=params)
+        self.limits = replace(settings.limits, samplers=tuple(self._chain.specs))
         self._requests: dict[str, list[Sequence]] = {}  # those with an unfinished sequence
         self._ended: list[SequenceDelta] = []  # told with the next step
         self._num_arrivals = 0

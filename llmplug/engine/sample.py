@@ -2,8 +2,9 @@
 
 Legend: S rows of this step, R rows of one sampler, V vocabulary.
 
-Samplers run by stage, then by order, then by name; each on the rows that ask for it. When one of
-them raises, the step is sampled again row by row: only the rows that raise alone fail.
+Samplers run by stage, then by order, then by name, or as a request says; each on the rows that ask
+for it. When one of them raises, the step is sampled again row by row: only the rows that raise
+alone fail.
 """
 
 from __future__ import annotations
@@ -13,20 +14,23 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import torch
 
-from llmplug.engine.limits import sampler_values
+from llmplug.engine.fuse_samplers import fuse_samplers
+from llmplug.engine.sampler_choice import find_chain, order_specs
 from llmplug.engine.thinking import force_ends
-from llmplug.errors import EngineError, UnsupportedParameter
+from llmplug.engine.token_bans import forbid_tokens
+from llmplug.errors import EngineError
 from llmplug.specs import SamplerRow, SamplerSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Iterator
 
     from llmplug.engine.sequence import Sequence
+    from llmplug.ops import KernelTable
     from llmplug.types import SamplingParams
 
-_STAGES = ("bias", "scale", "filter", "choose")
 _log = logging.getLogger(__name__)
 
 
@@ -41,32 +45,33 @@ class Choice:
 class SamplerChain:
     """All samplers of an engine, in the order in which they run."""
 
-    def __init__(self, specs: Iterable[SamplerSpec], vocab_size: int, device: torch.device) -> None:
-        self.specs = sorted(specs, key=lambda s: (_STAGES.index(s.stage), s.order, s.name))
-        self._samplers = [spec.make(vocab_size, device) for spec in self.specs]
+    def __init__(
+        self,
+        specs: Iterable[SamplerSpec],
+        vocab_size: int,
+        device: torch.device,
+        ops: KernelTable,
+    ) -> None:
+        self.specs = order_specs(specs)
+        self._samplers = [spec.make(vocab_size, device, ops) for spec in self.specs]
+        self._places = {spec.name: place for place, spec in enumerate(self.specs)}
+        self._fusers = [
+            spec
+            for spec, sampler in zip(self.specs, self._samplers, strict=True)
+            if spec.fuses and sampler is not None
+        ]
         self._vocab_size = vocab_size
 
     def select(self, sampling: SamplingParams) -> tuple[tuple[int, Any], ...]:
-        """Return (place in the chain, parameters) of the samplers that a request needs.
+        """Return (place among the specs, parameters) of the samplers that a request needs.
 
         Raises:
             UnsupportedParameter: none of them chooses a token.
         """
-        fields: Mapping[str, Any] = {
-            name: getattr(sampling, name) for name in sampling.__struct_fields__
-        }
-        active: list[tuple[int, Any]] = []
-        for place, spec in enumerate(self.specs):
-            params = sampler_values(spec.params, fields)
-            if not spec.is_active(params):
-                continue
-            active.append((place, params))
-            if spec.stage == "choose":
-                return tuple(active)
-        raise UnsupportedParameter(
-            f"No sampler of this model serves temperature {sampling.temperature}.",
-            param="temperature",
+        links = fuse_samplers(
+            find_chain(self.specs, msgspec.structs.asdict(sampling)), self._fusers
         )
+        return tuple((self._places[link.spec.name], link.params) for link in links)
 
     def sample(
         self,
@@ -99,47 +104,36 @@ class SamplerChain:
     def _choose(self, logits_SV: torch.Tensor, sequences: list[Sequence]) -> list[Choice]:
         _hold_back_stops(logits_SV, sequences)
         force_ends(logits_SV, sequences)
-        groups = self._group(sequences)
+        forbid_tokens(logits_SV, sequences)
         ids_S: torch.Tensor | None = None
-        for place in sorted(groups):
-            rows, sampler_rows = groups[place]
-            sampler, is_last = self._samplers[place], self.specs[place].stage == "choose"
-            if len(rows) == len(sequences):  # nearly always; each torch op costs some 20 us
+        new_states: list[tuple[Sequence, int, Any]] = []
+        for turn in _take_turns(sequences):
+            sampler, is_last = self._samplers[turn.place], self._chooses(turn.place)
+            if len(turn.rows) == len(sequences):  # nearly always; each torch op costs some 20 us
                 if is_last:
-                    return self._check(logits_SV, sampler.choose(logits_SV, sampler_rows))
-                sampler.apply(logits_SV, sampler_rows)
-                continue
-            rows_R = torch.tensor(rows, device=logits_SV.device)
-            logits_RV = logits_SV[rows_R]
-            if is_last:
-                if ids_S is None:
-                    ids_S = torch.full((len(sequences),), -1, device=logits_SV.device)
-                ids_S[rows_R] = sampler.choose(logits_RV, sampler_rows)
-                continue
-            sampler.apply(logits_RV, sampler_rows)
-            logits_SV[rows_R] = logits_RV
+                    ids_S = sampler.choose(logits_SV, turn.sampler_rows)
+                else:
+                    sampler.apply(logits_SV, turn.sampler_rows)
+            else:
+                rows_R = torch.tensor(turn.rows, device=logits_SV.device)
+                logits_RV = logits_SV[rows_R]
+                if is_last:
+                    if ids_S is None:
+                        ids_S = torch.full((len(sequences),), -1, device=logits_SV.device)
+                    ids_S[rows_R] = sampler.choose(logits_RV, turn.sampler_rows)
+                else:
+                    sampler.apply(logits_RV, turn.sampler_rows)
+                    logits_SV[rows_R] = logits_RV
+            new_states += turn.find_new_states(sequences)
         if ids_S is None:
             raise EngineError("no sampler chose a token")
-        return self._check(logits_SV, ids_S)
+        choices = self._check(logits_SV, ids_S)
+        for sequence, step, state in new_states:
+            sequence.sampler_states[step] = state
+        return choices
 
-    def _group(self, sequences: list[Sequence]) -> dict[int, tuple[list[int], list[SamplerRow]]]:
-        """Collect for each sampler the rows that ask for it."""
-        groups: dict[int, tuple[list[int], list[SamplerRow]]] = {}
-        for row, sequence in enumerate(sequences):
-            position = len(sequence.token_ids)
-            for place, params in sequence.samplers:
-                rows, sampler_rows = groups.setdefault(place, ([], []))
-                rows.append(row)
-                sampler_rows.append(
-                    SamplerRow(
-                        params,
-                        sequence.request.prompt_ids,
-                        sequence.output_ids,
-                        sequence.seed,
-                        position,
-                    )
-                )
-        return groups
+    def _chooses(self, place: int) -> bool:
+        return self.specs[place].stage == "choose"
 
     def _check(self, logits_SV: torch.Tensor, ids_S: torch.Tensor) -> list[Choice]:
         """Refuse ids out of range, and rows whose logits were NaN or all forbidden.
@@ -161,6 +155,62 @@ class SamplerChain:
                 )
             choices.append(Choice(token_id, error))
         return choices
+
+
+@dataclass(frozen=True, slots=True)
+class _Turn:
+    """One sampler's turn within a step: the rows that it runs on."""
+
+    place: int  # among the specs
+    rows: list[int]
+    steps: list[int]  # of each row: which of its samplers this is
+    sampler_rows: list[SamplerRow]
+
+    def find_new_states(self, sequences: list[Sequence]) -> Iterator[tuple[Sequence, int, Any]]:
+        """Yield what the sampler wants to keep."""
+        for row, step, seen in zip(self.rows, self.steps, self.sampler_rows, strict=True):
+            if seen.next_state is not None:
+                yield sequences[row], step, seen.next_state
+
+
+def _take_turns(sequences: list[Sequence]) -> Iterator[_Turn]:
+    """Yield turns so that each row keeps its own order, and rows of one order share all turns."""
+    waiting: dict[int, tuple[list[int], list[int]]] = {}  # place -> (rows, steps)
+    _queue(waiting, sequences, range(len(sequences)), [0] * len(sequences))
+    while waiting:
+        place = min(waiting)
+        rows, steps = waiting.pop(place)
+        sampler_rows = [
+            _make_row(sequences[row], step) for row, step in zip(rows, steps, strict=True)
+        ]
+        yield _Turn(place, rows, steps, sampler_rows)
+        _queue(waiting, sequences, rows, [step + 1 for step in steps])
+
+
+def _queue(
+    waiting: dict[int, tuple[list[int], list[int]]],
+    sequences: list[Sequence],
+    rows: Iterable[int],
+    steps: list[int],
+) -> None:
+    """Let rows wait for their next samplers; who has none left has its token."""
+    for row, step in zip(rows, steps, strict=True):
+        samplers = sequences[row].samplers
+        if step < len(samplers):
+            queued = waiting.setdefault(samplers[step][0], ([], []))
+            queued[0].append(row)
+            queued[1].append(step)
+
+
+def _make_row(sequence: Sequence, step: int) -> SamplerRow:
+    return SamplerRow(
+        sequence.samplers[step][1],
+        sequence.request.prompt_ids,
+        sequence.output_ids,
+        sequence.seed,
+        len(sequence.token_ids),
+        sequence.sampler_states[step],
+    )
 
 
 def _hold_back_stops(logits_SV: torch.Tensor, sequences: list[Sequence]) -> None:

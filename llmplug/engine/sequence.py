@@ -6,6 +6,7 @@ from array import array
 from typing import TYPE_CHECKING, Any
 
 from llmplug.engine.thinking import ThinkingClock
+from llmplug.engine.token_bans import make_bans
 from llmplug.types import FinishReason, GenerateRequest, TokenLogprob
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ class Sequence:
     """
 
     __slots__ = (
+        "bans",
         "digests",
         "grammar",
         "index",
@@ -37,6 +39,7 @@ class Sequence:
         "prompt_logprobs",
         "rank",
         "request",
+        "sampler_states",
         "samplers",
         "seed",
         "stop_ids",
@@ -60,7 +63,9 @@ class Sequence:
         self.index = index
         self.seed = seed
         self.leader = leader  # the request's first sequence, which computes the prompt for all
-        self.samplers = samplers  # (place in the chain, parameters) of those active here
+        self.samplers = samplers  # (place among the engine's, parameters), as they run here
+        self.sampler_states: list[Any] = [None] * len(samplers)  # what each keeps of this sequence
+        self.bans = make_bans(sampling)
         self.stop_ids = frozenset(sampling.stop_token_ids)
         if not sampling.ignore_eos:
             self.stop_ids |= eos_token_ids

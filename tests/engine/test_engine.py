@@ -281,14 +281,14 @@ SAMPLERS = [
         stage="filter",
         params=_Params,
         is_active=lambda params: params.explode >= 0,
-        make=lambda vocab_size, device: _Exploding(),
+        make=lambda vocab_size, device, ops: _Exploding(),
     ),
     SamplerSpec(
         name="stray",
         stage="choose",
         params=_Params,
         is_active=lambda params: params.stray != 0,
-        make=lambda vocab_size, device: _Stray(),
+        make=lambda vocab_size, device, ops: _Stray(),
     ),
 ]
 

@@ -204,7 +204,7 @@ def test_rows_sampled_again_keep_to_their_grammar() -> None:
         stage="filter",
         params=_NoParams,
         is_active=lambda params: True,
-        make=lambda vocab_size, device: _Failing(),
+        make=lambda vocab_size, device, ops: _Failing(),
     )
     engine = make_engine(open_grammars=Backend, samplers=[sampler])
     engine.add(ask("a", "7 8 9"))

@@ -16,6 +16,7 @@ from llmplug import (
     ConfigError,
     ContextLengthExceeded,
     InvalidRequest,
+    SamplerSpec,
     SamplingParams,
     UnsupportedParameter,
 )
@@ -24,7 +25,7 @@ from llmplug_standard import llmplug_samplers
 
 SETTINGS = make_settings(context_length=100, num_pages=64)
 LIMITS = SETTINGS.limits
-STANDARD = tuple(spec.params for spec in llmplug_samplers())
+STANDARD = tuple(llmplug_samplers())
 NOT_FINITE = [math.nan, math.inf, -math.inf, 10**400, True, "1", [1.0], {}]
 NOT_WHOLE = [True, 1.5, "1", math.nan, [1]]
 
@@ -150,8 +151,13 @@ class _OwnParams(BaseModel):
     sharpness: int = 0
 
 
+OWN = SamplerSpec(
+    name="own", stage="filter", params=_OwnParams, is_active=lambda params: True, make=print
+)
+
+
 def test_extra_parameters_belong_to_a_sampler() -> None:
-    limits = dataclasses.replace(LIMITS, sampler_params=(*STANDARD, _OwnParams))
+    limits = dataclasses.replace(LIMITS, samplers=(*STANDARD, OWN))
     assert normalise(with_fields(extra={"sharpness": 3}), limits).sampling.extra == {"sharpness": 3}
     with pytest.raises(UnsupportedParameter) as unknown:
         normalise(with_fields(extra={"sharpnes": 3}), limits)
@@ -164,7 +170,7 @@ def test_extra_parameters_belong_to_a_sampler() -> None:
 
 
 def test_a_known_field_that_no_sampler_serves_is_refused() -> None:
-    limits = dataclasses.replace(LIMITS, sampler_params=(_OwnParams,))
+    limits = dataclasses.replace(LIMITS, samplers=(OWN,))
     normalise(with_fields(temperature=1.0), limits)
     with pytest.raises(UnsupportedParameter) as caught:
         normalise(with_fields(temperature=1.0, top_k=5), limits)

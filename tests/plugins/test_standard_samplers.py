@@ -11,13 +11,16 @@ from transformers.generation import logits_process as reference
 
 import llmplug_standard
 from llmplug import SamplerRow
+from llmplug.ops import REFERENCES
+from llmplug.ops.table import KernelChoice, KernelTable, make_reference_table
 from llmplug_standard.categorical import Categorical
 from llmplug_standard.top_p import TopP
-from llmplug_standard.uniform import make_uniform
 
 CPU = torch.device("cpu")
 VOCAB_SIZE = 1003  # odd, so that vectorised loops have a remainder
 SPECS = {spec.name: spec for spec in llmplug_standard.llmplug_samplers()}
+OPS = make_reference_table(REFERENCES)
+SAMPLING_OPS = ("penalise_tokens", "filter_tokens", "choose_tokens")
 INF = math.inf
 
 
@@ -27,7 +30,7 @@ def make_row(name: str, prompt=(), output=(), seed=0, position=None, **params) -
 
 
 def make_sampler(name: str, vocab_size: int = VOCAB_SIZE):
-    return SPECS[name].make(vocab_size, CPU)
+    return SPECS[name].make(vocab_size, CPU, OPS)
 
 
 def make_logits(rows: int, scale: float = 3.0, vocab_size: int = VOCAB_SIZE) -> torch.Tensor:
@@ -211,15 +214,34 @@ def test_filters_treat_a_row_the_same_alone_and_in_a_batch(name) -> None:
         assert torch.equal(apply(name, logits[i : i + 1], rows[:1])[0], together[i])
 
 
-def test_draws_invert_the_cumulative_distribution() -> None:
-    """In blocks or at once, and over what a filter has left: the same as a running sum."""
+def find_highest_scores(logits_RV: torch.Tensor, rows) -> torch.Tensor:
+    """The Gumbel-max trick in double precision and whole numbers, a token at a time."""
+
+    def mix(z: int) -> int:
+        z %= 2**64
+        z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
+        z = (z ^ (z >> 27)) * 0x94D049BB133111EB % 2**64
+        return z ^ (z >> 31)
+
+    def score(logit: float, key: int, token_id: int) -> float:
+        uniform = ((mix(key + (token_id + 1) * step) >> 32) + 0.5) / 2**32
+        return logit - math.log(-math.log1p(-uniform))
+
+    step, best = 0x9E3779B97F4A7C15, []
+    for logits, row in zip(logits_RV.tolist(), rows, strict=True):
+        key = mix(mix(row.seed) + (row.position + 1) * step)
+        scores = [score(logit, key, token_id) for token_id, logit in enumerate(logits)]
+        best.append(max(range(len(scores)), key=scores.__getitem__))
+    return torch.tensor(best)
+
+
+def test_draws_are_the_highest_with_their_noise() -> None:
+    """Over all tokens, and over what a filter has left."""
     logits = make_logits(60, 2.0)
     logits[20:40, ::2] = -INF  # half is left
     logits[40:, torch.arange(VOCAB_SIZE) % 20 > 0] = -INF  # a twentieth is left
     rows = [make_row("categorical", seed=i, position=3) for i in range(60)]
-    sums = logits.double().softmax(-1).cumsum(-1)
-    uniform = torch.tensor([[make_uniform(i, 3)] for i in range(60)])
-    expected = torch.searchsorted(sums, uniform.double(), right=True)[:, 0]
+    expected = find_highest_scores(logits, rows)
     assert make_sampler("categorical").choose(logits, rows).equal(expected)
 
 
@@ -241,7 +263,7 @@ def test_the_fast_twin_draws_the_same() -> None:
     fast = make_sampler("categorical", 50_257)
     for seed in range(40):
         rows = [make_row("categorical", seed=seed, position=i) for i in range(8)]
-        assert fast.choose(logits, rows).equal(Categorical().choose(logits, rows))
+        assert fast.choose(logits, rows).equal(Categorical(OPS).choose(logits, rows))
 
 
 @pytest.mark.parametrize("top_p", [1e-6, 0.1, 0.5, 0.9, 0.99, 0.9999])
@@ -322,14 +344,83 @@ def test_filters_hide_no_nan(name) -> None:
     assert edited[2].max() == -INF
 
 
-def test_uniform_numbers_fill_the_unit_interval_evenly() -> None:
-    numbers = [make_uniform(seed, position) for seed in range(-50, 50) for position in range(100)]
-    assert min(numbers) >= 0
-    assert max(numbers) < 1
-    assert len(set(numbers)) == len(numbers)
-    counts = Counter(int(number * 100) for number in numbers)
-    statistic = sum((counts[i] - 100) ** 2 / 100 for i in range(100))
-    assert statistic < 99 + 4 * math.sqrt(2 * 99)
+def make_served_ops() -> KernelTable:
+    """References that pass for a kernel's, so that the samplers of several in one stand in."""
+    choices = [KernelChoice(op=op, kernel="fast", plugin="somebody") for op in SAMPLING_OPS]
+    return KernelTable(vars_of(OPS), tuple(choices))
+
+
+def vars_of(table: KernelTable) -> dict:
+    return {op: getattr(table, op) for op in SAMPLING_OPS}
+
+
+def test_on_a_cpu_the_twins_run_and_with_kernels_the_ops() -> None:
+    fusers = [spec for spec in SPECS.values() if spec.fuses]
+    assert {spec.name for spec in fusers} == set(SAMPLING_OPS)
+    assert [spec.make(VOCAB_SIZE, CPU, OPS) for spec in fusers] == [None] * 3
+    served = make_served_ops()
+    assert all(spec.make(VOCAB_SIZE, CPU, served) is not None for spec in fusers)
+
+
+def fused_row(name: str, parts, prompt=(), output=(), seed=0) -> SamplerRow:
+    row = SamplerRow(None, prompt, output, seed, len(prompt) + len(output))
+    known = {part: SPECS[part].params(**params) for part, params in parts.items()}
+    row.params = SPECS[name].fuse(known)
+    return row
+
+
+def test_all_filters_in_one_are_these_one_after_the_other() -> None:
+    logits = make_logits(4)
+    parts = [
+        {"top_k": {"top_k": 60}, "top_p": {"top_p": 0.8}, "min_p": {"min_p": 0.05}},
+        {"top_p": {"top_p": 0.5}},
+        {"top_k": {"top_k": 5000}, "min_p": {"min_p": 0.2}},
+        {"top_k": {"top_k": 7}},
+    ]
+    fused = logits.clone()
+    sampler = SPECS["filter_tokens"].make(VOCAB_SIZE, CPU, make_served_ops())
+    sampler.apply(fused, [fused_row("filter_tokens", each) for each in parts])
+    for row, each in enumerate(parts):
+        expected = logits[row : row + 1].clone()
+        for name, params in each.items():
+            make_sampler(name).apply(expected, [make_row(name, **params)])
+        assert torch.equal(fused[row], expected[0])
+
+
+def test_all_penalties_in_one_are_these_one_after_the_other() -> None:
+    logits = make_logits(3)
+    parts = [
+        {
+            "repetition_penalty": {"repetition_penalty": 1.3},
+            "presence_frequency": {"presence_penalty": 0.4, "frequency_penalty": 0.2},
+        },
+        {"presence_frequency": {"frequency_penalty": -0.5}},
+        {"repetition_penalty": {"repetition_penalty": 0.7}},
+    ]
+    prompt, output = sample_ids(30, 5), sample_ids(40, 6)
+    fused = logits.clone()
+    sampler = SPECS["penalise_tokens"].make(VOCAB_SIZE, CPU, make_served_ops())
+    sampler.apply(fused, [fused_row("penalise_tokens", each, prompt, output) for each in parts])
+    for row, each in enumerate(parts):
+        expected = logits[row : row + 1].clone()
+        for name, params in each.items():
+            make_sampler(name).apply(expected, [make_row(name, prompt, output, **params)])
+        torch.testing.assert_close(fused[row], expected[0])
+
+
+def test_greedy_scaled_and_plain_rows_are_chosen_in_one_pass() -> None:
+    logits = make_logits(3, 1.0)
+    parts = [
+        {"greedy": {"temperature": 0}},
+        {"temperature": {"temperature": 0.6}, "categorical": {"temperature": 0.6}},
+        {"categorical": {"temperature": 0.6}},  # a filter stands between: it is scaled already
+    ]
+    rows = [fused_row("choose_tokens", each, seed=9) for each in parts]
+    sampler = SPECS["choose_tokens"].make(VOCAB_SIZE, CPU, make_served_ops())
+    scaled = logits.clone()
+    scaled[0] *= 1e9
+    scaled[1] /= 0.6
+    assert sampler.choose(logits, rows).equal(find_highest_scores(scaled, rows))
 
 
 @pytest.mark.gpu
@@ -339,7 +430,7 @@ def test_a_gpu_chooses_what_a_cpu_chooses(name) -> None:
     logits, device = make_hard_logits(), torch.device("cuda")
     value = {"top_k": {"top_k": 50}, "top_p": {"top_p": 0.9}}.get(name, {})
     rows = [make_row(name, seed=i, **value) for i in range(8)]
-    ours, theirs = make_sampler(name, 50_257), SPECS[name].make(50_257, device)
+    ours, theirs = make_sampler(name, 50_257), SPECS[name].make(50_257, device, OPS)
     if name in {"categorical", "greedy"}:
         on_gpu = theirs.choose(logits.to(device), rows)
         assert on_gpu.cpu().equal(ours.choose(logits, rows))

@@ -1,15 +1,17 @@
 """The samplers that requests of the OpenAI API and its kin ask for; one file each.
 
-Where torch is slow on a CPU, a second file, `..._cpu`, holds a faster twin in NumPy.
+Where torch is slow on a CPU, a second file, `..._cpu`, holds a faster twin in NumPy. On other
+devices, and wherever a kernel serves the ops, three samplers of several in one stand in.
 
-bias      logit_bias, repetition_penalty, presence_frequency (penalties)
+bias      logit_bias, repetition_penalty, presence_frequency; the penalties: penalise_tokens
 scale     temperature
-filter    top_k, top_p, min_p
-choose    greedy, categorical
+filter    top_k, top_p, min_p; together: filter_tokens
+choose    greedy, categorical; either, and temperature with it: choose_tokens
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict
@@ -18,6 +20,8 @@ from llmplug import SamplerSpec, hookimpl
 
 if TYPE_CHECKING:
     import torch
+
+    from llmplug.ops import KernelTable
 
 
 class _Params(BaseModel):
@@ -67,37 +71,75 @@ class MinPParams(TemperatureParams):
     min_p: float = 0.0
 
 
-def _make_logit_bias(vocab_size: int, device: torch.device) -> Any:
+class PenaltyParams(RepetitionPenaltyParams, PresenceFrequencyParams):
+    """All penalties of tokens seen."""
+
+
+class FilterParams(_Params):
+    """All filters."""
+
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+
+
+def _fuse_penalties(parts: Mapping[str, Any]) -> PenaltyParams:
+    fields: dict[str, Any] = {}
+    for params in parts.values():
+        fields |= params.model_dump()
+    return PenaltyParams(**fields)
+
+
+def _fuse_filters(parts: Mapping[str, Any]) -> FilterParams:
+    return FilterParams(**{name: getattr(params, name) for name, params in parts.items()})
+
+
+def _fuse_choice(parts: Mapping[str, Any]) -> TemperatureParams:
+    """Scale where temperature comes right before; else the logits are scaled already."""
+    if "greedy" in parts:
+        return TemperatureParams(temperature=0)
+    scale = parts.get("temperature")
+    return TemperatureParams(temperature=scale.temperature if scale else 1)
+
+
+def _is_served(op: str, device: torch.device, ops: KernelTable) -> bool:
+    """Whether an op beats the twins for CPUs: elsewhere, and where a kernel serves it."""
+    return device.type != "cpu" or any(
+        choice.op == op and choice.plugin is not None for choice in ops.choices
+    )
+
+
+def _make_logit_bias(vocab_size: int, device: torch.device, ops: KernelTable) -> Any:
     from llmplug_standard.logit_bias import LogitBias
 
     return LogitBias()
 
 
-def _make_repetition_penalty(vocab_size: int, device: torch.device) -> Any:
+def _make_repetition_penalty(vocab_size: int, device: torch.device, ops: KernelTable) -> Any:
     from llmplug_standard.repetition_penalty import RepetitionPenalty
 
     return RepetitionPenalty()
 
 
-def _make_presence_frequency(vocab_size: int, device: torch.device) -> Any:
+def _make_presence_frequency(vocab_size: int, device: torch.device, ops: KernelTable) -> Any:
     from llmplug_standard.presence_frequency import PresenceFrequency
 
     return PresenceFrequency()
 
 
-def _make_temperature(vocab_size: int, device: torch.device) -> Any:
+def _make_temperature(vocab_size: int, device: torch.device, ops: KernelTable) -> Any:
     from llmplug_standard.temperature import Temperature
 
     return Temperature()
 
 
-def _make_top_k(vocab_size: int, device: torch.device) -> Any:
+def _make_top_k(vocab_size: int, device: torch.device, ops: KernelTable) -> Any:
     from llmplug_standard.top_k import TopK
 
     return TopK()
 
 
-def _make_top_p(vocab_size: int, device: torch.device) -> Any:
+def _make_top_p(vocab_size: int, device: torch.device, ops: KernelTable) -> Any:
     if device.type == "cpu":
         from llmplug_standard import top_p_cpu
 
@@ -107,26 +149,50 @@ def _make_top_p(vocab_size: int, device: torch.device) -> Any:
     return top_p.TopP()
 
 
-def _make_min_p(vocab_size: int, device: torch.device) -> Any:
+def _make_min_p(vocab_size: int, device: torch.device, ops: KernelTable) -> Any:
     from llmplug_standard.min_p import MinP
 
     return MinP()
 
 
-def _make_greedy(vocab_size: int, device: torch.device) -> Any:
+def _make_greedy(vocab_size: int, device: torch.device, ops: KernelTable) -> Any:
     from llmplug_standard.greedy import Greedy
 
     return Greedy()
 
 
-def _make_categorical(vocab_size: int, device: torch.device) -> Any:
+def _make_categorical(vocab_size: int, device: torch.device, ops: KernelTable) -> Any:
     if device.type == "cpu":
         from llmplug_standard import categorical_cpu
 
         return categorical_cpu.Categorical(vocab_size)
     from llmplug_standard import categorical
 
-    return categorical.Categorical()
+    return categorical.Categorical(ops)
+
+
+def _make_penalise_tokens(vocab_size: int, device: torch.device, ops: KernelTable) -> Any:
+    if not _is_served("penalise_tokens", device, ops):
+        return None
+    from llmplug_standard.penalise_tokens import PenaliseTokens
+
+    return PenaliseTokens(ops)
+
+
+def _make_filter_tokens(vocab_size: int, device: torch.device, ops: KernelTable) -> Any:
+    if not _is_served("filter_tokens", device, ops):
+        return None
+    from llmplug_standard.filter_tokens import FilterTokens
+
+    return FilterTokens(ops)
+
+
+def _make_choose_tokens(vocab_size: int, device: torch.device, ops: KernelTable) -> Any:
+    if not _is_served("choose_tokens", device, ops):
+        return None
+    from llmplug_standard.choose_tokens import ChooseTokens
+
+    return ChooseTokens(ops)
 
 
 @hookimpl
@@ -203,5 +269,35 @@ def llmplug_samplers() -> list[SamplerSpec]:
             is_active=lambda params: params.temperature > 0,
             make=_make_categorical,
             order=20,
+        ),
+        SamplerSpec(
+            name="penalise_tokens",
+            stage="bias",
+            params=PenaltyParams,
+            is_active=lambda params: False,
+            make=_make_penalise_tokens,
+            order=20,
+            fuses=("repetition_penalty", "presence_frequency"),
+            fuse=_fuse_penalties,
+        ),
+        SamplerSpec(
+            name="filter_tokens",
+            stage="filter",
+            params=FilterParams,
+            is_active=lambda params: False,
+            make=_make_filter_tokens,
+            order=10,
+            fuses=("top_k", "top_p", "min_p"),
+            fuse=_fuse_filters,
+        ),
+        SamplerSpec(
+            name="choose_tokens",
+            stage="choose",
+            params=TemperatureParams,
+            is_active=lambda params: False,
+            make=_make_choose_tokens,
+            order=10,
+            fuses=("temperature", "greedy", "categorical"),
+            fuse=_fuse_choice,
         ),
     ]
