@@ -179,6 +179,7 @@ class TaggedCalls:
     Attributes:
         section: markers round all calls; None: each stands alone.
         is_single: forced calls are written with a section round each.
+        around: markers round each call of a section; a model may leave them out.
         name: markers before and behind the name.
         key: markers before and behind a parameter's name; further ends decide the kind of its
             value: `{'" string="true">': "text", '" string="false">': "json"}`.
@@ -194,6 +195,7 @@ class TaggedCalls:
     end: str
     section: tuple[str, str] | None = None
     is_single: bool = False
+    around: tuple[str, str] | None = None
     pad: str = ""
     quotes: tuple[str, str] | None = None
 

@@ -87,7 +87,8 @@ def _write_named(table: NamedCalls, index: int, call: Call) -> str:
 
 
 def _write_tagged(table: TaggedCalls, call: Call) -> str:
-    text = table.name[0] + call.name + table.name[1]
+    before, behind = table.around or ("", "")
+    text = before + table.name[0] + call.name + table.name[1]
     for key, value in call.arguments.items():
         is_text = isinstance(value, str)
         wanted = ("text", "schema") if is_text else ("json", "schema")
@@ -95,7 +96,7 @@ def _write_tagged(table: TaggedCalls, call: Call) -> str:
         written = value if is_text else call.write(value)
         text += f"{table.key[0]}{key}{end}{table.value[0]}"
         text += f"{table.pad}{written}{table.pad}{table.value[1]}"
-    return text + table.end
+    return text + table.end + behind
 
 
 def _write_python(table: PythonCalls, calls: Sequence[Call]) -> str:

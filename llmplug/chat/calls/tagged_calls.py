@@ -40,7 +40,8 @@ class _Markers(NamedTuple):
     value_end: str
     end: str
     section_end: str
-    in_section: tuple[str, str]  # what may come next in a section of calls
+    around: tuple[str, str]  # of a call within a section
+    in_section: tuple[str, ...]  # what may come next in a section of calls
     in_call: tuple[str, str]
     in_name: MarkerSearch
     in_key: MarkerSearch
@@ -57,6 +58,8 @@ def _markers_of(syntax: TaggedCalls) -> _Markers:
     section_end = syntax.section[1].strip() if syntax.section else ""
     value_end = syntax.value[1].strip() or syntax.value[1]
     quotes = syntax.quotes or ("", "")
+    before, behind = syntax.around or ("", "")
+    around = (before.strip(), behind.strip())
     # Without a marker behind it, a name goes up to whatever comes next.
     ends = (name_end,) if name_end else (key_start, call_end)
     return _Markers(
@@ -67,7 +70,8 @@ def _markers_of(syntax: TaggedCalls) -> _Markers:
         value_end=value_end,
         end=call_end,
         section_end=section_end,
-        in_section=(name_start, section_end),
+        around=around,
+        in_section=(name_start, section_end, *filter(None, around)),
         in_call=(key_start, call_end),
         in_name=search_for(*ends, name_start),
         in_key=search_for(*syntax.key[1]),
@@ -147,8 +151,11 @@ class TaggedReader:
             self._say_all()
             self._is_over = self.ended_as_text = True
             return text
+        if marker == self._markers.around[1]:
+            return text
         self._raw.append(marker)
-        self._state = self._read_name
+        if marker == self._markers.name_start:
+            self._state = self._read_name
         return text
 
     def _read_name(self, text: str) -> str:

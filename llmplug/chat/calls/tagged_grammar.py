@@ -35,6 +35,8 @@ def tagged_grammar(
     other values the whole schema.
     """
     call: Node = OneOf([_call_grammar(syntax, tool) for tool in tools])
+    if syntax.around is not None:
+        call = Seq([Text(syntax.around[0]), call, Text(syntax.around[1])])
     if syntax.is_single:
         call = _in_section(syntax, call)
     calls = repeat_calls(call, _BREAK, least, most)

@@ -6,32 +6,12 @@ The texts are the telling words of published templates; whole templates are in
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Sequence
-from pathlib import Path
 
 import pytest
 
 from llmplug import ReasoningParserSpec, ToolParserSpec
-
-SHELF = Path(__file__).parents[3] / "plugins" / "parsers"
-PLUGINS = [
-    importlib.import_module(folder.name)
-    for folder in sorted(SHELF.glob("llmplug_*"))
-    if (folder / "__init__.py").exists()
-]
-TOOLS: list[ToolParserSpec] = [
-    spec
-    for plugin in PLUGINS
-    if hasattr(plugin, "llmplug_tool_parsers")
-    for spec in plugin.llmplug_tool_parsers()
-]
-REASONING: list[ReasoningParserSpec] = [
-    spec
-    for plugin in PLUGINS
-    if hasattr(plugin, "llmplug_reasoning_parsers")
-    for spec in plugin.llmplug_reasoning_parsers()
-]
+from tests.plugins.dialects.bundled import REASONING, TOOLS
 
 # (telling words of a template, its calls, its thinking)
 TEMPLATES: list[tuple[str, str, str | None]] = [
@@ -129,6 +109,11 @@ TEMPLATES: list[tuple[str, str, str | None]] = [
         "minimax_m2",
     ),
     ("<seed:tool_call>\n<function=x> <parameter=y> <seed:think>", "seed_oss", "seed_oss"),
+    (
+        '<｜tool_call_begin｜>function<｜tool_sep｜><steptml:invoke name="x"> <think> </think>',
+        "step3",
+        "step3",
+    ),
     (
         '<SPECIAL_11> <TOOLCALL>[{{"name": "tool_name1", "arguments": }}] <think></think>',
         "nemotron",
