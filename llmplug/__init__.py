@@ -40,6 +40,7 @@ _PUBLIC = {
         "UnsupportedParameter",
     ),
     "llmplug.model_config": ("ConfigReader", "RopeSettings"),
+    "llmplug.pooling": ("Classifier", "Encoder", "Pooling"),
     "llmplug.specs": (
         "BuildContext",
         "ChatTemplateSpec",
@@ -142,6 +143,15 @@ if TYPE_CHECKING:
     )
     from llmplug.model_config import (
         RopeSettings as RopeSettings,
+    )
+    from llmplug.pooling import (
+        Classifier as Classifier,
+    )
+    from llmplug.pooling import (
+        Encoder as Encoder,
+    )
+    from llmplug.pooling import (
+        Pooling as Pooling,
     )
     from llmplug.specs import (
         BuildContext as BuildContext,

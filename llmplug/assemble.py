@@ -28,6 +28,7 @@ from llmplug.plan import (
     TextPlan,
     format_bytes,
 )
+from llmplug.pooling_choice import choose_pooling, choose_task
 from llmplug.registry import Entry, Registry
 
 if TYPE_CHECKING:
@@ -35,10 +36,11 @@ if TYPE_CHECKING:
 
     from llmplug.config import Config, ModelConfig
     from llmplug.engine.engine import Engine
+    from llmplug.engine.pooling import PoolingEngine
     from llmplug.grammar import GrammarBackend
     from llmplug.ops import KernelChoice
     from llmplug.resources import Keep
-    from llmplug.specs import Checkpoint, KernelSpec, Progress
+    from llmplug.specs import BuildContext, Checkpoint, KernelSpec, Progress
 
 
 def cache_dir() -> Path:
@@ -90,7 +92,7 @@ def plan_text(config: ModelConfig, registry: Registry, progress: Progress) -> Te
 
     choices: list[Choice] = []
     path = resolve_source(config.source, registry, progress, choices)
-    files = open_files(path, registry, choices)
+    files = open_files(config, path, registry, choices)
     context = resources.choose_context_length(config, files.shape)
     choices.append(context)
     checkpoint = files.checkpoint
@@ -100,9 +102,11 @@ def plan_text(config: ModelConfig, registry: Registry, progress: Progress) -> Te
     renderer = None
     if template.source is not None:
         renderer = ChatRenderer(tokenizer, template.source, template.tool_source)
-    end_ids = generation_defaults.choose_end_ids(
-        config, checkpoint, tokenizer, template, renderer, choices
-    )
+    end_ids: frozenset[int] = frozenset()
+    if files.task == "generate":
+        end_ids = generation_defaults.choose_end_ids(
+            config, checkpoint, tokenizer, template, renderer, choices
+        )
     dialect = Dialect()
     if renderer is not None and template.source is not None:
         evidence = Evidence(
@@ -169,6 +173,7 @@ def plan_engine(
         dtype=dtype.chosen,
         cache_dtype=cache_dtype.chosen,
         context_length=rules.context_length,
+        is_pooling=files.pooling is not None,
     )
     pace = config.scheduler.inter_token_ms
     settings = EngineSettings(
@@ -196,6 +201,8 @@ def plan_engine(
         kernels=kernels,
         settings=settings,
         memory=memory,
+        task=files.task,
+        pooling=files.pooling,
         choices=tuple(choices),
     )
 
@@ -219,15 +226,24 @@ def resolve_source(
     return path
 
 
-def open_files(path: Path, registry: Registry, choices: list[Choice]) -> ModelFiles:
-    """Open a model's files and find the architecture that their config names."""
+def open_files(
+    config: ModelConfig, path: Path, registry: Registry, choices: list[Choice]
+) -> ModelFiles:
+    """Open a model's files, find the architecture that they name, and what it is served for."""
     checkpoint = open_checkpoint(path, registry, choices)
     model, owner = registry.model_for(checkpoint.config)
     architectures = ", ".join(checkpoint.config["architectures"])
     why = f"{architectures}; plugin {owner}"
     choices.append(Choice(topic="architecture", chosen=model.name, why=why))
     shape = model.describe(checkpoint.config)
-    return ModelFiles(path=path, checkpoint=checkpoint, model=model, shape=shape)
+    task = choose_task(config, checkpoint, model, choices)
+    pooling = choose_pooling(checkpoint, model, task, choices)
+    if pooling is not None and pooling.max_tokens is not None:
+        longest = min(shape.context_length, pooling.max_tokens)
+        shape = dataclasses.replace(shape, context_length=longest)
+    return ModelFiles(
+        path=path, checkpoint=checkpoint, model=model, shape=shape, task=task, pooling=pooling
+    )
 
 
 def open_checkpoint(path: Path, registry: Registry, choices: list[Choice]) -> Checkpoint:
@@ -284,17 +300,31 @@ def find_keep(kernels: Sequence[KernelChoice], registry: Registry) -> Keep | Non
 
 
 # --- building -----------------------------------------------------------------------------------
-def build_engine(plan: EnginePlan, registry: Registry, progress: Progress) -> Engine:
+def build_engine(
+    plan: EnginePlan, registry: Registry, progress: Progress
+) -> Engine | PoolingEngine:
     """Load the weights and make the engine; takes the memory that the plan says."""
     import torch
 
-    from llmplug.engine.engine import Engine
+    if plan.config.threads is not None:
+        torch.set_num_threads(plan.config.threads)
+    context = _load_model(plan, registry, progress)
+    progress("engine", 0, 1)
+    make = _make_engine if plan.pooling is None else _make_pooling_engine
+    engine = make(plan, context, registry)
+    engine.report["kernels"] = {choice.op: choice.kernel for choice in context.ops.choices}
+    progress("engine", 1, 1)
+    return engine
+
+
+def _load_model(plan: EnginePlan, registry: Registry, progress: Progress) -> BuildContext:
+    """Load kernels and weights."""
+    import torch
+
     from llmplug.engine.loading import load_weights
     from llmplug.ops import REFERENCES, load_kernels
     from llmplug.specs import BuildContext
 
-    if plan.config.threads is not None:
-        torch.set_num_threads(plan.config.threads)
     device, dtype = torch.device(plan.device), getattr(torch, plan.dtype)
     progress("kernels", 0, len(plan.kernels))  # a plugin may compile its own the first time
     ops = load_kernels(REFERENCES, registry.kernels.unique(), plan.kernels)
@@ -312,23 +342,49 @@ def build_engine(plan: EnginePlan, registry: Registry, progress: Progress) -> En
         linear_format=plan.config.weights.format,
     )
     shape = dataclasses.replace(plan.shape, context_length=plan.settings.context_length)
-    context = BuildContext(
+    return BuildContext(
         config=config, shape=shape, weights=weights, ops=ops, device=device, dtype=dtype
     )
-    samplers = [entry.spec for entry in registry.samplers.unique()]
-    progress("engine", 0, 1)
-    engine = Engine(
+
+
+def _make_engine(plan: EnginePlan, context: BuildContext, registry: Registry) -> Engine:
+    from llmplug.engine.engine import Engine
+
+    return Engine(
         plan.model.build(context),
-        shape,
-        ops,
-        samplers,
+        context.shape,
+        context.ops,
+        [entry.spec for entry in registry.samplers.unique()],
         plan.settings,
-        device,
+        context.device,
         open_grammars=_grammar_opener(plan, registry),
     )
-    engine.report["kernels"] = {choice.op: choice.kernel for choice in ops.choices}
-    progress("engine", 1, 1)
-    return engine
+
+
+def _make_pooling_engine(plan: EnginePlan, context: BuildContext, _: Registry) -> PoolingEngine:
+    from llmplug.engine.causal_reader import CausalReader
+    from llmplug.engine.pool_limits import PoolLimits
+    from llmplug.engine.pooling import PoolingEngine
+
+    if plan.pooling is None or plan.task == "generate":
+        raise ValueError("a model that generates has an Engine")
+    reader = plan.model.build(context)
+    if plan.model.task == "generate":
+        reader = CausalReader(reader, context.shape, context.ops, plan.settings, context.device)
+    return PoolingEngine(
+        reader,
+        context.ops,
+        plan.pooling,
+        PoolLimits(
+            task=plan.task,
+            vocab_size=plan.settings.vocab_size,
+            max_tokens=plan.settings.context_length,
+            width=plan.shape.width,
+        ),
+        context.device,
+        max_batch_tokens=plan.settings.max_batch_tokens,
+        max_texts=plan.settings.max_sequences,
+    )
 
 
 def _grammar_opener(plan: EnginePlan, registry: Registry) -> Callable[[], GrammarBackend] | None:

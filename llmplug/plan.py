@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from llmplug.config import ModelConfig
     from llmplug.engine.settings import EngineSettings
     from llmplug.ops import KernelChoice
-    from llmplug.specs import Checkpoint, ModelShape, ModelSpec
+    from llmplug.pooling import Pooling
+    from llmplug.specs import Checkpoint, ModelShape, ModelSpec, Task
 
 GIB = 2**30
 MIB = 2**20
@@ -70,6 +71,8 @@ class ModelFiles:
     checkpoint: Checkpoint
     model: ModelSpec  # the architecture that the config of the checkpoint names
     shape: ModelShape
+    task: Task = "generate"
+    pooling: Pooling | None = None  # of a model that makes vectors
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,6 +102,8 @@ class EnginePlan:
     kernels: tuple[KernelChoice, ...]
     settings: EngineSettings
     memory: MemoryPlan
+    task: Task
+    pooling: Pooling | None  # None: it generates
     choices: tuple[Choice, ...]
 
     @property

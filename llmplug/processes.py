@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from llmplug.engine.client import EngineClient
     from llmplug.engine.engine import Engine
+    from llmplug.engine.pooling import PoolingEngine
     from llmplug.engine.process import EngineProcess
     from llmplug.engine.stage_clock import StageClock
     from llmplug.grammar import GrammarBackend
@@ -85,7 +86,7 @@ def run_engine_process(socket_path: str, clock: StageClock) -> int:
     clock.begin("plugins")
     config = Config.model_validate(wanted["config"])
 
-    def build(progress: Progress) -> Engine:
+    def build(progress: Progress) -> Engine | PoolingEngine:
         registry = load_registry(config)
         if registry.report.fingerprint() != wanted["plugins"]:
             raise PluginError(
@@ -95,7 +96,7 @@ def run_engine_process(socket_path: str, clock: StageClock) -> int:
         clock.begin("files")
         (model,) = [model for model in config.models if model.name == wanted["model"]]
         # The server has resolved the source; the engine process opens the very same files.
-        files = open_files(Path(wanted["path"]), registry, [])
+        files = open_files(model, Path(wanted["path"]), registry, [])
         rules = msgspec.convert(wanted["rules"], SequenceRules)
         timed = clock.watch(progress)
         timed("kernels", 0, 0)  # to plan with them, a plugin may compile its own the first time
@@ -120,6 +121,7 @@ def grammar_payload(plan: TextPlan, config: Config) -> bytes:
     return msgspec.json.encode(
         {
             "config": config.model_dump(mode="json"),
+            "model": plan.config.name,
             "path": str(plan.files.path),
             "backend": plan.config.grammar_backend,
             "end_ids": sorted(plan.rules.end_ids),
@@ -134,11 +136,13 @@ def open_grammar_backend(payload: bytes) -> tuple[GrammarBackend, int]:
         The backend, and the width of the model's logits.
     """
     wanted = msgspec.json.decode(payload)
-    registry = load_registry(Config.model_validate(wanted["config"]))
+    config = Config.model_validate(wanted["config"])
+    registry = load_registry(config)
     spec = grammar_backends.choose_backend(wanted["backend"], registry)
     if spec is None:
         raise PluginError("no installed plugin offers a grammar backend")
-    files = open_files(Path(wanted["path"]), registry, [])
+    (model,) = [model for model in config.models if model.name == wanted["model"]]
+    files = open_files(model, Path(wanted["path"]), registry, [])
     vocab_size = files.shape.vocab_size
     backend = grammar_backends.open_backend(spec, files.checkpoint, vocab_size, wanted["end_ids"])
     return backend, vocab_size

@@ -81,11 +81,13 @@ def plan_memory(
     dtype: str,
     cache_dtype: str,
     context_length: int,
+    is_pooling: bool = False,
 ) -> tuple[int, MemoryPlan]:
     """Compute how many pages the cache gets, and where all memory goes.
 
     Args:
         weights: bytes.
+        is_pooling: texts are read whole, and nothing is kept of them after their step.
 
     Returns:
         (pages, plan).
@@ -103,7 +105,12 @@ def plan_memory(
     workspace = estimate_workspace(config, shape, dtype)
     pages_per_sequence = math.ceil(context_length / page_size)
     wanted = config.scheduler.max_sequences * pages_per_sequence
-    if config.cache.memory == "auto":
+    if is_pooling:
+        # Those of one step; the last page of each text is not full.
+        longest = max(config.scheduler.max_batch_tokens, context_length)
+        step_pages = math.ceil(longest / page_size) + config.scheduler.max_sequences
+        num_pages = step_pages if shape.layers else 1
+    elif config.cache.memory == "auto":
         room = int((available - weights - workspace) * AUTO_CACHE_SHARE[device])
         num_pages = min(wanted, room // page_bytes)
     else:
@@ -115,7 +122,8 @@ def plan_memory(
         workspace=workspace,
         available=available,
     )
-    if num_pages < pages_per_sequence or plan.total > available:
+    is_short = num_pages < pages_per_sequence and not is_pooling
+    if is_short or plan.total > available:
         raise ConfigError(_explain_shortage(plan, context_length, num_pages * page_size, device))
     return num_pages, plan
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from llmplug.ops import AttentionBatch, KernelTable, KVCache
 
 Stage = Literal["bias", "scale", "filter", "choose"]
+Task = Literal["generate", "embed", "classify"]
 
 
 class Progress(Protocol):
@@ -131,6 +132,10 @@ class Checkpoint(Protocol):
     @property
     def files(self) -> Sequence[Path]:
         """Every file that is read, for the report."""
+
+    @property
+    def json_files(self) -> Mapping[str, Any]:
+        """Further JSON files of a model's folder, by their path in it: `modules.json`, ..."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -245,18 +250,19 @@ class ModelSpec:
         describe: config -> ModelShape, without torch. Raises CheckpointError for settings it does
             not support: a setting that changes the result is never ignored.
         weights: config -> the weight table, every tensor of the checkpoint that matters.
-        build: context -> Model.
+        build: context -> Model; for the tasks `embed` and `classify` an `llmplug.Encoder` or
+            `Classifier`.
         ignored: names of checkpoint tensors that are derived and not read; `{layer}` works.
-        task: what it is for.
+        task: what it is for; a model that generates can also embed, by its last token.
     """
 
     name: str
     architectures: tuple[str, ...]
     describe: Callable[[Mapping[str, Any]], ModelShape]
     weights: Callable[[Mapping[str, Any]], Sequence[Weight]]
-    build: Callable[[BuildContext], Model]
+    build: Callable[[BuildContext], Any]
     ignored: tuple[str, ...] = ()
-    task: Literal["generate"] = "generate"
+    task: Task = "generate"
 
 
 # --- kernels ------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ as it is. Nothing here imports torch.
 from __future__ import annotations
 
 import enum
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -84,6 +84,28 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
     thinking: ThinkingBudget | None = None  # None: without end
 
 
+class PoolRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """Texts for an engine that makes a vector of each: an embedding, or scores of labels."""
+
+    request_id: str  # unique, made by us, never by a client
+    prompts: list[list[int]]
+    type_ids: list[list[int]] = []  # of each prompt's tokens; empty: all of the first segment
+    task: Literal["embed", "classify", "token_embed"] = "embed"
+    is_normalised: bool | None = None  # None: as the model is made for
+    dimensions: int | None = None  # keep so many of each vector's, and normalise again; None: all
+    priority: int = 0  # lower runs earlier
+    tenant: str = ""
+
+
+class PoolResult(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The vectors of a request, in its order, or why there are none."""
+
+    request_id: str
+    values: bytes = b""  # float32, little-endian, one vector behind the other
+    lengths: list[int] = []  # numbers of each text's; `token_embed`: tokens times width
+    error: WireError | None = None
+
+
 class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
     """Log-probabilities at one position, natural log, of the model's raw distribution."""
 
@@ -145,6 +167,8 @@ class EngineReady(msgspec.Struct, frozen=True, kw_only=True, tag="ready"):
     num_pages: int
     page_size: int
     report: dict[str, Any]  # choices made, seconds spent, bytes held; printable
+    task: Literal["generate", "embed", "classify"] = "generate"
+    width: int = 0  # numbers of an embedding
 
 
 class EngineLoading(msgspec.Struct, frozen=True, kw_only=True, tag="loading"):
@@ -161,13 +185,26 @@ class EngineFailed(msgspec.Struct, frozen=True, kw_only=True, tag="failed"):
     error: WireError
 
 
-EngineMessage = StepOutput | EngineReady | EngineLoading | EngineFailed
+class PoolOutput(msgspec.Struct, frozen=True, kw_only=True, tag="pooled"):
+    """What a step finished, of an engine that pools."""
+
+    results: list[PoolResult]
+    stats: EngineStats
+
+
+EngineMessage = StepOutput | PoolOutput | EngineReady | EngineLoading | EngineFailed
 
 
 class AddRequest(msgspec.Struct, frozen=True, kw_only=True, tag="add"):
     """Ask the engine to generate."""
 
     request: GenerateRequest
+
+
+class AddPooling(msgspec.Struct, frozen=True, kw_only=True, tag="pool"):
+    """Ask the engine for vectors."""
+
+    request: PoolRequest
 
 
 class AbortRequest(msgspec.Struct, frozen=True, kw_only=True, tag="abort"):
@@ -181,4 +218,4 @@ class StopEngine(msgspec.Struct, frozen=True, kw_only=True, tag="stop"):
     """Exit after the current step."""
 
 
-EngineCommand = AddRequest | AbortRequest | StopEngine
+EngineCommand = AddRequest | AddPooling | AbortRequest | StopEngine

@@ -188,6 +188,11 @@ class ModelConfig(Section):
     name: Name = Field("", description="What requests call it; left out: the source's file name.")
     source: Name = Field(description="`scheme:...` of a source plugin, or a path.")
     aliases: tuple[Name, ...] = Field((), description="Further names.")
+    task: Literal["auto", "generate", "embed", "classify"] = Field(
+        "auto",
+        description="What it is served for; auto: what it is made for. A model that generates can "
+        "embed too.",
+    )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where it runs.")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="Numbers it computes with."

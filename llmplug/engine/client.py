@@ -19,16 +19,19 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from llmplug.engine.limits import RequestLimits, normalise
+from llmplug.engine.pool_limits import PoolLimits, check_pooling
 from llmplug.engine.process import EngineProcess
 from llmplug.errors import (
     EngineError,
     EngineUnavailable,
     InvalidRequest,
     LlmplugError,
+    UnsupportedParameter,
     from_wire,
 )
 from llmplug.types import (
     AbortRequest,
+    AddPooling,
     AddRequest,
     EngineFailed,
     EngineLoading,
@@ -36,13 +39,16 @@ from llmplug.types import (
     EngineStats,
     FinishReason,
     GenerateRequest,
+    PoolOutput,
+    PoolRequest,
+    PoolResult,
     SequenceDelta,
     StepOutput,
 )
 
 if TYPE_CHECKING:
     from llmplug.specs import Progress, SamplerSpec
-    from llmplug.types import EngineMessage
+    from llmplug.types import EngineCommand, EngineMessage
 
 State = Literal["loading", "ready", "failed", "dead"]
 
@@ -58,10 +64,11 @@ _log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class _OpenRequest:
-    """A request that `generate` has not finished with."""
+    """A request that `generate` or `pool` has not finished with."""
 
-    request: GenerateRequest
-    queue: asyncio.Queue[SequenceDelta | LlmplugError] = field(default_factory=asyncio.Queue)
+    request: GenerateRequest | PoolRequest
+    # What the engine says of it: deltas of sequences, or one result of pooling; or why it ended.
+    queue: asyncio.Queue[Any] = field(default_factory=asyncio.Queue)
     has_sent: bool = False  # something was handed out: it cannot be asked again
     num_replays: int = 0
     is_over: bool = False  # its generator will raise as soon as it runs
@@ -103,7 +110,7 @@ class EngineClient:
         self.failure: LlmplugError | None = None
         self._sampling_defaults = dict(sampling_defaults or {})
         self._samplers = samplers
-        self._limits: RequestLimits | None = None  # once the engine has told them
+        self._limits: RequestLimits | PoolLimits | None = None  # once the engine has told them
         self._on_loading = on_loading
         self._argv = argv
         self._payload = payload
@@ -155,19 +162,16 @@ class EngineClient:
             EngineUnavailable: the engine is not ready, or died meanwhile.
             EngineError: a sequence failed; the others of the request end too.
         """
-        if self.state != "ready" or self._limits is None:
-            raise EngineUnavailable(f"The engine is {self.state}; try again later.")
-        request = normalise(request, self._limits)
-        if request.request_id in self._open:
-            raise InvalidRequest(f"The request id {request.request_id!r} is in use.")
-        if not self._open:
-            self._last_progress = time.monotonic()
-        entry = self._open[request.request_id] = _OpenRequest(request)
+        limits = self._require_limits()
+        if not isinstance(limits, RequestLimits):
+            raise UnsupportedParameter("This model generates no text.", param="model")
+        request = normalise(request, limits)
+        entry = self._enter(request)
         num_running = request.num_sequences
         try:
-            self._send(AddRequest(request=request))
+            self._send(_as_command(request))
             while num_running:
-                item = await entry.queue.get()
+                item: SequenceDelta | LlmplugError = await entry.queue.get()
                 if isinstance(item, LlmplugError):
                     num_running = 0
                     raise item
@@ -180,6 +184,34 @@ class EngineClient:
             del self._open[request.request_id]
             if num_running:
                 self._send(AbortRequest(request_id=request.request_id))
+
+    async def pool(self, request: PoolRequest) -> PoolResult:
+        """Have a vector made of each text; cancelling the call ends the request.
+
+        Raises:
+            InvalidRequest: the request is refused.
+            EngineUnavailable: the engine is not ready, or died meanwhile.
+            EngineError: it failed.
+        """
+        limits = self._require_limits()
+        if not isinstance(limits, PoolLimits):
+            raise UnsupportedParameter("This model makes no vectors of texts.", param="model")
+        check_pooling(request, limits)
+        entry = self._enter(request)
+        is_running = True
+        try:
+            self._send(_as_command(request))
+            item: PoolResult | LlmplugError = await entry.queue.get()
+            is_running = False
+        finally:
+            del self._open[request.request_id]
+            if is_running:
+                self._send(AbortRequest(request_id=request.request_id))
+        if isinstance(item, LlmplugError):
+            raise item
+        if item.error is not None:
+            raise from_wire(item.error)
+        return item
 
     async def abort(self, request_id: str, index: int | None = None) -> None:
         """End a request or one of its sequences; its generator sees that with the next step."""
@@ -206,7 +238,20 @@ class EngineClient:
         self._has_settled.set()
         self._end_requests(EngineUnavailable("The engine was stopped."))
 
-    def _send(self, command: AddRequest | AbortRequest) -> None:
+    def _require_limits(self) -> RequestLimits | PoolLimits:
+        if self.state != "ready" or self._limits is None:
+            raise EngineUnavailable(f"The engine is {self.state}; try again later.")
+        return self._limits
+
+    def _enter(self, request: GenerateRequest | PoolRequest) -> _OpenRequest:
+        if request.request_id in self._open:
+            raise InvalidRequest(f"The request id {request.request_id!r} is in use.")
+        if not self._open:
+            self._last_progress = time.monotonic()
+        entry = self._open[request.request_id] = _OpenRequest(request)
+        return entry
+
+    def _send(self, command: EngineCommand) -> None:
         """Send, unless the process is just gone: the supervisor ends or replays its requests."""
         if self._process is not None and self.state == "ready":
             with suppress(EngineUnavailable):
@@ -288,7 +333,9 @@ class EngineClient:
         raise EngineError("the socket was closed")
 
     def _take(self, process: EngineProcess, message: EngineMessage) -> None:
-        if isinstance(message, StepOutput):
+        if isinstance(message, PoolOutput):
+            self._take_vectors(message)
+        elif isinstance(message, StepOutput):
             self.stats = message.stats
             self._last_progress = time.monotonic()
             for delta in message.deltas:
@@ -305,22 +352,43 @@ class EngineClient:
         elif isinstance(message, EngineReady):
             self._start_serving(process, message)
 
+    def _take_vectors(self, message: PoolOutput) -> None:
+        self.stats = message.stats
+        self._last_progress = time.monotonic()
+        for result in message.results:
+            entry = self._open.get(result.request_id)
+            if entry is not None:  # else it was just given up
+                entry.has_sent = True
+                entry.queue.put_nowait(result)
+            if result.error is None:
+                self._num_restarts = 0
+
     def _start_serving(self, process: EngineProcess, ready: EngineReady) -> None:
         self._ready = ready
-        self._limits = RequestLimits(
-            vocab_size=ready.vocab_size,
-            context_length=ready.context_length,
-            num_cache_tokens=ready.num_pages * ready.page_size,
-            sampling_defaults=self._sampling_defaults,
-            samplers=self._samplers,
-        )
+        self._limits = self._read_limits(ready)
         self.state = "ready"
         self._num_failed_loads = 0
         self._last_progress = time.monotonic()
         self._has_settled.set()
         for entry in self._open.values():
             if not entry.is_over:
-                process.send(AddRequest(request=entry.request))
+                process.send(_as_command(entry.request))
+
+    def _read_limits(self, ready: EngineReady) -> RequestLimits | PoolLimits:
+        if ready.task != "generate":
+            return PoolLimits(
+                task=ready.task,
+                vocab_size=ready.vocab_size,
+                max_tokens=ready.context_length,
+                width=ready.width,
+            )
+        return RequestLimits(
+            vocab_size=ready.vocab_size,
+            context_length=ready.context_length,
+            num_cache_tokens=ready.num_pages * ready.page_size,
+            sampling_defaults=self._sampling_defaults,
+            samplers=self._samplers,
+        )
 
     def _end_requests(self, error: LlmplugError, *, is_replaying: bool = False) -> None:
         """End the open requests, but for those that can be asked again."""
@@ -333,3 +401,9 @@ class EngineClient:
             entry.queue.put_nowait(
                 EngineError("the engine died twice while this request ran") if is_suspect else error
             )
+
+
+def _as_command(request: GenerateRequest | PoolRequest) -> AddRequest | AddPooling:
+    if isinstance(request, PoolRequest):
+        return AddPooling(request=request)
+    return AddRequest(request=request)

@@ -20,13 +20,8 @@ import zmq.asyncio
 from llmplug.engine.worker import LENGTH_BYTES
 from llmplug.errors import EngineError, EngineUnavailable
 from llmplug.types import (
-    AbortRequest,
-    AddRequest,
-    EngineFailed,
-    EngineLoading,
+    EngineCommand,
     EngineMessage,
-    EngineReady,
-    StepOutput,
     StopEngine,
 )
 
@@ -62,9 +57,9 @@ class EngineProcess:
         self._socket: zmq.asyncio.Socket | None = None
         self._has_ended = asyncio.Event()
         self._encoder = msgspec.msgpack.Encoder()
-        self._decoder: msgspec.msgpack.Decoder[
-            StepOutput | EngineReady | EngineLoading | EngineFailed
-        ] = msgspec.msgpack.Decoder(EngineMessage)
+        self._decoder: msgspec.msgpack.Decoder[EngineMessage] = msgspec.msgpack.Decoder(
+            EngineMessage
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -97,7 +92,7 @@ class EngineProcess:
         await asyncio.to_thread(_write, self._stdin, message)
         # stdin stays open: its end is how the child learns that we are gone.
 
-    def send(self, command: AddRequest | AbortRequest | StopEngine) -> None:
+    def send(self, command: EngineCommand) -> None:
         """Send a command to a child that has said that it is ready.
 
         Raises:

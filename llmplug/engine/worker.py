@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 import zmq
@@ -26,12 +26,18 @@ import zmq
 from llmplug.errors import LlmplugError, to_wire
 from llmplug.types import (
     AbortRequest,
+    AddPooling,
     AddRequest,
     EngineCommand,
     EngineFailed,
     EngineLoading,
     EngineMessage,
+    EngineReady,
+    EngineStats,
     FinishReason,
+    PoolOutput,
+    PoolRequest,
+    PoolResult,
     SequenceDelta,
     StepOutput,
     StopEngine,
@@ -40,7 +46,6 @@ from llmplug.types import (
 if TYPE_CHECKING:
     from types import FrameType
 
-    from llmplug.engine.engine import Engine
     from llmplug.specs import Progress
 
 STDIN = 0
@@ -50,6 +55,30 @@ PROGRESS_S = 0.05  # between two messages about one stage
 PARENT_POLL_S = 2.0  # where the system has no descriptors of processes
 EXIT_ORPHANED = 3
 _log = logging.getLogger(__name__)
+
+
+class ServedEngine(Protocol):
+    """What a process can serve: an Engine, or a PoolingEngine."""
+
+    @property
+    def has_work(self) -> bool:
+        """Whether `step` has something to do or to tell."""
+
+    @property
+    def stats(self) -> EngineStats:
+        """Gauges and counters as of now."""
+
+    def ready_message(self) -> EngineReady:
+        """Say what this engine can do."""
+
+    def add(self, request: Any) -> None:
+        """Take a request. Raises InvalidRequest if it is refused."""
+
+    def abort(self, request_id: str, index: int | None = None) -> None:
+        """End a request, or one of its sequences."""
+
+    def step(self) -> StepOutput | PoolOutput:
+        """Do a step's work; say what is new."""
 
 
 def read_payload(socket_path: str) -> bytes:
@@ -74,7 +103,7 @@ def _read_exactly(count: int, socket_path: str) -> bytes:
     return data
 
 
-def run_worker(socket_path: str, build: Callable[[Progress], Engine]) -> int:
+def run_worker(socket_path: str, build: Callable[[Progress], ServedEngine]) -> int:
     """Build an engine and serve it until told to stop; return the process' exit status.
 
     Call it in the main thread, after `read_payload`. An exception of a step ends the process: the
@@ -105,7 +134,7 @@ def run_worker(socket_path: str, build: Callable[[Progress], Engine]) -> int:
     return 0
 
 
-def _serve(engine: Engine, link: _Link) -> None:
+def _serve(engine: ServedEngine, link: _Link) -> None:
     while True:
         has_aborted = False
         for command in link.receive(is_waiting=not engine.has_work):
@@ -122,12 +151,16 @@ def _serve(engine: Engine, link: _Link) -> None:
             link.send(StepOutput(deltas=[], stats=engine.stats))
 
 
-def _add(engine: Engine, link: _Link, command: AddRequest) -> None:
-    """Give a request to the engine; a refusal ends each of its sequences."""
+def _add(engine: ServedEngine, link: _Link, command: AddRequest | AddPooling) -> None:
+    """Give a request to the engine; a refusal ends it, with each of its sequences."""
     request = command.request
     try:
         engine.add(request)
     except Exception as error:  # noqa: BLE001 - no request may end the process
+        if isinstance(request, PoolRequest):
+            result = PoolResult(request_id=request.request_id, error=to_wire(error))
+            link.send(PoolOutput(results=[result], stats=engine.stats))
+            return
         refused = [
             SequenceDelta(
                 request_id=request.request_id,
@@ -146,7 +179,7 @@ class _Link:
     def __init__(self, socket: zmq.Socket[bytes]) -> None:
         self._socket = socket
         self._encoder = msgspec.msgpack.Encoder()
-        self._decoder: msgspec.msgpack.Decoder[AddRequest | AbortRequest | StopEngine] = (
+        self._decoder: msgspec.msgpack.Decoder[EngineCommand] = (
             msgspec.msgpack.Decoder(EngineCommand)
         )
         self._last_report = ("", 0.0)  # (stage, time)
@@ -154,7 +187,7 @@ class _Link:
     def send(self, message: EngineMessage) -> None:
         self._socket.send(self._encoder.encode(message))
 
-    def receive(self, *, is_waiting: bool) -> Iterator[AddRequest | AbortRequest | StopEngine]:
+    def receive(self, *, is_waiting: bool) -> Iterator[EngineCommand]:
         """Yield what has come; wait for the first one if there is nothing else to do."""
         if is_waiting:
             self._socket.poll()

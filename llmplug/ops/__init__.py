@@ -16,9 +16,11 @@ from llmplug.ops.embed import EMBED, embed
 from llmplug.ops.expert_mlp import EXPERT_MLP, expert_mlp
 from llmplug.ops.filter_tokens import FILTER_TOKENS, filter_tokens
 from llmplug.ops.gelu_mul import GELU_MUL, gelu_mul
+from llmplug.ops.layer_norm import LAYER_NORM, layer_norm
 from llmplug.ops.linear import LINEAR, DenseLinear, DenseWeight, LoadedTensor, join_sources
 from llmplug.ops.mask_tokens import MASK_TOKENS, mask_tokens
 from llmplug.ops.penalise_tokens import PENALISE_TOKENS, penalise_tokens
+from llmplug.ops.pool_texts import POOL_TEXTS, pool_texts
 from llmplug.ops.rms_norm import ADD_RMS_NORM, RMS_NORM, add_rms_norm, rms_norm
 from llmplug.ops.rope import ROPE, make_rope_table, rope
 from llmplug.ops.rope_store import ROPE_STORE
@@ -26,6 +28,7 @@ from llmplug.ops.route_experts import ROUTE_EXPERTS, route_experts
 from llmplug.ops.silu_mul import SILU_MUL, silu_mul
 from llmplug.ops.stored_weights import Fp8Tensor, Int4Codes, PackedInt4Tensor
 from llmplug.ops.table import KernelChoice, KernelTable, Op, choose_kernels, load_kernels
+from llmplug.ops.text_attention import TEXT_ATTENTION, TextBatch, text_attention
 
 # What is composed of other ops comes after them.
 REFERENCES: dict[str, Op] = {
@@ -34,9 +37,12 @@ REFERENCES: dict[str, Op] = {
         EMBED,
         RMS_NORM,
         ADD_RMS_NORM,
+        LAYER_NORM,
         LINEAR,
         ROPE,
         ATTENTION,
+        TEXT_ATTENTION,
+        POOL_TEXTS,
         SILU_MUL,
         GELU_MUL,
         ROUTE_EXPERTS,
@@ -66,6 +72,7 @@ __all__ = [
     "Op",
     "PackedInt4Tensor",
     "PagedAttention",
+    "TextBatch",
     "add_rms_norm",
     "choose_kernels",
     "choose_tokens",
@@ -74,12 +81,15 @@ __all__ = [
     "filter_tokens",
     "gelu_mul",
     "join_sources",
+    "layer_norm",
     "load_kernels",
     "make_rope_table",
     "mask_tokens",
     "penalise_tokens",
+    "pool_texts",
     "rms_norm",
     "rope",
     "route_experts",
     "silu_mul",
+    "text_attention",
 ]

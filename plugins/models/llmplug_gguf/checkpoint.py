@@ -66,6 +66,11 @@ class GgufCheckpoint:
             raise CheckpointError(f"{self._path}: {error}") from error
 
     @property
+    def json_files(self) -> Mapping[str, Any]:
+        """None: all is in one file."""
+        return {}
+
+    @property
     def files(self) -> Sequence[Path]:
         """The one file."""
         return (self._path,)

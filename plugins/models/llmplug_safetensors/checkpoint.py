@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmplug import CheckpointError, TokenizerFiles
 from llmplug_safetensors import tokenizer
-from llmplug_safetensors.json_files import read_object
+from llmplug_safetensors.json_files import read_json, read_object
 from llmplug_safetensors.weights import INDEX_FILE, find_weight_files, open_tensors
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _CONFIG_FILE = "config.json"
 _GENERATION_FILE = "generation_config.json"
+_LARGE_FILES = frozenset({tokenizer.TOKENIZER_FILE, INDEX_FILE, "vocab.json", "data_config.json"})
 _SMALL_FILES = (
     _CONFIG_FILE,
     _GENERATION_FILE,
@@ -64,6 +65,15 @@ class SafetensorsCheckpoint:
     def tokenizer(self) -> TokenizerFiles:
         """Read on first use."""
         return tokenizer.read_tokenizer(self._folder)
+
+    @functools.cached_property
+    def json_files(self) -> Mapping[str, Any]:
+        """The JSON files of the folder and of the folders in it, but for those of large data."""
+        found = {}
+        for file in sorted([*self._folder.glob("*.json"), *self._folder.glob("*/*.json")]):
+            if file.name not in _LARGE_FILES:
+                found[file.relative_to(self._folder).as_posix()] = read_json(file)
+        return found
 
     @property
     def files(self) -> Sequence[Path]:

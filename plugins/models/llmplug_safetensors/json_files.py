@@ -21,15 +21,22 @@ def read_text(path: Path) -> str | None:
         raise CheckpointError(f"{path}: cannot be read: {error}") from error
 
 
-def read_object(path: Path) -> dict[str, Any] | None:
-    """Read a JSON object; None where there is no such file."""
+def read_json(path: Path) -> Any:
+    """Read a JSON file; None where there is none."""
     text = read_text(path)
     if text is None:
         return None
     try:
-        value = json.loads(text)
+        return json.loads(text)
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: damaged JSON: {error}") from error
+
+
+def read_object(path: Path) -> dict[str, Any] | None:
+    """Read a JSON object; None where there is no such file."""
+    value = read_json(path)
+    if value is None:
+        return None
     if not isinstance(value, dict):
         raise CheckpointError(f"{path}: holds {type(value).__name__}, not a JSON object")
     return value

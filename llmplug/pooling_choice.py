@@ -1,0 +1,157 @@
+"""What a checkpoint is for, and how its hidden states become vectors.
+
+Source: the files that sentence-transformers writes: `modules.json`, a `config.json` per module,
+`sentence_bert_config.json`, `config_sentence_transformers.json`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from llmplug.errors import CheckpointError, ConfigError
+from llmplug.plan import Choice
+from llmplug.pooling import Pooling
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from llmplug.config import ModelConfig
+    from llmplug.pooling import PoolingKind
+    from llmplug.specs import Checkpoint, ModelSpec, Task
+
+MODULES = "modules.json"
+_MODES: dict[str, PoolingKind] = {
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_max_tokens": "max",
+    "pooling_mode_lasttoken": "last",
+}
+_NAMES: dict[str, PoolingKind] = {"cls": "cls", "mean": "mean", "max": "max", "lasttoken": "last"}
+
+
+def choose_task(
+    config: ModelConfig, checkpoint: Checkpoint, model: ModelSpec, choices: list[Choice]
+) -> Task:
+    """Choose what a model is served for.
+
+    Raises:
+        ConfigError: the config wants what its architecture is not made for.
+    """
+    task: Task = model.task
+    why = f"what {model.name} is made for"
+    if model.task == "generate" and config.task in ("auto", "embed"):
+        if config.task == "embed":
+            task, why = "embed", "the config says so"
+        elif MODULES in checkpoint.json_files:
+            task, why = "embed", f"the checkpoint has a {MODULES}"
+    elif config.task not in ("auto", model.task):
+        raise ConfigError(
+            f"task: {config.task} was asked for, but {model.name} is made for {model.task}"
+        )
+    choices.append(Choice(topic="task", chosen=task, why=why))
+    return task
+
+
+def choose_pooling(
+    checkpoint: Checkpoint, model: ModelSpec, task: Task, choices: list[Choice]
+) -> Pooling | None:
+    """Choose how vectors are made; None: the model generates.
+
+    Raises:
+        CheckpointError: the checkpoint wants something that is not supported.
+    """
+    if task == "generate":
+        return None
+    pooling = _read_pooling(checkpoint, model, task)
+    chosen = pooling.kind + (", normalised" if pooling.is_normalised else "")
+    choices.append(Choice(topic="pooling", chosen=chosen, why=pooling.source))
+    return pooling
+
+
+def _read_pooling(checkpoint: Checkpoint, model: ModelSpec, task: Task) -> Pooling:
+    is_decoder = model.task == "generate"
+    if task == "classify":
+        return Pooling(
+            kind="last" if is_decoder else "cls",
+            is_normalised=False,
+            source="as classifiers of this architecture do",
+        )
+    modules = checkpoint.json_files.get(MODULES)
+    if modules is None:
+        kind: PoolingKind = "last" if is_decoder else "mean"
+        return Pooling(kind=kind, is_normalised=True, source=f"there is no {MODULES}")
+    return _read_modules(modules, checkpoint.json_files)
+
+
+def _read_modules(modules: Any, files: Mapping[str, Any]) -> Pooling:
+    kind: PoolingKind | None = None
+    is_normalised = False
+    max_tokens = None
+    for name, path in _list_modules(modules):
+        if name == "Transformer":
+            max_tokens = _read_max_tokens(files, path)
+        elif name == "Pooling":
+            kind = _read_mode(files.get(_in_folder(path, "config.json")))
+        elif name == "Normalize":
+            is_normalised = True
+        else:
+            raise CheckpointError(f"{MODULES}: modules of type {name} are not supported")
+    if kind is None:
+        raise CheckpointError(f"{MODULES}: no module pools")
+    prompts, default = _read_prompts(files.get("config_sentence_transformers.json") or {})
+    return Pooling(
+        kind=kind,
+        is_normalised=is_normalised,
+        max_tokens=max_tokens,
+        prompts=prompts,
+        default_prompt=default,
+        source=MODULES,
+    )
+
+
+def _list_modules(modules: Any) -> list[tuple[str, str]]:
+    """Return (class, folder) of each module, in order."""
+    try:
+        return [(str(each["type"]).rsplit(".", 1)[-1], str(each["path"])) for each in modules]
+    except (TypeError, KeyError):
+        raise CheckpointError(f"{MODULES}: expected a list of modules with type and path") from None
+
+
+def _read_mode(config: Any) -> PoolingKind:
+    if not isinstance(config, dict):
+        raise CheckpointError(f"{MODULES}: the configuration of the pooling module is missing")
+    if config.get("pooling_mode"):  # newer files name the one
+        asked = config["pooling_mode"]
+        modes = [_NAMES.get(each) for each in ([asked] if isinstance(asked, str) else asked)]
+    else:
+        on = [name for name, value in config.items() if name.startswith("pooling_mode_") and value]
+        modes = [_MODES.get(name) for name in on]
+    if len(modes) != 1 or modes[0] is None:
+        shown = {name: value for name, value in config.items() if "pooling" in name and value}
+        raise CheckpointError(
+            f"{MODULES}: pooling by {shown} is not supported: one of "
+            f"{', '.join(_MODES.values())} is"
+        )
+    if config.get("include_prompt") is False:
+        raise CheckpointError("pooling without the prompt (include_prompt: false) is not supported")
+    return modes[0]
+
+
+def _read_max_tokens(files: Mapping[str, Any], path: str) -> int | None:
+    config = files.get(_in_folder(path, "sentence_bert_config.json")) or {}
+    max_tokens = config.get("max_seq_length")
+    if max_tokens is None or (type(max_tokens) is int and max_tokens > 0):
+        return max_tokens
+    raise CheckpointError(f"sentence_bert_config.json: max_seq_length is {max_tokens!r}")
+
+
+def _read_prompts(config: Any) -> tuple[dict[str, str], str | None]:
+    prompts, default = config.get("prompts") or {}, config.get("default_prompt_name")
+    is_map = isinstance(prompts, dict) and all(isinstance(each, str) for each in prompts.values())
+    if not is_map or not (default is None or default in prompts):
+        raise CheckpointError("config_sentence_transformers.json: its prompts are no texts by name")
+    return prompts, default
+
+
+def _in_folder(path: str, name: str) -> str:
+    return f"{path}/{name}" if path else name
