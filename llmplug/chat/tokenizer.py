@@ -73,6 +73,47 @@ class Tokenizer:
         ids = self._encode(self._full if allow_control else self._plain, text)
         return [*self._prefix, *ids, *self._suffix] if add_special_tokens else ids
 
+    def encode_within(
+        self,
+        text: str,
+        max_tokens: int | None,
+        *,
+        keeps_end: bool = False,
+        add_special_tokens: bool = True,
+    ) -> list[int]:
+        """Encode a text that is read whole; what it spells stays text.
+
+        Args:
+            max_tokens: with the model's own frame; None: any number.
+            keeps_end: cut at the beginning.
+        """
+        ids = self._encode(self._plain, text)
+        frame = (self._prefix, self._suffix) if add_special_tokens else ((), ())
+        kept = ids
+        if max_tokens is not None:
+            room = max(0, max_tokens - len(frame[0]) - len(frame[1]))
+            kept = ids[len(ids) - min(room, len(ids)) :] if keeps_end else ids[:room]
+        return [*frame[0], *kept, *frame[1]]
+
+    def encode_pair(
+        self, first: str, second: str, max_tokens: int | None = None
+    ) -> tuple[list[int], list[int]]:
+        """Encode two texts in the model's own frame; return ids, and the segment of each.
+
+        What they spell stays text.
+
+        Args:
+            max_tokens: with the frame; the longer text is cut at its end. None: any number.
+        """
+        one, two = (self._read(self._plain, text) for text in (first, second))
+        if max_tokens is not None:
+            room = max(0, max_tokens - self._full.num_special_tokens_to_add(is_pair=True))
+            kept = _share_room(len(one.ids), len(two.ids), room)
+            one.truncate(kept[0])
+            two.truncate(kept[1])
+        both = self._full.post_process(one, two, add_special_tokens=True)
+        return both.ids, both.type_ids
+
     def encode_named(self, text: str) -> list[int]:
         """Encode a text in which control tokens go by their names in `control_names`.
 
@@ -119,16 +160,20 @@ class Tokenizer:
         """The tokenizer of the `tokenizers` library; not to be changed."""
         return self._full
 
+    @classmethod
+    def _encode(cls, tokenizer: tokenizers.Tokenizer, text: str) -> list[int]:
+        ids: list[int] = cls._read(tokenizer, text).ids
+        return ids
+
     @staticmethod
-    def _encode(tokenizer: tokenizers.Tokenizer, text: str) -> list[int]:
+    def _read(tokenizer: tokenizers.Tokenizer, text: str) -> tokenizers.Encoding:
         try:
             text.encode()
         except UnicodeEncodeError as error:
             raise InvalidRequest(
                 f"the text holds a lone surrogate at character {error.start}; send valid Unicode"
             ) from error
-        ids: list[int] = tokenizer.encode(text, add_special_tokens=False).ids
-        return ids
+        return tokenizer.encode(text, add_special_tokens=False)
 
     def _find_special(self, variable: str, text: str | None) -> int | None:
         if text is None:
@@ -150,6 +195,18 @@ class Tokenizer:
             others = [id_ for id_ in prefix if id_ != self.bos_token_id]
             prefix = [self.bos_token_id, *others] if add_bos else others
         return tuple(prefix), tuple(suffix)
+
+
+def _share_room(first: int, second: int, room: int) -> tuple[int, int]:
+    """Cut two lengths to a sum, token by token off the longer one."""
+    if first + second <= room:
+        return first, second
+    half = room // 2
+    if first <= half:
+        return first, room - first
+    if second <= half:
+        return room - second, second
+    return room - half, half
 
 
 class TextStart:

@@ -120,6 +120,8 @@ def _make_model(
         dialect=plan.dialect,
         grammars=grammars,
         trusts_templates=model.trust_request_templates,
+        task=plan.files.task,
+        pooling=plan.files.pooling,
     )
 
 

@@ -25,6 +25,7 @@ from llmplug.server.routes import (
     chat,
     completions,
     conversations,
+    embeddings,
     health,
     messages,
     metrics,
@@ -88,6 +89,7 @@ def create_app(service: Service, settings: ServerConfig) -> Sanic[Any, Any]:
         stored_responses,
         conversations,
         messages,
+        embeddings,
         models,
         health,
     ):

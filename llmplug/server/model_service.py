@@ -23,12 +23,16 @@ if TYPE_CHECKING:
 
     from llmplug.chat.tokenizer import Tokenizer
     from llmplug.grammar import Node
+    from llmplug.pooling import Pooling
     from llmplug.server.schema.prompts import Prompt
+    from llmplug.specs import Task
     from llmplug.types import (
         EngineLoading,
         EngineReady,
         EngineStats,
         GenerateRequest,
+        PoolRequest,
+        PoolResult,
         SequenceDelta,
     )
 
@@ -70,6 +74,9 @@ class EngineConnection(Protocol):
     def generate(self, request: GenerateRequest) -> AsyncGenerator[SequenceDelta, None]:
         """Run one request; closing the iterator aborts it."""
 
+    async def pool(self, request: PoolRequest) -> PoolResult:
+        """Have a vector made of each text; cancelling the call ends the request."""
+
     async def abort(self, request_id: str, index: int | None = None) -> None:
         """End a request, or one of its sequences."""
 
@@ -105,6 +112,8 @@ class ModelService:
         details: further fields of the model's card.
         dialect: how the model writes thinking and calls.
         grammars: checks grammars; None: no backend is installed.
+        task: what the model is for.
+        pooling: how its vectors are made; None: it generates.
         trusts_templates: whether requests may bring chat templates.
     """
 
@@ -122,6 +131,8 @@ class ModelService:
         dialect: Dialect | None = None,
         grammars: GrammarCheck | None = None,
         trusts_templates: bool = False,
+        task: Task = "generate",
+        pooling: Pooling | None = None,
     ) -> None:
         self.name = name
         self.aliases = tuple(aliases)
@@ -129,6 +140,8 @@ class ModelService:
         self.client = client
         self.sampler_fields = frozenset(sampler_fields)
         self.created = int(time.time()) if created is None else created
+        self.task = task
+        self.pooling = pooling
         self.ready: EngineReady | None = None
         self.dialect = dialect or Dialect()
         self.grammars = grammars
@@ -177,6 +190,8 @@ class ModelService:
     def card(self) -> dict[str, Any]:
         """OpenAI's model object."""
         card = {"id": self.name, "object": "model", "created": self.created, "owned_by": "llmplug"}
+        if self.task != "generate":
+            card["task"] = self.task
         if self.ready is not None:
             card["max_model_len"] = self.ready.context_length
         return {**card, **self._details}

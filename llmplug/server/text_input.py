@@ -1,0 +1,105 @@
+"""Texts of a request -> token ids, for models that read texts whole."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+from llmplug.errors import InvalidRequest
+from llmplug.server.model_service import INLINE_CHARS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from llmplug.server.model_service import ModelService
+    from llmplug.server.schema.embeddings import TextFields
+    from llmplug.server.schema.prompts import Prompt
+
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cut:
+    """What becomes of texts that are too long."""
+
+    max_tokens: int | None  # None: they stay as they are, and the engine refuses them
+    keeps_end: bool = False
+
+
+def read_cut(model: ModelService, asked: TextFields) -> Cut:
+    """Read what a request says of texts that are too long."""
+    length = asked.truncate_prompt_tokens
+    if length == -1:
+        length = model.ready.context_length if model.ready is not None else None
+    return Cut(max_tokens=length, keeps_end=asked.truncation_side == "left")
+
+
+async def encode_texts(
+    model: ModelService,
+    texts: Sequence[Prompt],
+    cut: Cut,
+    *,
+    add_special_tokens: bool = True,
+    prompt: str = "",
+) -> list[list[int]]:
+    """Turn texts into ids; ids stay as they are, but for their number.
+
+    Args:
+        prompt: put before each text.
+    """
+    tokenizer = model.tokenizer
+
+    def encode(text: Prompt) -> list[int]:
+        if isinstance(text, list):
+            return text if cut.max_tokens is None else _cut_ids(text, cut.max_tokens, cut.keeps_end)
+        return tokenizer.encode_within(
+            prompt + text,
+            cut.max_tokens,
+            keeps_end=cut.keeps_end,
+            add_special_tokens=add_special_tokens,
+        )
+
+    return await _run(sum(map(len, texts)), lambda: [encode(text) for text in texts])
+
+
+async def encode_pairs(
+    model: ModelService, pairs: Sequence[tuple[str, str]], max_tokens: int | None
+) -> tuple[list[list[int]], list[list[int]]]:
+    """Turn pairs of texts into ids, and the segments that these belong to."""
+    tokenizer = model.tokenizer
+    encoded = await _run(
+        sum(len(first) + len(second) for first, second in pairs),
+        lambda: [tokenizer.encode_pair(first, second, max_tokens) for first, second in pairs],
+    )
+    return [ids for ids, _ in encoded], [types for _, types in encoded]
+
+
+def find_prompt(model: ModelService, name: str | None) -> str:
+    """Return what the checkpoint puts before a text.
+
+    Raises:
+        InvalidRequest: it has no prompt of that name.
+    """
+    pooling = model.pooling
+    if pooling is None:
+        return ""
+    wanted = pooling.default_prompt if name is None else name
+    if wanted is None:
+        return ""
+    if wanted not in pooling.prompts:
+        known = ", ".join(sorted(pooling.prompts)) or "none"
+        raise InvalidRequest(
+            f"'prompt_name' is {wanted[:64]!r}; this model knows: {known}.", param="prompt_name"
+        )
+    return pooling.prompts[wanted]
+
+
+def _cut_ids(ids: list[int], max_tokens: int, keeps_end: bool) -> list[int]:
+    return ids[len(ids) - min(max_tokens, len(ids)) :] if keeps_end else ids[:max_tokens]
+
+
+async def _run(num_chars: int, work: Callable[[], Result]) -> Result:
+    return work() if num_chars <= INLINE_CHARS else await asyncio.to_thread(work)
