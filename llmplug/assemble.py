@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from llmplug.config import Config, ModelConfig
     from llmplug.engine.engine import Engine
     from llmplug.engine.pooling import PoolingEngine
-    from llmplug.grammar import GrammarBackend
+    from llmplug.grammar import GrammarBackend, Vocabulary
     from llmplug.ops import KernelChoice
     from llmplug.resources import Keep
     from llmplug.specs import BuildContext, Checkpoint, KernelSpec, Progress
@@ -358,6 +359,7 @@ def _make_engine(plan: EnginePlan, context: BuildContext, registry: Registry) ->
         plan.settings,
         context.device,
         open_grammars=_grammar_opener(plan, registry),
+        read_vocabulary=partial(_read_vocabulary, plan),
     )
 
 
@@ -396,6 +398,15 @@ def _grammar_opener(plan: EnginePlan, registry: Registry) -> Callable[[], Gramma
     return lambda: grammar_backends.open_backend(
         spec, plan.checkpoint, settings.vocab_size, settings.eos_token_ids
     )
+
+
+def _read_vocabulary(plan: EnginePlan) -> Vocabulary:
+    """Read what tokens spell, for samplers that look at texts."""
+    from llmplug.chat.tokenizer import Tokenizer
+    from llmplug.chat.vocabulary import make_vocabulary
+
+    tokenizer = Tokenizer(plan.checkpoint.tokenizer)
+    return make_vocabulary(tokenizer, plan.settings.vocab_size, plan.settings.eos_token_ids)
 
 
 def sampler_fields(registry: Registry) -> frozenset[str]:

@@ -354,6 +354,8 @@ class SamplerSpec:
         is_active: whether these parameters change anything.
         make: (vocab_size, device, ops) -> LogitsSampler, or ChoosingSampler for stage `choose`.
             One that fuses others may be None: not on this device.
+        reads_vocabulary: `make` gets a fourth argument, () -> `llmplug.grammar.Vocabulary`, to be
+            called when it is first needed: it takes a moment, and a step waits.
         order: place within the stage; lower runs earlier.
         fuses: names of samplers that this one does in one go: where a row needs some of them, one
             right after the other in this order and the last of this one's stage, it runs in their
@@ -365,10 +367,11 @@ class SamplerSpec:
     stage: Stage
     params: type[BaseModel]
     is_active: Callable[[Any], bool]
-    make: Callable[[int, torch.device, KernelTable], Any]
+    make: Callable[..., Any]
     order: int = 0
     fuses: tuple[str, ...] = ()
     fuse: Callable[[Mapping[str, Any]], Any] | None = None
+    reads_vocabulary: bool = False
 
 
 # --- chat templates -----------------------------------------------------------------------------

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from llmplug.engine.grammar_masks import Masks
     from llmplug.engine.settings import EngineSettings
-    from llmplug.grammar import CompiledGrammar, GrammarBackend
+    from llmplug.grammar import CompiledGrammar, GrammarBackend, Vocabulary
     from llmplug.ops import KernelTable
     from llmplug.specs import Model, ModelShape, SamplerSpec
 
@@ -89,6 +89,7 @@ class Engine:
         device: torch.device,
         *,
         open_grammars: Callable[[], GrammarBackend] | None = None,
+        read_vocabulary: Callable[[], Vocabulary] | None = None,
     ) -> None:
         self.settings = settings
         self.report: dict[str, Any] = {}  # whoever builds an engine may tell how
@@ -96,7 +97,7 @@ class Engine:
         self._cost = CostModel()
         self._scheduler = Scheduler(settings, self._pool, self._cost)
         self._runner = Runner(model, shape, ops, settings, device)
-        self._chain = SamplerChain(samplers, settings.vocab_size, device, ops)
+        self._chain = SamplerChain(samplers, settings.vocab_size, device, ops, read_vocabulary)
         self._masks = GrammarMasks(open_grammars, settings.vocab_size, device, ops)
         self._compiling: list[tuple[Future[CompiledGrammar], list[Sequence]]] = []
         self.limits = replace(settings.limits, samplers=tuple(self._chain.specs))

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from llmplug.engine.sequence import Sequence
+    from llmplug.grammar import Vocabulary
     from llmplug.ops import KernelTable
     from llmplug.types import SamplingParams
 
@@ -51,9 +52,13 @@ class SamplerChain:
         vocab_size: int,
         device: torch.device,
         ops: KernelTable,
+        read_vocabulary: Callable[[], Vocabulary] | None = None,
     ) -> None:
         self.specs = order_specs(specs)
-        self._samplers = [spec.make(vocab_size, device, ops) for spec in self.specs]
+        self._samplers = []
+        for spec in self.specs:
+            more = (read_vocabulary or _read_nothing,) if spec.reads_vocabulary else ()
+            self._samplers.append(spec.make(vocab_size, device, ops, *more))
         self._places = {spec.name: place for place, spec in enumerate(self.specs)}
         self._fusers = [
             spec
@@ -211,6 +216,10 @@ def _make_row(sequence: Sequence, step: int) -> SamplerRow:
         len(sequence.token_ids),
         sequence.sampler_states[step],
     )
+
+
+def _read_nothing() -> Vocabulary:
+    raise EngineError("a sampler asks for the vocabulary, and this engine was built without one")
 
 
 def _hold_back_stops(logits_SV: torch.Tensor, sequences: list[Sequence]) -> None:

@@ -13,8 +13,8 @@ import torch
 from llmplug import EngineError, GenerateRequest, LayerCache, ModelShape, SamplingParams
 from llmplug.engine.engine import Engine
 from llmplug.engine.settings import EngineSettings
-from llmplug.grammar import GrammarBackend
-from llmplug.ops import AttentionBatch, KernelTable, KVCache
+from llmplug.grammar import GrammarBackend, Vocabulary
+from llmplug.ops import AttentionBatch, KernelTable, KVCache, choose_tokens
 from llmplug.types import FinishReason, SequenceDelta
 from llmplug_standard import llmplug_samplers
 
@@ -37,7 +37,7 @@ class FakeAttention:
         return KVCache(key=entries, value=entries, page_size=page_size)
 
 
-OPS = KernelTable({"attention": FakeAttention()})
+OPS = KernelTable({"attention": FakeAttention(), "choose_tokens": choose_tokens})
 CPU = torch.device("cpu")
 
 
@@ -128,6 +128,7 @@ def make_engine(
     model: FakeModel | None = None,
     samplers: Iterable[Any] = (),
     open_grammars: Callable[[], GrammarBackend] | None = None,
+    read_vocabulary: Callable[[], Vocabulary] | None = None,
     **changes: Any,
 ) -> Engine:
     """An engine over the fake model, with the standard samplers and perhaps more."""
@@ -139,6 +140,7 @@ def make_engine(
         make_settings(**changes),
         CPU,
         open_grammars=open_grammars,
+        read_vocabulary=read_vocabulary,
     )
 
 

@@ -1,0 +1,58 @@
+"""Top-n-sigma against its definition, with Python's own deviation."""
+
+from __future__ import annotations
+
+import statistics
+
+import pytest
+import torch
+from plugins.sampler_rows import (
+    INF,
+    apply,
+    check_batch_independence,
+    kept_ids,
+    make_logits,
+    make_row,
+)
+
+from llmplug_top_n_sigma import llmplug_samplers
+
+(SPEC,) = llmplug_samplers()
+
+
+def expected_ids(logits: list[float], n: float) -> list[int]:
+    sigma = statistics.pstdev(x for x in logits if x > -INF)
+    return [i for i, x in enumerate(logits) if x > -INF and x >= max(logits) - n * sigma]
+
+
+@pytest.mark.parametrize("n", [0.1, 1.0, 2.5, 10.0])
+@pytest.mark.parametrize("offset", [0.0, 300.0])
+def test_who_is_within_n_deviations_stays(n, offset) -> None:
+    logits = make_logits(4) + offset
+    logits[1] *= 0.01
+    logits[2, ::3] = -INF
+    logits[3, 1:] = -INF
+    found = apply(SPEC, logits, [make_row(SPEC, top_n_sigma=n)] * 4)
+    for row in range(4):
+        assert kept_ids(found[row]) == expected_ids(logits[row].tolist(), n)
+        kept = found[row] > -INF
+        assert torch.equal(found[row][kept], logits[row][kept])
+
+
+def test_the_temperature_changes_nothing_about_who_stays() -> None:
+    logits = make_logits(3)
+    rows = [make_row(SPEC, top_n_sigma=1.3)] * 3
+    cold, hot = apply(SPEC, logits * 4, rows), apply(SPEC, logits / 4, rows)
+    assert torch.equal(cold > -INF, hot > -INF)
+
+
+def test_equal_logits_all_stay_and_rows_are_independent() -> None:
+    equal = torch.full((1, 9), 2.0)
+    assert torch.equal(apply(SPEC, equal, [make_row(SPEC, top_n_sigma=0.5)]), equal)
+    rows = [make_row(SPEC, top_n_sigma=0.3 * (i + 1)) for i in range(5)]
+    check_batch_independence(SPEC, make_logits(5), rows)
+
+
+def test_when_it_is_active() -> None:
+    fields = ({}, {"top_n_sigma": 0.0}, {"top_n_sigma": 1}, {"top_n_sigma": 1, "temperature": 0})
+    assert [SPEC.is_active(SPEC.params(**each)) for each in fields] == [False, False, True, False]
