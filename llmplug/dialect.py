@@ -13,7 +13,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+if TYPE_CHECKING:
+    from llmplug.grammar import Node
 
 
 # --- events -------------------------------------------------------------------------------------
@@ -95,6 +98,55 @@ class AnswerContext:
 
     tools: tuple[Tool, ...] = ()
     prompt_end: str = ""
+
+
+# --- sections of calls --------------------------------------------------------------------------
+@dataclass(slots=True, kw_only=True)  # not frozen: to make one would take three times as long
+class Opening:
+    """Where a section of calls begins.
+
+    Attributes:
+        marker: the start marker that was met; "": the section is bare, and its first character
+            is the first that the reader is fed.
+        space: white space that stood before the marker and behind it is what a reader drops;
+            this is what stood before, given back where the section turns out to be no call.
+        first_index: of the next call.
+        tools: the functions of the request.
+    """
+
+    marker: str
+    space: str
+    first_index: int
+    tools: Sequence[Tool]
+
+
+class CallReader(Protocol):
+    """Reads one section of calls, from behind its start marker to behind its end marker.
+
+    What turns out to be no call is not lost: it comes out as Content, marker and white space
+    included, once that is certain. Where a call goes wrong after its CallStart, it ends there,
+    incomplete, and the text from the bad place on is Content, up to the end marker, which closes
+    the section. A key that holds the arguments a second time is such a bad place, and so are
+    arguments that are no object. White space inside arguments is theirs. A call without arguments
+    has the arguments `{}`.
+    """
+
+    ended_as_text: bool  # once it has ended: what is left over goes on as the text it became
+
+    def feed(self, text: str) -> tuple[list[Event], str | None]:
+        """Take more text.
+
+        Returns:
+            What is certain by now, and once the section has ended the text left over, else None.
+            After that the reader is done with.
+        """
+
+    def finish(self) -> list[Event]:
+        """Say that the answer ends within the section.
+
+        A call without a name comes out as Content; one with a name ends, incomplete unless its
+        arguments are whole.
+        """
 
 
 # --- reasoning ----------------------------------------------------------------------------------
@@ -236,7 +288,25 @@ class BraceCalls:
     end: str
 
 
-CallSyntax = JsonCalls | NamedCalls | TaggedCalls | PythonCalls | BraceCalls
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CustomCalls:
+    """Calls that no other table fits: read and written by hand, with `llmplug.answer_parts`.
+
+    Attributes:
+        start: markers that open a section.
+        markers: others that are looked for, so that special tokens among them are seen.
+        open: makes the reader of a section.
+        write: (tools, least calls, most calls or None) -> what forced calls look like, from the
+            first marker to the last.
+    """
+
+    start: tuple[str, ...]
+    markers: tuple[str, ...]
+    open: Callable[[Opening], CallReader]
+    write: Callable[[Sequence[Tool], int, int | None], Node]
+
+
+CallSyntax = JsonCalls | NamedCalls | TaggedCalls | PythonCalls | BraceCalls | CustomCalls
 
 
 # --- detection ----------------------------------------------------------------------------------

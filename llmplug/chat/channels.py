@@ -10,13 +10,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from llmplug.answer_parts.marker_search import Found, search_for
 from llmplug.chat.calls import is_bare_start, open_reader, start_markers
-from llmplug.chat.calls.reader import CallReader, Opening
-from llmplug.chat.marker_search import Found, search_for
-from llmplug.dialect import CallStart, Content, Event, Reasoning
+from llmplug.dialect import CallStart, Content, Event, Opening, Reasoning
 
 if TYPE_CHECKING:
-    from llmplug.dialect import AnswerContext, CallSyntax, Parser, ReasoningSyntax
+    from llmplug.dialect import AnswerContext, CallReader, CallSyntax, Parser, ReasoningSyntax
     from llmplug.specs import ReasoningParserSpec, ToolParserSpec
 
 # Characters that are looked at together: each marker costs a copy of what stands behind it.

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from llmplug.chat.calls.json_scanner import MAX_DEPTH, JsonScanner
+from llmplug.answer_parts.json_scanner import MAX_DEPTH, JsonScanner
 from llmplug.dialect import CallSyntax, JsonCalls
 
 from .call_tables import (

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmplug.chat.calls.python_literals import LiteralScanner, to_json
+from llmplug.answer_parts.python_literals import LiteralScanner, to_json
 from llmplug.dialect import CallSyntax, PythonCalls
 
 from .call_tables import make_tools

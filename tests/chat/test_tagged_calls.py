@@ -131,7 +131,7 @@ def test_names_without_end_go_up_to_what_comes(space: str) -> None:
         ),
         ("<calls><function=f><parameter=s>\nab", [("f", '{"s": "ab', False)], ""),
         ("<calls><function=f><parameter=n>\n12", [("f", '{"n": 12', False)], ""),
-        ("<calls><function=g></function> x </calls>y", [("g", "{}", True)], " xy"),
+        ("<calls><function=g></function> x </calls>y", [("g", "{}", True)], "xy"),
         ("<calls><function=g></function>", [("g", "{}", True)], ""),
     ],
 )

@@ -2,7 +2,8 @@
 
 A reader takes over behind a start marker and gives back what stands behind the end of the calls.
 `json_calls.py`, `named_calls.py`, `tagged_calls.py`, `python_calls.py` and `brace_calls.py` each
-hold both for one table; `reader.py` and `writing.py` say what they have in common.
+hold both for one table, made of `llmplug.answer_parts`. A dialect's own reader and grammar are in
+its plugin.
 """
 
 from __future__ import annotations
@@ -17,11 +18,17 @@ from llmplug.chat.calls.named_calls import NamedReader, named_grammar
 from llmplug.chat.calls.python_calls import PythonReader, python_grammar
 from llmplug.chat.calls.tagged_calls import TaggedReader
 from llmplug.chat.calls.tagged_grammar import tagged_grammar
-from llmplug.dialect import BraceCalls, JsonCalls, NamedCalls, PythonCalls, TaggedCalls
+from llmplug.dialect import (
+    BraceCalls,
+    CustomCalls,
+    JsonCalls,
+    NamedCalls,
+    PythonCalls,
+    TaggedCalls,
+)
 
 if TYPE_CHECKING:
-    from llmplug.chat.calls.reader import CallReader, Opening
-    from llmplug.dialect import CallSyntax, Tool
+    from llmplug.dialect import CallReader, CallSyntax, Opening, Tool
     from llmplug.grammar import Node
 
 
@@ -31,7 +38,7 @@ def start_markers(syntax: CallSyntax) -> tuple[str, ...]:
 
 
 def _written_starts(syntax: CallSyntax) -> tuple[str, ...]:
-    if isinstance(syntax, JsonCalls | PythonCalls):
+    if isinstance(syntax, JsonCalls | PythonCalls | CustomCalls):
         return syntax.start
     if isinstance(syntax, BraceCalls):
         return (syntax.start,)
@@ -53,6 +60,7 @@ _READERS: Mapping[type[CallSyntax], Callable[[Any, Opening], CallReader]] = {
     TaggedCalls: TaggedReader,
     PythonCalls: PythonReader,
     BraceCalls: BraceReader,
+    CustomCalls: lambda syntax, opening: syntax.open(opening),
 }
 _GRAMMARS: Mapping[type[CallSyntax], Callable[[Any, Sequence[Tool], int, int | None], Node]] = {
     JsonCalls: json_grammar,
@@ -60,6 +68,7 @@ _GRAMMARS: Mapping[type[CallSyntax], Callable[[Any, Sequence[Tool], int, int | N
     TaggedCalls: tagged_grammar,
     PythonCalls: python_grammar,
     BraceCalls: brace_grammar,
+    CustomCalls: lambda syntax, tools, least, most: syntax.write(tools, least, most),
 }
 
 

@@ -10,12 +10,12 @@ import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from llmplug.chat.calls.reader import EventLog
-from llmplug.chat.marker_search import search_for
+from llmplug.answer_parts.marker_search import search_for
+from llmplug.answer_parts.section_reader import EventLog
 from llmplug.dialect import BraceCalls, CallArguments, CallEnd, CallStart, Event
 
 if TYPE_CHECKING:
-    from llmplug.chat.calls.reader import Opening
+    from llmplug.dialect import Opening
 
 MAX_NAME = 256  # characters of a name: what is longer is none
 MAX_DEPTH = 64  # of nested brackets

@@ -6,8 +6,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from llmplug.chat.calls.parameter_types import Parameter, list_members, refuse_keywords, resolve
-from llmplug.chat.calls.writing import list_arguments, repeat_calls
+from llmplug.answer_parts.parameter_types import Parameter, list_members, refuse_keywords, resolve
+from llmplug.answer_parts.writing import list_arguments, repeat_calls
 from llmplug.errors import GrammarError
 from llmplug.grammar import Json, Node, OneOf, Regex, Seq, Text, Until
 

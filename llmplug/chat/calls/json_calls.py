@@ -6,14 +6,14 @@ import json
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from llmplug.chat.calls.json_scanner import JsonScanner
-from llmplug.chat.calls.reader import EventLog, Opening, Remainder
-from llmplug.chat.calls.writing import arguments_of, repeat_calls
+from llmplug.answer_parts.json_scanner import JsonScanner
+from llmplug.answer_parts.section_reader import EventLog, Remainder
+from llmplug.answer_parts.writing import arguments_of, repeat_calls
 from llmplug.dialect import CallArguments, CallEnd, CallStart, Event, JsonCalls
 from llmplug.grammar import Node, OneOf, Seq, Text
 
 if TYPE_CHECKING:
-    from llmplug.dialect import Tool
+    from llmplug.dialect import Opening, Tool
 
 _SPACE = " \t\n\r"
 _State = Callable[[str, int], int]  # (text, place) -> place of the first character not taken

@@ -3,70 +3,43 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from llmplug.chat.calls.json_scanner import JsonScanner
-from llmplug.chat.calls.reader import EventLog, Opening, Remainder
-from llmplug.chat.calls.writing import arguments_of, repeat_calls
-from llmplug.chat.marker_search import search_for
-from llmplug.dialect import CallArguments, CallEnd, CallStart, Event, NamedCalls
+from llmplug.answer_parts.json_scanner import JsonScanner
+from llmplug.answer_parts.marker_search import search_for
+from llmplug.answer_parts.section_reader import SPACE, SectionReader
+from llmplug.answer_parts.writing import arguments_of, repeat_calls
 from llmplug.grammar import Node, OneOf, Regex, Repeat, Seq, Text
 
 if TYPE_CHECKING:
-    from llmplug.dialect import Tool
+    from llmplug.dialect import NamedCalls, Opening, Tool
 
 MAX_NAME = 256  # characters up to `after_name`: what is longer is no name
-_SPACE = " \t\n\r"
 _INDEX = Regex("0|[1-9][0-9]{0,3}")  # calls of earlier turns may count too
 
 
-class NamedReader:
+class NamedReader(SectionReader):
     """Reads a section of NamedCalls, or one call where there are no sections."""
 
     def __init__(self, syntax: NamedCalls, opening: Opening) -> None:
-        self.ended_as_text = False
         self._syntax = syntax
         self._has_section = syntax.section is not None
+        self._call_start = syntax.start.strip()
         self._call_end = syntax.end.strip()
         self._last = syntax.section[1].strip() if syntax.section else self._call_end
-        self._rest = Remainder(self._last)
+        state = self._read_start if self._has_section else self._read_name
+        super().__init__(opening, self._last, state)
         # No marker behind the name: the object itself ends it.
         self._after_name = syntax.after_name.strip() or syntax.after_name
-        self._in_name = search_for(self._after_name or "{", syntax.start.strip())
-        self._index = opening.first_index
-        self._num_calls = 0
-        self._is_over = False
-        self._events = EventLog()
-        self._raw = [opening.space + opening.marker]  # of what has no name as yet
-        self._held = ""
-        self._state: Callable[[str], str] = self._read_name  # takes text, returns what is left
-        if self._has_section:
-            self._state = self._read_start
-            self._next = search_for(syntax.start.strip())
-        self._begin_call()
-
-    def feed(self, text: str) -> tuple[list[Event], str | None]:
-        """Take more text; see `CallReader`."""
-        while text and not self._is_over:
-            text = self._state(text)
-        return self._events.take(), text if self._is_over else None
-
-    def finish(self) -> list[Event]:
-        """Say that the answer ends here; see `CallReader`."""
-        if self._is_in_call:
-            self._end_call(is_complete=False)
-        self._events.say("".join(self._raw) + self._held + self._rest.finish())
-        return self._events.take()
-
-    def _begin_call(self) -> None:
-        self._is_in_call = False
+        self._in_name = search_for(self._after_name or "{", self._call_start)
+        self._next = search_for(self._call_start)
         self._scanner = JsonScanner()
 
     # --- states ---------------------------------------------------------------------------------
     def _read_start(self, text: str) -> str:
         """Behind the section's marker."""
-        marker, text = self._expect(text)
+        marker, text = self._expect(text, self._next)
         if marker is None:
             return self._give_up(text) if text else ""
         self._raw.append(marker)
@@ -74,21 +47,22 @@ class NamedReader:
         return text
 
     def _read_name(self, text: str) -> str:
-        text = self._held + text
-        self._held = ""
+        text = self._unhold(text)
         found = self._in_name.find(text)
-        if found.at > MAX_NAME or found.marker == self._syntax.start.strip():
+        if found.at > MAX_NAME or found.marker == self._call_start:
             return self._give_up(text)
         if not found.marker:
             self._held = text
             return ""
-        if not self._start_call(text[: found.at].strip()):
+        name, call_id = self._split_name(text[: found.at].strip())
+        if not name:
             return self._give_up(text)
+        self._start_call(name, call_id)
         self._state = self._read_arguments
         return text[found.at + len(self._after_name) :]
 
     def _read_arguments(self, text: str) -> str:
-        text = text.lstrip(_SPACE)
+        text = text.lstrip(SPACE)
         if not text:
             return ""
         if text[0] == "{":
@@ -102,31 +76,30 @@ class NamedReader:
 
     def _scan_arguments(self, text: str) -> str:
         at = self._scanner.feed(text)
-        if at:
-            self._events.append(CallArguments(self._index, text[:at]))
+        self._argue(text[:at])
         if self._scanner.is_bad:
             return self._break_off(text[at:])
         if self._scanner.is_done:
-            self._end_call(is_complete=True)
+            self._look_behind()
         return text[at:]
 
     def _read_no_arguments(self, text: str) -> str:
-        marker, text = self._expect(text)
+        marker, text = self._expect(text, self._next)
         if marker is None:
             return self._break_off(text) if text else ""
-        self._events.append(CallArguments(self._index, "{}"))
-        self._end_call(is_complete=True)
+        self._argue("{}")
+        self._look_behind()
         return marker + text
 
     def _read_behind(self, text: str) -> str:
         """Behind whole arguments: the call's end, another call, or the section's end."""
-        marker, text = self._expect(text)
+        marker, text = self._expect(text, self._next)
         if marker is None:
-            return self._drop(text) if text else ""
+            return self._give_up(text) if text else ""
         if marker == self._last:
             self._is_over = True
         elif marker == self._call_end:
-            self._look_for_next()
+            self._next = search_for(self._call_start, self._last)
         elif not self._has_section:  # a call of its own
             self._is_over = True
             return marker + text
@@ -135,78 +108,23 @@ class NamedReader:
             self._state = self._read_name
         return text
 
-    def _read_rest(self, text: str) -> str:
-        shown, left = self._rest.feed(text)
-        self._events.say(shown)
-        self._is_over = left is not None
-        return left or ""
-
     # --- steps ----------------------------------------------------------------------------------
-    def _expect(self, text: str) -> tuple[str | None, str]:
-        """Look for one of the next markers, white space before it aside.
-
-        Returns:
-            The marker and what stands behind it; nothing and "" if it may come yet, nothing and
-            the text if something else stands there.
-        """
-        text = self._held + text
-        self._held = ""
-        body = text.lstrip(_SPACE)
-        if self._num_calls == 0 and not self._is_in_call:
-            self._raw.append(text[: len(text) - len(body)])
-        if not body:
-            return None, ""
-        marker = self._next.begins(body)
-        if marker == "":
-            self._held = body
-            return None, ""
-        return marker, body[len(marker or "") :]
-
-    def _start_call(self, text: str) -> bool:
-        """Begin a call if the text says which."""
+    def _split_name(self, text: str) -> tuple[str, str | None]:
+        """Return the name of a call and its id, if it has one; "": the text is no name."""
         name, call_id = text, None
         if self._syntax.name_pattern:
             match = re.fullmatch(self._syntax.name_pattern, text)
             groups = match.groupdict() if match is not None else {}
             name, call_id = groups.get("name") or "", groups.get("id")
-        if not name or "\n" in name:
-            return False
-        self._events.append(CallStart(self._index, name, call_id))
-        self._is_in_call = True
-        self._raw = []
-        return True
+        return ("" if "\n" in name else name), call_id
 
-    def _end_call(self, *, is_complete: bool) -> None:
-        self._events.append(CallEnd(self._index, is_complete))
-        self._index += 1
-        self._num_calls += 1
-        self._begin_call()
+    def _look_behind(self) -> None:
+        """The arguments are whole, and the call with them."""
+        self._end_call()
+        self._scanner = JsonScanner()
         self._state = self._read_behind
-        self._next = search_for(self._syntax.start.strip(), self._call_end, self._last)
+        self._next = search_for(self._call_start, self._call_end, self._last)
         self._is_over = not self._last and not self._has_section
-
-    def _look_for_next(self) -> None:
-        self._next = search_for(self._syntax.start.strip(), self._last)
-
-    def _break_off(self, text: str) -> str:
-        """The call goes wrong at the beginning of `text`."""
-        self._end_call(is_complete=False)
-        return self._drop(text)
-
-    def _give_up(self, text: str) -> str:
-        """What was read since the last call is none."""
-        self._events.say("".join(self._raw))
-        self._raw = []
-        if self._num_calls:
-            return self._drop(text)
-        self._is_over = self.ended_as_text = True
-        return text
-
-    def _drop(self, text: str) -> str:
-        """From here to the end marker all is text."""
-        self._is_over = self.ended_as_text = not self._last
-        self._state = self._read_rest
-        return text
 
 
 def named_grammar(syntax: NamedCalls, tools: Sequence[Tool], least: int, most: int | None) -> Node:

@@ -7,16 +7,16 @@ import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from llmplug.chat.calls.parameter_types import Parameter, list_members, with_definitions
-from llmplug.chat.calls.python_literals import LiteralScanner, to_json
-from llmplug.chat.calls.reader import EventLog, Opening, Remainder
-from llmplug.chat.calls.writing import list_arguments, repeat_calls
+from llmplug.answer_parts.parameter_types import Parameter, list_members, with_definitions
+from llmplug.answer_parts.python_literals import LiteralScanner, to_json
+from llmplug.answer_parts.section_reader import EventLog, Remainder
+from llmplug.answer_parts.writing import list_arguments, repeat_calls
 from llmplug.dialect import CallArguments, CallEnd, CallStart, Event, PythonCalls
 from llmplug.errors import GrammarError
 from llmplug.grammar import Json, Node, OneOf, Regex, Seq, Text
 
 if TYPE_CHECKING:
-    from llmplug.dialect import Tool
+    from llmplug.dialect import Opening, Tool
 
 MAX_NAME = 256  # characters of a name: what is longer is none
 _SPACE = " \t\n\r"

@@ -6,28 +6,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from llmplug.chat.calls.parameter_types import allowed_types, type_of
-from llmplug.chat.calls.python_literals import to_json
-from llmplug.chat.calls.reader import EventLog, Opening, Remainder
-from llmplug.chat.marker_search import MarkerSearch, search_for
-from llmplug.dialect import (
-    CallArguments,
-    CallEnd,
-    CallStart,
-    Event,
-    TaggedCalls,
-    ValueKind,
-)
+from llmplug.answer_parts.marker_search import MarkerSearch, search_for
+from llmplug.answer_parts.parameter_types import allowed_types, write_value
+from llmplug.answer_parts.section_reader import SectionReader, escape
+
+if TYPE_CHECKING:
+    from llmplug.dialect import Opening, TaggedCalls, ValueKind
 
 MAX_NAME = 256  # characters of a function's or parameter's name: what is longer is none
-_SPACE = " \t\n\r"
 _STRING = frozenset({"string"})
-# Templates print these values of JSON as Python does.
-_WORDS = {"True": "true", "False": "false", "None": "null"}
 
 
 class _Markers(NamedTuple):
@@ -35,14 +26,12 @@ class _Markers(NamedTuple):
 
     name_start: str
     name_end: str
-    key_start: str
-    value_start: str
-    value_end: str
+    value_start: MarkerSearch
     end: str
     section_end: str
-    around: tuple[str, str]  # of a call within a section
-    in_section: tuple[str, ...]  # what may come next in a section of calls
-    in_call: tuple[str, str]
+    behind_call: str
+    in_section: MarkerSearch  # what may come next in a section of calls
+    in_call: MarkerSearch
     in_name: MarkerSearch
     in_key: MarkerSearch
     in_value: MarkerSearch
@@ -58,21 +47,18 @@ def _markers_of(syntax: TaggedCalls) -> _Markers:
     section_end = syntax.section[1].strip() if syntax.section else ""
     value_end = syntax.value[1].strip() or syntax.value[1]
     quotes = syntax.quotes or ("", "")
-    before, behind = syntax.around or ("", "")
-    around = (before.strip(), behind.strip())
+    before, behind = (marker.strip() for marker in syntax.around or ("", ""))
     # Without a marker behind it, a name goes up to whatever comes next.
     ends = (name_end,) if name_end else (key_start, call_end)
     return _Markers(
         name_start=name_start,
         name_end=name_end,
-        key_start=key_start,
-        value_start=syntax.value[0].strip(),
-        value_end=value_end,
+        value_start=search_for(syntax.value[0].strip()),
         end=call_end,
         section_end=section_end,
-        around=around,
-        in_section=(name_start, section_end, *filter(None, around)),
-        in_call=(key_start, call_end),
+        behind_call=behind,
+        in_section=search_for(name_start, section_end, before, behind),
+        in_call=search_for(key_start, call_end),
         in_name=search_for(*ends, name_start),
         in_key=search_for(*syntax.key[1]),
         in_value=search_for(value_end),
@@ -81,7 +67,7 @@ def _markers_of(syntax: TaggedCalls) -> _Markers:
     )
 
 
-class TaggedReader:
+class TaggedReader(SectionReader):
     """Reads a section of TaggedCalls, or one call where there are no sections.
 
     A value goes up to the next end marker, whatever stands in it: where a model leaves one out,
@@ -89,47 +75,23 @@ class TaggedReader:
     """
 
     def __init__(self, syntax: TaggedCalls, opening: Opening) -> None:
-        self.ended_as_text = False
+        markers = _markers_of(syntax)
+        state = self._read_name if syntax.section is None else self._read_call_start
+        super().__init__(opening, markers.section_end or markers.end, state)
         self._syntax = syntax
-        self._tools = opening.tools
-        self._markers = _markers_of(syntax)
-        self._in_value = self._markers.in_value
-        self._rest = Remainder(self._markers.section_end or self._markers.end)
-        self._index = opening.first_index
-        self._events = EventLog()
-        self._raw = [opening.space + opening.marker]  # of what has no name as yet
+        self._markers = markers
+        self._in_value = markers.in_value
         self._tag: list[str] = []  # of a parameter without a value as yet
-        self._held = ""
-        self._num_calls = 0
-        self._is_over = False
-        self._state: Callable[[str], str] = self._read_name  # takes text, returns what is left
-        if syntax.section is not None:
-            self._state = self._read_call_start
         self._begin_call()
 
-    def feed(self, text: str) -> tuple[list[Event], str | None]:
-        """Take more text; see `CallReader`."""
-        while text and not self._is_over:
-            text = self._state(text)
-        return self._events.take(), text if self._is_over else None
-
-    def finish(self) -> list[Event]:
-        """Say that the answer ends here; see `CallReader`."""
-        if self._is_in_call:
-            if self._state == self._stream_value:
-                self._argue(_escape(self._held))
-            elif self._state == self._hold_value:
-                self._argue("".join(self._value) + self._held)
-            else:
-                self._tag.append(self._held)
-            self._held = ""
-            self._events.append(CallEnd(self._index, is_complete=False))
-        left = "".join(self._raw) + "".join(self._tag) + self._held + self._rest.finish()
-        self._events.say(left.strip(_SPACE) and left if self._num_calls else left)
-        return self._events.take()
+    def _finish_value(self) -> None:
+        if self._state == self._stream_value:
+            self._argue(escape(self._unhold("")))
+        elif self._state == self._hold_value:
+            self._argue("".join(self._value) + self._unhold(""))
+        self._raw = self._tag
 
     def _begin_call(self) -> None:
-        self._is_in_call = False
         self._parameters: Mapping[str, Any] = {}
         self._keys: set[str] = set()
         self._types: frozenset[str] | None = None
@@ -151,7 +113,7 @@ class TaggedReader:
             self._say_all()
             self._is_over = self.ended_as_text = True
             return text
-        if marker == self._markers.around[1]:
+        if marker == self._markers.behind_call:
             return text
         self._raw.append(marker)
         if marker == self._markers.name_start:
@@ -169,10 +131,8 @@ class TaggedReader:
         name = text[: found.at].strip()
         if not name:
             return self._give_up(text)
-        self._raw = []
-        self._is_in_call = True
+        self._start_call(name)
         self._parameters = next((t.parameters for t in self._tools if t.name == name), {})
-        self._events.append(CallStart(self._index, name))
         self._state = self._read_tag
         return text[found.at + len(found.marker) :] if self._markers.name_end else text[found.at :]
 
@@ -182,16 +142,14 @@ class TaggedReader:
         if marker is None:
             return self._break_off(text) if text else ""
         if marker == self._markers.end:
-            return self._end_call(text)
+            return self._end_arguments(text)
         self._tag = [marker]
         self._state = self._read_key
         return text
 
-    def _end_call(self, text: str) -> str:
+    def _end_arguments(self, text: str) -> str:
         self._argue("}" if self._keys else "{}")
-        self._events.append(CallEnd(self._index, is_complete=True))
-        self._index += 1
-        self._num_calls += 1
+        self._end_call()
         self._begin_call()
         self._is_over = not self._markers.section_end
         self._state = self._read_call_start
@@ -215,10 +173,10 @@ class TaggedReader:
         self._state = self._read_value_start
         self._key = key
         text = text[found.at + len(found.marker) :]
-        return text if self._markers.value_start else self._begin_value(text)
+        return text if self._syntax.value[0].strip() else self._begin_value(text)
 
     def _read_value_start(self, text: str) -> str:
-        marker, text = self._expect(text, (self._markers.value_start,))
+        marker, text = self._expect(text, self._markers.value_start)
         if marker is None:
             return self._break_off(text) if text else ""
         return self._begin_value(text)
@@ -267,112 +225,30 @@ class TaggedReader:
         text = self._unhold(text)
         found = self._in_value.find(text)
         if found.marker:
-            self._argue(_escape(text[: found.at].removesuffix(self._syntax.pad)) + '"')
+            self._argue(escape(text[: found.at].removesuffix(self._syntax.pad)) + '"')
             self._state = self._read_tag
             return text[found.at + len(found.marker) :]
         sure = max(0, found.at - len(self._syntax.pad))
-        self._argue(_escape(text[:sure]))
+        self._argue(escape(text[:sure]))
         self._held = text[sure:]
         return ""
 
     def _hold_value(self, text: str) -> str:
         """Anything else: what it is shows when it is whole."""
-        text = self._unhold(text)
-        found = self._in_value.find(text)
-        self._value.append(text[: found.at])
-        if not found.marker:
-            self._held = text[found.at :]
+        value, rest = self._take_up_to(text, self._in_value)
+        self._value.append(value)
+        if rest is None:
             return ""
         self._argue(self._as_json("".join(self._value).removesuffix(self._syntax.pad)))
         self._value = []
         self._state = self._read_tag
-        return text[found.at + len(found.marker) :]
+        return rest
 
     def _as_json(self, text: str) -> str:
-        """Write a value as JSON: as it stands where that is JSON which may stand here."""
-        value = text.strip(_SPACE)
-        types = self._types if self._kind == "schema" else None
-        has_words = self._kind == "schema" and (types is None or types & {"boolean", "null"})
-        word = _WORDS.get(value, value) if has_words else value
-        kind = _json_type(word)
-        may_be_text = types is None or "string" in types
-        if kind is not None and (types is None or kind in types or not may_be_text):
-            return word
-        if kind is None and not may_be_text:  # some templates print lists as Python does
-            word = to_json(value) or ""
-            if word:
-                return word
-        return json.dumps(text, ensure_ascii=False)
-
-    # --- what goes wrong ------------------------------------------------------------------------
-    def _give_up(self, text: str) -> str:
-        """What was read is no call."""
-        self._say_all()
-        self._is_over = self.ended_as_text = not self._num_calls or not self._rest.end
-        self._state = self._read_rest
-        return text
+        is_free = self._kind == "schema"
+        return write_value(text, self._types if is_free else None, has_words=is_free)
 
     def _break_off(self, text: str) -> str:
-        """The call ends here, incomplete."""
-        self._events.append(CallEnd(self._index, is_complete=False))
-        self._index += 1
-        self._is_in_call = False
+        """The call ends here, and what has been read of a parameter is text."""
         self._raw, self._tag = self._tag, []
-        self._say_all()
-        self._state = self._read_rest
-        return text
-
-    def _read_rest(self, text: str) -> str:
-        shown, left = self._rest.feed(text)
-        self._events.say(shown)
-        self._is_over = left is not None
-        return left or ""
-
-    # --- text -----------------------------------------------------------------------------------
-    def _expect(self, text: str, markers: Sequence[str]) -> tuple[str | None, str]:
-        """Take one of the markers; no marker and no text: more is needed to tell."""
-        text = self._unhold(text)
-        bare = text.lstrip(_SPACE)
-        if len(bare) < len(text):
-            self._keep(text[: len(text) - len(bare)])
-        for marker in markers:
-            if marker and bare.startswith(marker):
-                return marker, bare[len(marker) :]
-        for marker in markers:
-            if marker.startswith(bare):
-                self._held = bare
-                return None, ""
-        return None, bare
-
-    def _keep(self, space: str) -> None:
-        """White space before a marker belongs to what has no name as yet, or to nobody."""
-        if not self._is_in_call:
-            self._raw.append(space)
-
-    def _unhold(self, text: str) -> str:
-        held, self._held = self._held, ""
-        return held + text
-
-    def _argue(self, text: str) -> None:
-        if text:
-            self._events.append(CallArguments(self._index, text))
-
-    def _say_all(self) -> None:
-        self._events.say("".join(self._raw))
-        self._raw = []
-
-
-def _escape(text: str) -> str:
-    return json.dumps(text, ensure_ascii=False)[1:-1]
-
-
-def _json_type(text: str) -> str | None:
-    """Return the type of a JSON text; None: it is none."""
-    try:
-        return type_of(json.loads(text, parse_constant=_refuse))
-    except (ValueError, RecursionError):
-        return None
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is no JSON")
+        return super()._break_off(text)

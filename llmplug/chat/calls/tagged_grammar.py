@@ -6,15 +6,8 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from llmplug.chat.calls.parameter_types import (
-    list_members,
-    refuse_keywords,
-    resolve,
-    types_of,
-    with_definitions,
-)
-from llmplug.chat.calls.writing import repeat_calls
-from llmplug.errors import GrammarError
+from llmplug.answer_parts.parameter_types import list_members, types_of, with_definitions
+from llmplug.answer_parts.writing import repeat_calls, write_text
 from llmplug.grammar import Json, Node, OneOf, Regex, Repeat, Seq, Text, Until
 
 if TYPE_CHECKING:
@@ -23,7 +16,6 @@ if TYPE_CHECKING:
 _BREAK = Repeat(Text("\n"), 0, 1)  # between tags
 _STRING = frozenset({"string"})
 _NULLABLE = frozenset({"string", "null"})
-_OF_TEXTS = frozenset({"type", "enum", "const"})
 
 
 def tagged_grammar(
@@ -85,29 +77,19 @@ class _Writer:
         end = next(self._ends[kind] for kind in kinds if kind in self._ends)
         opening: list[Node] = [_BREAK, Text(self._syntax.value[0])] if self._syntax.value[0] else []
         if is_text:
-            value: Node = self._write_text(schema, name)
+            value: Node = write_text(
+                schema,
+                self._tool.parameters,
+                name,
+                end=self._value_end,
+                closing=self._closing,
+                free=self._free_text(),
+            )
         else:
             json = Json(with_definitions(schema, self._tool.parameters))
             value = Seq([json, Text(self._closing)])
         head = [Text(self._syntax.key[0]), key, Text(end), *opening, Text(self._syntax.pad)]
         return Seq([*head, value])
-
-    def _write_text(self, schema: Any, name: str) -> Node:
-        """Text without quotes up to the end marker; a pad before that is the model's affair."""
-        schema = resolve(schema, self._tool.parameters)
-        for word in ("anyOf", "oneOf"):
-            if word in schema and "enum" not in schema and "const" not in schema:
-                refuse_keywords(schema, {word}, name)
-                return OneOf([self._write_text(each, name) for each in schema[word]])
-        refuse_keywords(schema, _OF_TEXTS, name)
-        values = schema.get("enum", [schema["const"]] if "const" in schema else None)
-        if values is None:
-            is_null = schema.get("type") == "null"
-            return Text("null" + self._closing) if is_null else self._free_text()
-        texts = ["null" if value is None else value for value in values]
-        if any(self._value_end in text for text in texts):
-            raise GrammarError(f"'enum' of {name!r} holds {self._value_end!r}, which ends a value")
-        return OneOf([Text(text + self._closing) for text in texts])
 
     def _free_text(self) -> Node:
         """Any string and what closes it; in quotes where it may look like one that is."""

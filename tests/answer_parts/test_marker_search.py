@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmplug.chat.marker_search import MarkerSearch
+from llmplug.answer_parts.marker_search import MarkerSearch
 
 LETTERS = st.sampled_from("ab<")
 MARKERS = st.lists(st.text(LETTERS, min_size=1, max_size=4), max_size=4)

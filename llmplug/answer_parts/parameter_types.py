@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from llmplug.answer_parts.python_literals import to_json
 from llmplug.errors import GrammarError
 from llmplug.json_schema import ANNOTATIONS
 
 MAX_DEPTH = 8  # of references and alternatives that are followed
 
 _NAMES = frozenset({"string", "number", "integer", "boolean", "null", "object", "array"})
+
+# Templates print these values of JSON as Python does.
+_WORDS = {"True": "true", "False": "false", "None": "null"}
+_SPACE = " \t\n\r"
 
 _OF_OBJECTS = frozenset({"type", "properties", "required", "additionalProperties"})
 
@@ -119,6 +125,40 @@ def type_of(value: Any) -> str:
     if isinstance(value, float):
         return "number"
     return "array" if isinstance(value, list) else "object"
+
+
+def write_value(text: str, types: frozenset[str] | None, *, has_words: bool = True) -> str:
+    """Write a value that stands without quotes as JSON: as it is, where that is JSON and allowed.
+
+    Args:
+        text: the value.
+        types: that it may have, as of `allowed_types`.
+        has_words: words of Python, such as `True`, may stand for those of JSON.
+    """
+    value = text.strip(_SPACE)
+    has_words = has_words and (types is None or bool(types & {"boolean", "null"}))
+    word = _WORDS.get(value, value) if has_words else value
+    kind = _json_type(word)
+    may_be_text = types is None or "string" in types
+    if kind is not None and (types is None or kind in types or not may_be_text):
+        return word
+    if kind is None and not may_be_text:  # some templates print lists as Python does
+        word = to_json(value) or ""
+        if word:
+            return word
+    return json.dumps(text, ensure_ascii=False)
+
+
+def _json_type(text: str) -> str | None:
+    """Return the type of a JSON text; None: it is none."""
+    try:
+        return type_of(json.loads(text, parse_constant=_refuse))
+    except (ValueError, RecursionError):
+        return None
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no JSON")
 
 
 def _types_of(schema: Any, root: Mapping[str, Any], depth: int) -> frozenset[str] | None:

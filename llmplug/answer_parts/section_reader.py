@@ -1,0 +1,175 @@
+"""What every reader of tool calls keeps to, and what those that go from marker to marker share."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from llmplug.answer_parts.marker_search import search_for
+from llmplug.dialect import CallArguments, CallEnd, CallStart, Content
+
+if TYPE_CHECKING:
+    from llmplug.answer_parts.marker_search import MarkerSearch
+    from llmplug.dialect import Event, Opening
+
+SPACE = " \t\n\r"
+
+
+class EventLog(list["Event"]):
+    """What a reader has made out since it was last asked."""
+
+    def say(self, text: str) -> None:
+        """Add text that belongs to no call, if there is any."""
+        if text:
+            self.append(Content(text))
+
+    def take(self) -> list[Event]:
+        """Hand over the events, and begin anew."""
+        events = list(self)
+        self.clear()
+        return events
+
+
+class Remainder:
+    """What stands behind a malformed place, up to the end marker: text, and nothing else."""
+
+    def __init__(self, end: str) -> None:
+        self.end = end
+        self._search = search_for(end)
+        self._held = ""
+
+    def feed(self, text: str) -> tuple[str, str | None]:
+        """Return text to show, and what stands behind the end marker once it has come."""
+        if not self.end:
+            return "", text
+        text = self._held + text
+        found = self._search.find(text)
+        if found.marker:
+            return text[: found.at], text[found.at + len(found.marker) :]
+        self._held = text[found.at :]
+        return text[: found.at], None
+
+    def finish(self) -> str:
+        """Return what was held back."""
+        return self._held
+
+
+class SectionReader:
+    """Reads a section of calls by states; see `llmplug.dialect.CallReader`.
+
+    A state is a method that takes text, never empty, and returns what it leaves to the next. It
+    keeps in `_held` what it cannot tell yet, and gets that back, before more, with `_unhold`.
+
+    Args:
+        opening: where the section begins.
+        end: marker up to which all is text once something goes wrong; "": it is over there.
+        state: the first.
+    """
+
+    def __init__(self, opening: Opening, end: str, state: Callable[[str], str]) -> None:
+        self.ended_as_text = False
+        self._tools = opening.tools
+        self._state = state
+        self._rest = Remainder(end)
+        self._index = opening.first_index
+        self._num_calls = 0
+        self._is_in_call = False
+        self._is_over = False
+        self._events = EventLog()
+        self._raw = [opening.space + opening.marker]  # of what has no name as yet
+        self._held = ""
+
+    def feed(self, text: str) -> tuple[list[Event], str | None]:
+        """Take more text; see `CallReader`."""
+        while text and not self._is_over:
+            text = self._state(text)
+        return self._events.take(), text if self._is_over else None
+
+    def finish(self) -> list[Event]:
+        """Say that the answer ends here; see `CallReader`."""
+        if self._is_in_call:
+            self._finish_value()
+            self._events.append(CallEnd(self._index, is_complete=False))
+        self._events.say("".join(self._raw) + self._held + self._rest.finish())
+        return self._events.take()
+
+    def _finish_value(self) -> None:
+        """The answer ends within a call: let out what is known of an open value."""
+
+    # --- calls ----------------------------------------------------------------------------------
+    def _start_call(self, name: str, call_id: str | None = None) -> None:
+        self._events.append(CallStart(self._index, name, call_id))
+        self._is_in_call = True
+        self._raw = []
+
+    def _argue(self, text: str) -> None:
+        if text:
+            self._events.append(CallArguments(self._index, text))
+
+    def _end_call(self, *, is_complete: bool = True) -> None:
+        self._events.append(CallEnd(self._index, is_complete))
+        self._is_in_call = False
+        self._index += 1
+        self._num_calls += 1
+
+    # --- what goes wrong ------------------------------------------------------------------------
+    def _give_up(self, text: str) -> str:
+        """What was read since the last call is none."""
+        self._say_all()
+        self._is_over = self.ended_as_text = not self._num_calls or not self._rest.end
+        self._state = self._read_rest
+        return text
+
+    def _break_off(self, text: str) -> str:
+        """The call goes wrong at the beginning of `text`."""
+        self._end_call(is_complete=False)
+        return self._give_up(text)
+
+    def _read_rest(self, text: str) -> str:
+        shown, left = self._rest.feed(text)
+        self._events.say(shown)
+        self._is_over = left is not None
+        return left or ""
+
+    # --- text -----------------------------------------------------------------------------------
+    def _expect(self, text: str, markers: MarkerSearch) -> tuple[str | None, str]:
+        """Take one of the markers; white space before it is nobody's, once there is a call.
+
+        Returns:
+            The marker and what stands behind it; None and "" if it may come yet, None and the
+            text if something else stands there.
+        """
+        text = self._unhold(text)
+        bare = text.lstrip(SPACE)
+        if len(bare) < len(text) and not (self._is_in_call or self._num_calls):
+            self._raw.append(text[: len(text) - len(bare)])
+        if not bare:
+            return None, ""
+        marker = markers.begins(bare)
+        if marker == "":
+            self._held = bare
+            return None, ""
+        return marker, bare[len(marker or "") :]
+
+    def _take_up_to(self, text: str, markers: MarkerSearch) -> tuple[str, str | None]:
+        """Return what stands before a marker, and behind it; None: it has not come yet."""
+        text = self._unhold(text)
+        found = markers.find(text)
+        if found.marker:
+            return text[: found.at], text[found.at + len(found.marker) :]
+        self._held = text[found.at :]
+        return text[: found.at], None
+
+    def _unhold(self, text: str) -> str:
+        held, self._held = self._held, ""
+        return held + text
+
+    def _say_all(self) -> None:
+        self._events.say("".join(self._raw))
+        self._raw = []
+
+
+def escape(text: str) -> str:
+    """Write a piece of text as it stands within a JSON string."""
+    return json.dumps(text, ensure_ascii=False)[1:-1]
