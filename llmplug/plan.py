@@ -74,6 +74,12 @@ class ModelFiles:
     task: Task = "generate"
     pooling: Pooling | None = None  # of a model that makes vectors
 
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of a classifier's labels, in the order of its scores."""
+        names = self.checkpoint.config.get("id2label") or {}
+        return tuple(str(names[key]) for key in sorted(names, key=int))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextPlan:

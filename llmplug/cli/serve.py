@@ -80,7 +80,8 @@ def _serve(config: Config, processes: Sequence[EngineProcess]) -> None:
         gc.freeze()  # tokenizers live on: no collection need look at them while requests wait
         gc.enable()
         try:
-            serve(create_app(Service(models), config.server), config.server)
+            service = Service(models, assemble.describe_samplers(registry))
+            serve(create_app(service, config.server), config.server)
         except OSError as error:
             where = f"{config.server.host}, port {config.server.port}"
             raise ConfigError(f"cannot listen on {where}: {error.strerror or error}") from error
@@ -122,6 +123,7 @@ def _make_model(
         trusts_templates=model.trust_request_templates,
         task=plan.files.task,
         pooling=plan.files.pooling,
+        labels=plan.files.labels,
     )
 
 

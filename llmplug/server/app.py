@@ -31,6 +31,8 @@ from llmplug.server.routes import (
     metrics,
     models,
     responses,
+    samplers,
+    scores,
     stored_responses,
 )
 from llmplug.server.tls import open_tls
@@ -90,7 +92,9 @@ def create_app(service: Service, settings: ServerConfig) -> Sanic[Any, Any]:
         conversations,
         messages,
         embeddings,
+        scores,
         models,
+        samplers,
         health,
     ):
         routes.add_routes(app)

@@ -114,6 +114,7 @@ class ModelService:
         grammars: checks grammars; None: no backend is installed.
         task: what the model is for.
         pooling: how its vectors are made; None: it generates.
+        labels: of a classifier, in the order of its scores.
         trusts_templates: whether requests may bring chat templates.
     """
 
@@ -133,6 +134,7 @@ class ModelService:
         trusts_templates: bool = False,
         task: Task = "generate",
         pooling: Pooling | None = None,
+        labels: Sequence[str] = (),
     ) -> None:
         self.name = name
         self.aliases = tuple(aliases)
@@ -142,6 +144,7 @@ class ModelService:
         self.created = int(time.time()) if created is None else created
         self.task = task
         self.pooling = pooling
+        self.labels = tuple(labels)
         self.ready: EngineReady | None = None
         self.dialect = dialect or Dialect()
         self.grammars = grammars

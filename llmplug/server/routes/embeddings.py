@@ -2,32 +2,21 @@
 
 from __future__ import annotations
 
-import uuid
 from typing import TYPE_CHECKING, Any
 
 from llmplug.engine.pool_limits import MAX_TEXTS
-from llmplug.server.admission import admit
-from llmplug.server.body import check_fields, read_json
-from llmplug.server.deltas import Usage
 from llmplug.server.errors import as_json
-from llmplug.server.record import record_of
-from llmplug.server.schema.embeddings import (
-    UNSERVED_IN_EMBEDDINGS,
-    EmbeddingsRequest,
-    write_vector,
-)
-from llmplug.server.schema.fields import ignored_header, split_fields
+from llmplug.server.schema.embeddings import EmbeddingsRequest, write_vector
 from llmplug.server.schema.messages import read_messages
 from llmplug.server.schema.prompts import read_prompts
 from llmplug.server.text_input import encode_texts, find_prompt, read_cut
-from llmplug.types import PoolRequest
+from llmplug.server.vectors import admitted, make_vectors, read_request, write_usage
 
 if TYPE_CHECKING:
     from sanic import Request, Sanic
     from sanic.response import HTTPResponse
 
     from llmplug.server.model_service import ModelService
-    from llmplug.server.service import Service
 
 
 def add_routes(app: Sanic[Any, Any]) -> None:
@@ -37,29 +26,17 @@ def add_routes(app: Sanic[Any, Any]) -> None:
 
 async def create_embeddings(request: Request) -> HTTPResponse:
     """Make a vector of each text."""
-    service: Service = request.app.ctx.service
-    raw = read_json(request.body)
-    model = service.find_for(raw, "embed")
-    record = record_of(request)
-    record.model = model.name
-    fields = split_fields(raw, EmbeddingsRequest, UNSERVED_IN_EMBEDDINGS, ())
-    asked = check_fields(EmbeddingsRequest, fields.served)
+    model, asked, headers = read_request(request, EmbeddingsRequest, "embed")
     asked.check()
-    usage = record.usage = Usage()
-    async with request.app.ctx.lifecycle.running(request):
-        ticket = admit(request, 1)
-        try:
-            pooling = PoolRequest(
-                request_id=uuid.uuid4().hex,
-                prompts=await _encode(model, asked),
-                dimensions=asked.dimensions,
-                is_normalised=asked.normalize,
-                priority=asked.priority or 0,
-                tenant=record.caller,
-            )
-            vectors = await service.pool(model, pooling, usage)
-        finally:
-            ticket.close()
+    async with admitted(request):
+        vectors = await make_vectors(
+            request,
+            model,
+            await encode_input(model, asked),
+            dimensions=asked.dimensions,
+            is_normalised=asked.normalize,
+            priority=asked.priority,
+        )
     data = [
         {
             "object": "embedding",
@@ -68,16 +45,12 @@ async def create_embeddings(request: Request) -> HTTPResponse:
         }
         for i, vector in enumerate(vectors)
     ]
-    body = {"object": "list", "data": data, "model": model.name, "usage": write_usage(usage)}
-    return as_json(body, ignored_header(fields.ignored))
+    body = {"object": "list", "data": data, "model": model.name, "usage": write_usage(request)}
+    return as_json(body, headers)
 
 
-def write_usage(usage: Usage) -> dict[str, int]:
-    """The usage of a request that generates nothing."""
-    return {"prompt_tokens": usage.prompt_tokens, "total_tokens": usage.prompt_tokens}
-
-
-async def _encode(model: ModelService, asked: EmbeddingsRequest) -> list[list[int]]:
+async def encode_input(model: ModelService, asked: EmbeddingsRequest) -> list[list[int]]:
+    """Turn what a request says into ids: texts, ids, or a conversation."""
     if asked.messages is not None:
         messages, _ = read_messages(asked.messages)
         prompt = await model.render(

@@ -10,9 +10,9 @@ from pydantic import BaseModel, ConfigDict
 
 from llmplug.errors import InvalidRequest
 
-UNSERVED_IN_EMBEDDINGS: Mapping[str, Any] = {
+UNSERVED_WITH_TEXTS: Mapping[str, Any] = {
     name: lambda value: value in (None, False, [], {})
-    for name in ("padding", "embed_dtype", "endianness", "use_activation", "mm_processor_kwargs")
+    for name in ("padding", "embed_dtype", "endianness", "mm_processor_kwargs")
 }
 
 

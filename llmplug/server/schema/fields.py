@@ -36,8 +36,6 @@ _UNSERVED_EVERYWHERE: Mapping[str, Neutral] = {
     "store": _is_empty,
     "moderation": _is_empty,
     # Fields of other servers that clients send here too.
-    "allowed_token_ids": _is_empty,
-    "bad_words": _is_empty,
     "grammar": _is_empty,
     "guided_choice": _is_empty,
     "guided_grammar": _is_empty,

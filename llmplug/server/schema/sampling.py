@@ -15,6 +15,8 @@ from llmplug.types import SamplingParams
 
 # Far above what anybody uses; keeps a list of strings from becoming work per character.
 MAX_STOP_STRINGS = 64
+MAX_BAD_WORDS = 128  # they are tokenised in the server's loop
+MAX_BAD_WORD_CHARS = 128
 
 
 class StreamOptions(BaseModel):
@@ -59,6 +61,9 @@ class SamplingFields(BaseModel):
     priority: int | None = None
     cache_salt: str | None = None
     structured_outputs: Any = None  # read_structure checks it
+    samplers: Any = None  # the engine's limits check it: they know the samplers
+    allowed_token_ids: list[int] | None = None
+    bad_words: list[str] | None = None
 
     def check_stream_options(self) -> None:
         """Refuse `stream_options` without `stream`, as OpenAI does."""
@@ -101,6 +106,9 @@ class SamplingFields(BaseModel):
             prompt_logprobs=prompt_logprobs,
             skip_special_tokens=self.skip_special_tokens is not False,
             extra=extra,
+            samplers=tuple(self.samplers) if isinstance(self.samplers, list) else self.samplers,
+            allowed_token_ids=read_allowed_ids(self.allowed_token_ids),
+            bad_words=read_bad_words(self.bad_words),
         )
 
 
@@ -125,6 +133,34 @@ def read_stop(stop: Any) -> tuple[str, ...]:
             param="stop",
         )
     return tuple(stops)
+
+
+def read_allowed_ids(token_ids: list[int] | None) -> tuple[int, ...]:
+    """Take a list of ids or nothing.
+
+    Raises:
+        InvalidRequest: it is empty, and so would forbid everything.
+    """
+    if token_ids is not None and not token_ids:
+        raise InvalidRequest("'allowed_token_ids' allows no token.", param="allowed_token_ids")
+    return tuple(token_ids or ())
+
+
+def read_bad_words(words: list[str] | None) -> tuple[str, ...]:
+    """Take a list of texts or nothing.
+
+    Raises:
+        InvalidRequest: one is empty, or there are too many or too long ones.
+    """
+    if words is None:
+        return ()
+    if len(words) > MAX_BAD_WORDS or not all(0 < len(word) <= MAX_BAD_WORD_CHARS for word in words):
+        raise InvalidRequest(
+            f"'bad_words' must be a list of at most {MAX_BAD_WORDS} texts of 1 to "
+            f"{MAX_BAD_WORD_CHARS} characters.",
+            param="bad_words",
+        )
+    return tuple(words)
 
 
 def read_logit_bias(bias: dict[str, float] | None) -> dict[int, float]:
