@@ -1,5 +1,4 @@
-"""Tiny random encoders and classifiers, and what transformers makes of them.
-"""
+"""Tiny random encoders and classifiers, and what transformers makes of them."""
 
 from __future__ import annotations
 

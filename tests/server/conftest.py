@@ -14,9 +14,11 @@ from sanic import Sanic
 
 from llmplug.chat.channels import Dialect
 from llmplug.config import ResponsesConfig, ServerConfig
+from llmplug.pooling import Pooling
 from llmplug.server.app import create_app, start_server, stop_server
 from llmplug.server.model_service import GrammarCheck, ModelService
 from llmplug.server.service import Service
+from llmplug.specs import Task
 
 from .fake_engine import TOKENIZER, FakeEngine, FakeRenderer, Script
 
@@ -78,6 +80,9 @@ async def start() -> AsyncIterator[StartServer]:
         grammars: GrammarCheck | None = None,
         engine: FakeEngine | None = None,
         trusts_templates: bool = False,
+        task: Task = "generate",
+        pooling: Pooling | None = None,
+        labels: tuple[str, ...] = (),
         **settings: Any,
     ) -> Running:
         engine = engine or FakeEngine(script)
@@ -93,7 +98,11 @@ async def start() -> AsyncIterator[StartServer]:
             dialect=dialect,
             grammars=grammars,
             trusts_templates=trusts_templates,
+            task=task,
+            pooling=pooling,
+            labels=labels,
         )
+        engine.task = task
         service = Service([model])
         settings = {"responses": ResponsesConfig(path="memory"), **settings}
         app = create_app(service, ServerConfig(**settings))

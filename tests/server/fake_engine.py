@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import json
 import math
+from array import array
 from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
@@ -15,6 +16,7 @@ from tokenizers import decoders, models, pre_tokenizers
 from llmplug.chat.messages import MessageShape
 from llmplug.chat.render import ChatPrompt
 from llmplug.chat.tokenizer import Tokenizer
+from llmplug.engine.pool_limits import PoolLimits, check_pooling
 from llmplug.errors import ContextLengthExceeded, InvalidRequest, LlmplugError
 from llmplug.specs import TokenizerFiles
 from llmplug.types import (
@@ -23,6 +25,8 @@ from llmplug.types import (
     EngineStats,
     FinishReason,
     GenerateRequest,
+    PoolRequest,
+    PoolResult,
     SequenceDelta,
     TokenLogprob,
 )
@@ -143,6 +147,9 @@ class FakeEngine:
         )
         self.failure: LlmplugError | None = None
         self.requests: list[GenerateRequest] = []
+        self.pooled: list[PoolRequest] = []
+        self.task = "generate"
+        self.num_labels = 1
         self.aborted: list[tuple[str, int | None]] = []
         self.num_open = 0
         self.has_request = asyncio.Event()
@@ -174,6 +181,25 @@ class FakeEngine:
                 yield delta
         finally:
             self.num_open -= 1
+
+    async def pool(self, request: PoolRequest) -> PoolResult:
+        """Numbers that tell of a text: its length, its sum, its first and its last token."""
+        limits = PoolLimits(
+            task="classify" if self.task == "classify" else "embed",
+            vocab_size=257,
+            max_tokens=CONTEXT_LENGTH,
+            width=4,
+        )
+        check_pooling(request, limits)
+        self.pooled.append(request)
+        vectors = [[len(ids), sum(ids), ids[0], ids[-1]] for ids in request.prompts]
+        if request.task == "classify":
+            vectors = [[math.log(each[0]) for _ in range(self.num_labels)] for each in vectors]
+        elif request.is_normalised:
+            vectors = [[x / math.hypot(*each) for x in each] for each in vectors]
+        lengths = [len(each) for each in vectors]
+        values = array("f", [x for each in vectors for x in each]).tobytes()
+        return PoolResult(request_id=request.request_id, values=values, lengths=lengths)
 
     def _check(self, request: GenerateRequest) -> None:
         """The part of the limits that tests of the server need."""
