@@ -409,6 +409,26 @@ def _read_vocabulary(plan: EnginePlan) -> Vocabulary:
     return make_vocabulary(tokenizer, plan.settings.vocab_size, plan.settings.eos_token_ids)
 
 
+def describe_samplers(registry: Registry) -> list[dict[str, Any]]:
+    """Describe what a request may name in `samplers`, in the order in which they run."""
+    from llmplug.engine.sampler_choice import order_specs
+
+    entries = [entry for entry in registry.samplers.unique() if not entry.spec.fuses]
+    owners = {entry.spec.name: entry.owner for entry in entries}
+    return [
+        {
+            "object": "sampler",
+            "name": spec.name,
+            "stage": spec.stage,
+            "order": spec.order,
+            "plugin": owners[spec.name],
+            "neutral": spec.params().model_dump(mode="json"),
+            "schema": spec.params.model_json_schema(),
+        }
+        for spec in order_specs(entry.spec for entry in entries)
+    ]
+
+
 def sampler_fields(registry: Registry) -> frozenset[str]:
     """Return the request fields that the installed samplers take."""
     return frozenset(name for entry in registry.samplers for name in entry.spec.params.model_fields)

@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from llmplug import assemble
+from llmplug.chat.bad_words import encode_bad_words
 from llmplug.chat.detokenize import Detokenizer
 from llmplug.chat.stop_strings import StopResult, StopStrings
 from llmplug.config import Config, load
@@ -156,6 +157,7 @@ class LLM:
         continues_text: bool,
     ) -> list[Completion]:
         answers: dict[tuple[str, int], _Answer] = {}
+        params = encode_bad_words(params, self.tokenizer)
         ids = [f"llm-{secrets.token_hex(8)}" for _ in prompts]
         try:
             for request_id, prompt_ids in zip(ids, prompts, strict=True):

@@ -49,10 +49,13 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     prompt_logprobs: int | None = None  # the same for each prompt token but the first
     skip_special_tokens: bool = True
     extra: dict[str, Any] = {}  # parameters of samplers that the core does not know, by field name
-    # Which samplers run, in this order: {"name": ..., and fields of its own}. None: all, by stage.
-    samplers: tuple[dict[str, Any], ...] | None = None
+    # Which samplers run, in this order: names, or {"name": ..., and fields of its own}. None: all,
+    # by stage.
+    samplers: tuple[str | dict[str, Any], ...] | None = None
     allowed_token_ids: tuple[int, ...] = ()  # no others are chosen; empty: all are allowed
-    bad_words: tuple[tuple[int, ...], ...] = ()  # token sequences that the output does not hold
+    # What the output does not hold; the engine wants sequences of tokens, who knows a tokenizer
+    # makes them of texts.
+    bad_words: tuple[str | tuple[int, ...], ...] = ()
 
 
 class ThinkingBudget(msgspec.Struct, frozen=True, kw_only=True):

@@ -190,7 +190,7 @@ def _check_bad_words(words: Any, vocab_size: int) -> tuple[tuple[int, ...], ...]
             param="bad_words",
         )
     if not all(isinstance(word, tuple | list) and word for word in words):
-        raise InvalidRequest("bad_words must hold sequences of tokens.", param="bad_words")
+        raise InvalidRequest("bad_words must hold texts that have tokens.", param="bad_words")
     if sum(map(len, words)) > MAX_BAD_WORD_TOKENS:
         raise InvalidRequest(
             f"bad_words may have {MAX_BAD_WORD_TOKENS} tokens together.", param="bad_words"

@@ -67,15 +67,17 @@ def _list_links(specs: Sequence[SamplerSpec], filled: Mapping[str, Any]) -> list
     """Return the samplers that may run for a request, active or not."""
     offered = [spec for spec in specs if not spec.fuses]
     entries = filled["samplers"]
-    values = _merge_values(filled)
+    values: dict[str, Any] = {name: filled[name] for name in _SAMPLER_FIELDS} | filled["extra"]
     if entries is None:
         return [Link(spec, _make_params(spec, values)) for spec in offered]
     by_name = {spec.name: spec for spec in offered}
     links = []
-    for place, entry in enumerate(entries):
+    for entry in entries:
         spec = by_name[entry["name"]]
-        links.append(Link(spec, _make_params(spec, values, entry, f"samplers[{place}].")))
+        links.append(Link(spec, _make_params(spec, values, entry)))
     if not links or links[-1].spec.stage != "choose":
+        for entry in entries:  # a temperature of 0 is greedy wherever it stands
+            values |= {name: value for name, value in entry.items() if name != "name"}
         choosers = (spec for spec in offered if spec.stage == "choose")
         links += [Link(spec, _make_params(spec, values)) for spec in choosers]
     return links
@@ -98,6 +100,9 @@ def check_samplers(
     extra = filled["extra"]
     if not isinstance(extra, dict) or len(extra) > MAX_EXTRA:
         raise InvalidRequest(f"at most {MAX_EXTRA} extra parameters are taken.", param="extra")
+    entries = filled["samplers"]
+    if entries is not None:
+        filled["samplers"] = _check_shape(entries)
     if specs is None:
         return
     offered = [spec for spec in order_specs(specs) if not spec.fuses]
@@ -125,21 +130,32 @@ def _find_asked(filled: Mapping[str, Any]) -> set[str]:
     return asked | ({"logit_bias"} if filled["logit_bias"] else set())
 
 
-def _check_entries(
-    entries: Any, offered: Sequence[SamplerSpec], vocab_size: int
-) -> tuple[dict[str, Any], ...]:
+def _check_shape(entries: Any) -> tuple[dict[str, Any], ...]:
+    """Return entries that all are objects with a name."""
     if not isinstance(entries, tuple | list) or len(entries) > MAX_CHAIN:
         raise InvalidRequest(
-            f"samplers must be a list of at most {MAX_CHAIN} objects with a 'name'.",
+            f"samplers must be a list of at most {MAX_CHAIN} names, or objects with a 'name'.",
             param="samplers",
         )
+    shaped = []
+    for place, entry in enumerate(entries):
+        named = {"name": entry} if isinstance(entry, str) else entry
+        if not isinstance(named, dict) or not isinstance(named.get("name"), str):
+            raise InvalidRequest(
+                f"samplers[{place}] must be a name, or an object with a 'name'.",
+                param=f"samplers[{place}]",
+            )
+        shaped.append(named)
+    return tuple(shaped)
+
+
+def _check_entries(
+    entries: Sequence[dict[str, Any]], offered: Sequence[SamplerSpec], vocab_size: int
+) -> tuple[dict[str, Any], ...]:
     by_name = {spec.name: spec for spec in offered}
     checked = []
     for place, entry in enumerate(entries):
-        where = f"samplers[{place}]"
-        name = entry.get("name") if isinstance(entry, dict) else None
-        if not isinstance(name, str):
-            raise InvalidRequest(f"{where} must be an object with a 'name'.", param=where)
+        where, name = f"samplers[{place}]", entry["name"]
         if name not in by_name:
             raise InvalidRequest(
                 f"{where}.name: there is no sampler {name[:64]!r}{did_you_mean(name, by_name)}",
@@ -158,6 +174,7 @@ def _check_entry(
 ) -> dict[str, Any]:
     """Return an entry with the whole names of its fields."""
     checked: dict[str, Any] = {"name": spec.name}
+    spelled: dict[str, str] = {}  # as the request says it, by field
     known = spec.params.model_fields
     for key, value in entry.items():
         if key == "name":
@@ -174,7 +191,8 @@ def _check_entry(
             value = check_sampling_number(field, value, vocab_size, param)  # noqa: PLW2901
         elif field == "logit_bias":
             value = check_logit_bias(param, _with_int_keys(value), vocab_size)  # noqa: PLW2901
-        checked[field] = value
+        checked[field], spelled[field] = value, param
+    _make_params(spec, {}, checked, spelled)
     return checked
 
 
@@ -204,21 +222,13 @@ def _check_listed(
         filled[name] = RANGES[name].neutral if name in RANGES else {}
 
 
-def _merge_values(filled: Mapping[str, Any]) -> dict[str, Any]:
-    """Return all values for samplers by field, those of the list over the request's own."""
-    values: dict[str, Any] = {name: filled[name] for name in _SAMPLER_FIELDS} | filled["extra"]
-    for entry in filled["samplers"] or ():
-        values |= {name: value for name, value in entry.items() if name != "name"}
-    return values
-
-
 def _make_params(
     spec: SamplerSpec,
     values: Mapping[str, Any],
     entry: Mapping[str, Any] | None = None,
-    where: str = "",
+    spelled: Mapping[str, str] | None = None,
 ) -> BaseModel:
-    """Make a sampler's parameters, of `entry` first; what is wrong in that lies at `where`."""
+    """Make a sampler's parameters, of `entry` first; errors name fields as they were `spelled`."""
     from pydantic import ValidationError
 
     own = entry or {}
@@ -232,5 +242,5 @@ def _make_params(
     except ValidationError as error:
         first = error.errors()[0]
         name = str(first["loc"][0]) if first["loc"] else spec.name
-        param = f"{where}{name}" if name in own else name
+        param = (spelled or {}).get(name, name)
         raise InvalidRequest(f"{param}: {first['msg']}.", param=param) from error

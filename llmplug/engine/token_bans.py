@@ -25,10 +25,11 @@ class TokenBans:
 
     def __init__(self, sampling: SamplingParams) -> None:
         self._allowed_ids = sampling.allowed_token_ids
-        self._banned_ids = {word[0] for word in sampling.bad_words if len(word) == 1}
+        words = [word for word in sampling.bad_words if isinstance(word, tuple)]
+        self._banned_ids = {word[0] for word in words if len(word) == 1}
         # By the last token but one, so that a step looks at the sequences that can end now.
         self._words_by_end: dict[int, list[tuple[int, ...]]] = {}
-        for word in sampling.bad_words:
+        for word in words:
             if len(word) > 1:
                 self._words_by_end.setdefault(word[-2], []).append(word)
         self._is_out_V: torch.Tensor | None = None

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
+from llmplug.chat.bad_words import encode_bad_words
 from llmplug.errors import (
     ConfigError,
     InvalidRequest,
@@ -45,8 +46,16 @@ MISTAKES = (ConfigError, PluginError, KernelInputError)
 class Service:
     """All models of one server."""
 
-    def __init__(self, models: Sequence[ModelService]) -> None:
+    def __init__(
+        self, models: Sequence[ModelService], samplers: Sequence[Mapping[str, Any]] = ()
+    ) -> None:
+        """Start nothing yet.
+
+        Args:
+            samplers: a description of each, in the order in which they run.
+        """
         self.models = tuple(models)
+        self.samplers = tuple(samplers)
         self.metrics = Metrics(self._read_stats)
         self._metrics = {model.name: self.metrics.for_model(model.name) for model in models}
         self._by_name = {name: model for model in models for name in (model.name, *model.aliases)}
@@ -151,6 +160,7 @@ class Service:
                 "are given to one request.",
                 param="n",
             )
+        sampling = encode_bad_words(sampling, model.tokenizer)
         requests = [
             GenerateRequest(
                 request_id=uuid.uuid4().hex,
