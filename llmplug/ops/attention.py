@@ -28,15 +28,17 @@ class AttentionBatch:
 
     Sequences with exactly one new token that end their prompt (decode) come first, then chunks of
     prompts (prefill). Tuples are host copies of the tensors, for kernels that loop on the host.
+    Decodes may end with padding: a row of no tokens, slot -1, whose attention is 0.
     """
 
     num_decodes: int  # of the S sequences, those with one new token, packed first
     query_lens: tuple[int, ...]  # new tokens of each sequence in this step, >= 1
-    cached_lens: tuple[int, ...]  # tokens in the cache of each sequence, this step's included
+    # Tokens in the cache of each sequence, this step's included; 0: padding.
+    cached_lens: tuple[int, ...]
     query_starts_S1: torch.Tensor  # int32: offset into T of each sequence's first token, then T
     cached_lens_S: torch.Tensor  # int32
     block_table_SM: torch.Tensor  # int32: page ids in token order; -1 after the last
-    slots_T: torch.Tensor  # int64: page * P + offset in the page of each new token
+    slots_T: torch.Tensor  # int64: page * P + offset in the page of each new token; -1: padding
     # What a kernel computes once for all layers of the step, under keys of its own.
     plans: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
 
@@ -123,10 +125,13 @@ class PagedAttention:
     def store(
         self, cache: KVCache, k_TKH: torch.Tensor, v_TKH: torch.Tensor, slots_T: torch.Tensor
     ) -> None:
-        """Write new keys (already rotated) and values into their slots.
+        """Write new keys (already rotated) and values into their slots; -1 is no slot.
 
         In a cache of 8-bit floats numbers beyond 448 become 448; NaN stays NaN.
         """
+        if len(slots_T) and int(slots_T.min()) < 0:
+            is_there_T = slots_T >= 0
+            k_TKH, v_TKH, slots_T = k_TKH[is_there_T], v_TKH[is_there_T], slots_T[is_there_T]
         pages_T, offsets_T = slots_T // cache.page_size, slots_T % cache.page_size
         for kept, x_TKH in ((cache.key, k_TKH), (cache.value, v_TKH)):
             if kept.dtype is torch.float8_e4m3fn:
@@ -168,7 +173,8 @@ class PagedAttention:
         parts = batch.plans.get(key)
         if parts is None:
             parts = batch.plans[key] = _plan(batch, cache, window)
-        out_TNH = torch.empty(q_TNH.shape, device=q_TNH.device, dtype=q_TNH.dtype)
+        make = torch.zeros if 0 in batch.cached_lens else torch.empty
+        out_TNH = make(q_TNH.shape, device=q_TNH.device, dtype=q_TNH.dtype)
         scores = _Scores(scale, soft_cap, sinks_N)
         for part in parts:
             if isinstance(part, _Group):
@@ -258,6 +264,8 @@ def _plan(batch: AttentionBatch, cache: KVCache, window: int | None) -> list[_Gr
     """Compute what all layers of a step share: groups, gather indices and masks."""
     groups: dict[int, list[int]] = {}
     for s, length in enumerate(batch.cached_lens[: batch.num_decodes]):
+        if length == 0:
+            continue
         seen = length if window is None else min(length, window)
         groups.setdefault(-(-seen // _GROUP_TOKENS) * _GROUP_TOKENS, []).append(s)
     parts: list[_Group | _Chunk] = []

@@ -26,7 +26,7 @@ def make_attention_example(
     cache_dtype: torch.dtype | None = None,
     seed: int = 7,
 ) -> dict[str, Any]:
-    """Describe a step: (new tokens, cached tokens) of each sequence, decodes first.
+    """Describe a step: (new tokens, cached tokens) of each sequence, decodes first; (1, 0) is none.
 
     Args:
         heads: query heads, key/value heads, head width.
@@ -55,6 +55,8 @@ def _example_inputs(device: torch.device, dtype: torch.dtype) -> list[dict[str, 
         make_attention_example([(1, 33), (5, 90), (17, 17)], heads=(6, 2, 64), page_size=8),
         make_attention_example([(1, 50), (30, 70)], heads=(4, 4, 32), window=20),
         make_attention_example([(1, 200), (1, 7), (64, 200)], heads=(8, 1, 128), window=100),
+        make_attention_example([(1, 9), (1, 40), (1, 0), (1, 0)], heads=(4, 2, 16)),
+        make_attention_example([(1, 3), (1, 0), (6, 6)], heads=(2, 1, 8), window=4),
         make_attention_example([], heads=(9, 3, 64)),
     ]
     return [{**example, "device": device, "dtype": dtype} for example in examples]
@@ -62,7 +64,7 @@ def _example_inputs(device: torch.device, dtype: torch.dtype) -> list[dict[str, 
 
 def make_scored_examples(device: torch.device, dtype: torch.dtype) -> list[dict[str, Any]]:
     """Steps with a soft cap and sinks, which not every kernel of attention serves."""
-    lens = [(1, 33), (1, 1), (5, 40), (17, 17)]
+    lens = [(1, 33), (1, 1), (1, 0), (5, 40), (17, 17)]
     examples = [
         make_attention_example(lens, heads=(4, 2, 16), soft_cap=2.0),
         make_attention_example(lens, heads=(6, 2, 16), has_sinks=True),
@@ -96,11 +98,11 @@ def make_attention_batch(
         table_SM[s, :count] = pages.int()
         slots = (pages[:, None] * page_size + torch.arange(page_size)).flatten()[:cached]
         past.append(slots[: cached - num_new].to(device))
-        new.append(slots[cached - num_new :])
+        new.append(slots[cached - num_new :] if cached else torch.tensor([-1]))
     slots_T = torch.cat(new) if new else torch.zeros(0, dtype=torch.long)
     taken = torch.cat([*(part.cpu() for part in past), slots_T])
     unused = torch.ones(num_pages * page_size, dtype=torch.bool)
-    unused[taken] = False
+    unused[taken[taken >= 0]] = False
     query_lens = tuple(num_new for num_new, _ in lens)
     cached_lens = tuple(cached for _, cached in lens)
     starts = torch.tensor([0, *query_lens]).cumsum(0).int()
@@ -137,8 +139,7 @@ def apply_attention(kernel: Any, example: Mapping[str, Any]) -> torch.Tensor:
         # A generator of its own: a sequence's numbers do not depend on its neighbours.
         seed = example["seed"] if s == 0 else example.get("neighbours", example["seed"])
         generator = torch.Generator().manual_seed(1000 * seed + s)
-        k_CKH = torch.randn(cached, *kv_shape, generator=generator)
-        v_CKH = torch.randn(cached, *kv_shape, generator=generator)
+        k_CKH, v_CKH = torch.randn(2, cached or num_new, *kv_shape, generator=generator)
         queries.append(torch.randn(num_new, *queries[0].shape[1:], generator=generator) * 2)
         kernel.store(cache, *(x[: len(past[s])].to(device, dtype) for x in (k_CKH, v_CKH)), past[s])
         keys.append(k_CKH[len(past[s]) :])

@@ -28,16 +28,17 @@ def _example_inputs(device: torch.device, dtype: torch.dtype) -> list[dict[str, 
         ([(1, 1)], (1, 1, 8), 8, 16, 1.0),
         ([(1, 5), (1, 70), (40, 40)], (9, 3, 64), 576, 1536, 1.0),
         ([(1, 33), (5, 40), (17, 17)], (6, 2, 16), 40, 56, 0.5),
+        ([(1, 12), (1, 0), (1, 0)], (4, 2, 16), 64, 96, 1.0),
         ([(7, 7), (130, 130)], (4, 4, 32), 96, 100, 1.0),
         ([], (4, 2, 16), 64, 96, 1.0),
     ]
     examples = []
     for number, (lens, heads, width, ffn_width, rotary_share) in enumerate(steps):
-        example = make_attention_example(lens, heads=heads, window=20 if number == 3 else None)
+        example = make_attention_example(lens, heads=heads, window=20 if number == 4 else None)
         examples.append({
             **example, "device": device, "dtype": dtype, "width": width, "ffn_width": ffn_width,
             "rotary": int(heads[2] * rotary_share),
-            "has_head_norms": number in {2, 3}, "has_bias": number == 2,
+            "has_head_norms": number in {2, 4}, "has_bias": number == 2,
         })  # fmt: skip
     return examples
 
@@ -55,10 +56,10 @@ def apply_decoder_layer(ops: KernelTable, example: Mapping[str, Any]) -> torch.T
         # A generator of its own: a sequence's numbers do not depend on its neighbours.
         seed = example["seed"] if s == 0 else example.get("neighbours", example["seed"])
         generator = torch.Generator().manual_seed(1000 * seed + s)
-        kv_shape = (2, 2, cached - num_new, heads[1], heads[2])
+        kv_shape = (2, 2, len(past[s]), heads[1], heads[2])
         pasts.append(torch.randn(kv_shape, generator=generator).to(device, dtype))
         residuals.append(torch.randn(num_new, example["width"], generator=generator))
-        positions.append(torch.arange(cached - num_new, cached))
+        positions.append(torch.arange(len(past[s]), len(past[s]) + num_new))
     residual_TD = torch.cat([torch.zeros(0, example["width"]), *residuals]).to(device, dtype)
     positions_T = torch.cat(positions).to(device)
     x_TD: torch.Tensor | None = None

@@ -42,7 +42,7 @@ class ComposedRopeStore:
             layer: its heads, norms and rope table; nothing else is read.
             positions_T: int64, of each token in its sequence.
             cache: the slots are filled.
-            slots_T: int64: page * P + offset in the page.
+            slots_T: int64: page * P + offset in the page; -1: nothing is stored.
 
         Returns:
             q_TNH, rotated.
@@ -103,6 +103,7 @@ def apply_rope_store(
     )  # fmt: skip
     positions_T = torch.randint(100, (num_tokens,), generator=generator).to(device)
     slots_T = torch.randperm(page_size * num_pages, generator=generator)[:num_tokens].to(device)
+    slots_T[3:4] = -1
     cache = ops.attention.allocate(
         num_pages, page_size, num_kv_heads, width, device=device, dtype=example["cache_dtype"]
     )

@@ -40,6 +40,10 @@ class DirectAttention(PagedAttention):
         for s, (query_len, cached_len) in enumerate(
             zip(batch.query_lens, batch.cached_lens, strict=True)
         ):
+            if cached_len == 0:  # padding
+                out_TNH[t] = 0
+                t += query_len
+                continue
             for position in range(cached_len - query_len, cached_len):
                 first = 0 if window is None else max(0, position + 1 - window)
                 tokens = torch.arange(first, position + 1)
@@ -112,6 +116,17 @@ def test_a_cache_of_8_bit_floats_keeps_what_they_can_hold() -> None:
         attention.store(cache, value_TKH, value_TKH, batch.slots_T)
         got = attention.attend(torch.ones(len(lens), 1, 4), cache, batch, scale=1.0)
         assert got.tolist() == [[[448.0, -448.0, 0.3125, 0.0]]] * len(lens)
+
+
+@pytest.mark.parametrize("cache_dtype", [torch.float16, torch.float8_e4m3fn])
+def test_a_token_without_a_slot_is_not_stored(cache_dtype: torch.dtype) -> None:
+    attention = PagedAttention()
+    cache = attention.allocate(3, 4, 1, 2, device=CPU, dtype=cache_dtype)
+    x_TKH = torch.arange(1.0, 9.0).view(4, 1, 2)
+    attention.store(cache, x_TKH, x_TKH, torch.tensor([-1, 2, -1, 9]))
+    kept = cache.key.float().transpose(1, 2).reshape(12, 2)
+    assert kept[[2, 9]].tolist() == [[3.0, 4.0], [7.0, 8.0]]
+    assert kept.count_nonzero() == 4
 
 
 @pytest.mark.parametrize("number", [1, 2, 4])

@@ -64,7 +64,8 @@ def test_tokens_that_are_not_finite_stay_in_their_slots(factor: float) -> None:
     for x, y in zip(before[1:], after[1:], strict=True):
         # Pages, heads, tokens: a token that has changed has done so in all its numbers.
         is_same = (x == y).all(-1)
-        assert (~is_same).sum() == (example["num_tokens"] - 1) * example["heads"][1]
+        # One of the others has no slot.
+        assert (~is_same).sum() == (example["num_tokens"] - 2) * example["heads"][1]
 
 
 @pytest.mark.parametrize("settings", [{}, {"soft_cap": 3.0, "has_sinks": True, "window": 9}])

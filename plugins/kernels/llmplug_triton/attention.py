@@ -138,7 +138,7 @@ def _plan(batch: AttentionBatch, tile_queries: int, window: int | None) -> _Plan
         for first in range(0, batch.query_lens[s], tile_queries)
     ]
     return _Plan(
-        num_chunks=count_chunks(max(seen, default=0)),
+        num_chunks=count_chunks(max(1, *seen)) if seen else 0,
         tiles=torch.tensor(tiles, dtype=torch.int32, device=batch.cached_lens_S.device),
     )
 

@@ -126,7 +126,7 @@ def _join_kernel(
         sum_1 = sum_1 * decay_1 + tl.sum(sum_B * weight_B, 0, keep_dims=True)
         out_H = out_H * decay_1 + tl.sum(out_BH * weight_B[:, None], 0)
         max_1 = new_max_1
-    out_H = (out_H / sum_1).to(out.dtype.element_ty)
+    out_H = (out_H / tl.where(num_seen > 0, sum_1, 1.0)).to(out.dtype.element_ty)
     tl.store(out + head * WIDTH + lane_H, out_H, mask=lane_H < WIDTH)
 
 

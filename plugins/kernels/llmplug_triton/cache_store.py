@@ -41,7 +41,7 @@ def _store_kernel(
     token = tl.program_id(0).to(tl.int64)
     slot = tl.load(slots + token)  # the grid ends with the tokens
     element = tl.arange(0, BLOCK)
-    is_there = element < NUM_KV_HEADS * WIDTH
+    is_there = (element < NUM_KV_HEADS * WIDTH) & (slot >= 0)
     head = element // WIDTH
     lane = element % WIDTH
     row = (slot // PAGE * NUM_KV_HEADS + head) * PAGE + slot % PAGE
@@ -58,7 +58,7 @@ def _store_kernel(
 def store_in_cache(
     cache: KVCache, k_TKH: torch.Tensor, v_TKH: torch.Tensor, slots_T: torch.Tensor
 ) -> None:
-    """Write new keys (already rotated) and values into their slots.
+    """Write new keys (already rotated) and values into their slots; -1 is no slot.
 
     Raises:
         KernelInputError: heads do not fit the cache, or slots are not as many int64 as tokens.

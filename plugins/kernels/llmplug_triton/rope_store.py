@@ -50,6 +50,7 @@ def _norm_and_rotate(
     BLOCK_N: tl.constexpr,
     BLOCK_r: tl.constexpr,
     BLOCK_REST: tl.constexpr,
+    is_kept: tl.tensor,  # whether anything is written
 ) -> None:
     dtype = x.dtype.element_ty
     head_N1 = tl.arange(0, BLOCK_N)[:, None].to(tl.int64)
@@ -74,9 +75,9 @@ def _norm_and_rotate(
         rest_Nh = rest_Nh * scale_N1 * weight_1h
     new_first_Nr = first_Nr * cos_r[None, :] - second_Nr * sin_r[None, :]
     new_second_Nr = second_Nr * cos_r[None, :] + first_Nr * sin_r[None, :]
-    _put(y_N1 + column_1r, new_first_Nr.to(dtype), is_there_Nr, LARGEST)
-    _put(y_N1 + HALF + column_1r, new_second_Nr.to(dtype), is_there_Nr, LARGEST)
-    _put(y_N1 + column_1h, rest_Nh.to(dtype), is_there_Nh, LARGEST)
+    _put(y_N1 + column_1r, new_first_Nr.to(dtype), is_there_Nr & is_kept, LARGEST)
+    _put(y_N1 + HALF + column_1r, new_second_Nr.to(dtype), is_there_Nr & is_kept, LARGEST)
+    _put(y_N1 + column_1h, rest_Nh.to(dtype), is_there_Nh & is_kept, LARGEST)
 
 
 @triton.jit
@@ -113,22 +114,26 @@ def _rope_store_kernel(
     cos_r = tl.load(angles + column_r, mask=column_r < HALF, other=0.0)
     sin_r = tl.load(angles + HALF + column_r, mask=column_r < HALF, other=0.0)
     slot = tl.load(slots + token)
+    has_slot = slot >= 0
     place = (slot // PAGE * NUM_KV_HEADS * PAGE + slot % PAGE) * WIDTH
     q = qkv + token * stride_token
     k, v = q + NUM_HEADS * stride_head, q + (NUM_HEADS + NUM_KV_HEADS) * stride_head
     _norm_and_rotate(
         q, stride_head, q_norm, new_q + token * NUM_HEADS * WIDTH, cos_r, sin_r, eps,
         HAS_Q_NORM, NUM_HEADS, WIDTH, WIDTH, HALF, 0, BLOCK_N, BLOCK_r, BLOCK_REST,
+        True,
     )  # fmt: skip
     _norm_and_rotate(
         k, stride_head, k_norm, key + place, cos_r, sin_r, eps,
         HAS_K_NORM, NUM_KV_HEADS, PAGE * WIDTH, WIDTH, HALF, LARGEST, BLOCK_K, BLOCK_r, BLOCK_REST,
+        has_slot,
     )  # fmt: skip
     head_K1 = tl.arange(0, BLOCK_K)[:, None].to(tl.int64)
     lane_1H = tl.arange(0, BLOCK_H)[None, :]
     is_there_KH = (head_K1 < NUM_KV_HEADS) & (lane_1H < WIDTH)
     v_KH = tl.load(v + head_K1 * stride_head + lane_1H, mask=is_there_KH, other=0.0)
-    _put(value + place + head_K1 * (PAGE * WIDTH) + lane_1H, v_KH, is_there_KH, LARGEST)
+    is_kept_KH = is_there_KH & has_slot
+    _put(value + place + head_K1 * (PAGE * WIDTH) + lane_1H, v_KH, is_kept_KH, LARGEST)
 
 
 def rope_store(

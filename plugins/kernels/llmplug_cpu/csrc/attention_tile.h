@@ -66,7 +66,7 @@ class TileKernel {
     all_.sums = scores_ + kMaxRows * kStep * kGroup;
     range_.sums = all_.sums + kMaxRows * padded_;
     last_ = tile_.first_position + tile_.num_queries - 1;
-    end_ = group_of(last_) + 1;
+    end_ = last_ < 0 ? 0 : group_of(last_) + 1;  // of padding: none
     begin_ = call_.window > 0
                  ? group_of(std::max<int64_t>(0, tile_.first_position - call_.window + 1))
                  : 0;
@@ -77,7 +77,7 @@ class TileKernel {
   }
 
   // Ranges of groups that the tile sees; they end at multiples of kRange.
-  int64_t num_ranges() const { return (end_ - 1) / kRange - begin_ / kRange + 1; }
+  int64_t num_ranges() const { return (end_ + kRange - 1) / kRange - begin_ / kRange; }
 
   void run() {
     load_queries();
@@ -322,7 +322,7 @@ class TileKernel {
       const int64_t token = tile_.first_query + r / heads_;
       const int64_t head = tile_.first_head + r % heads_;
       float* out = call_.out + (token * call_.num_heads + head) * width_;
-      const float inverse = 1.0f / all_.total[r];
+      const float inverse = last_ < 0 ? 0.0f : 1.0f / all_.total[r];
       for (int64_t h = 0; h < width_; ++h) out[h] = all_.sums[r * padded_ + h] * inverse;
     }
   }

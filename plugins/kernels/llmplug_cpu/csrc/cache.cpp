@@ -36,6 +36,7 @@ constexpr int64_t kChunk = 32;
 }  // namespace
 
 void store_token(const Cache& cache, const float* k, const float* v, int64_t slot) {
+  if (slot < 0) return;
   switch (cache.kind) {
     case CacheKind::kFloat32: return store_in<float>(cache, k, v, slot);
     case CacheKind::kBFloat16: return store_in<BF16>(cache, k, v, slot);

@@ -23,7 +23,7 @@ struct Cache {
   int64_t page_size;
 };
 
-// Writes the keys and values of one token, heads side by side, into its slot.
+// Writes the keys and values of one token, heads side by side, into its slot; -1 is none.
 void store_token(const Cache& cache, const float* k, const float* v, int64_t slot);
 
 }  // namespace llmplug
