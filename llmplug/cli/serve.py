@@ -124,6 +124,7 @@ def _make_model(
         task=plan.files.task,
         pooling=plan.files.pooling,
         labels=plan.files.labels,
+        context_length=plan.rules.context_length,
     )
 
 

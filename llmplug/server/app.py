@@ -34,6 +34,7 @@ from llmplug.server.routes import (
     samplers,
     scores,
     stored_responses,
+    tokenize,
 )
 from llmplug.server.tls import open_tls
 from llmplug.server.watchdog import Watchdog
@@ -93,6 +94,7 @@ def create_app(service: Service, settings: ServerConfig) -> Sanic[Any, Any]:
         messages,
         embeddings,
         scores,
+        tokenize,
         models,
         samplers,
         health,

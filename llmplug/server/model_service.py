@@ -115,6 +115,7 @@ class ModelService:
         task: what the model is for.
         pooling: how its vectors are made; None: it generates.
         labels: of a classifier, in the order of its scores.
+        context_length: tokens of prompt and answer, as planned.
         trusts_templates: whether requests may bring chat templates.
     """
 
@@ -135,6 +136,7 @@ class ModelService:
         task: Task = "generate",
         pooling: Pooling | None = None,
         labels: Sequence[str] = (),
+        context_length: int | None = None,
     ) -> None:
         self.name = name
         self.aliases = tuple(aliases)
@@ -159,6 +161,12 @@ class ModelService:
         self._trusts_templates = trusts_templates
         self._open_template = lru_cache(maxsize=8)(partial(_open_template, tokenizer))
         self._details = dict(details or {})
+        self._context_length = context_length
+
+    @property
+    def context_length(self) -> int | None:
+        """Tokens of prompt and answer; None: nobody knows before the engine is up."""
+        return self._context_length if self.ready is None else self.ready.context_length
 
     def require_grammars(self, param: str) -> GrammarCheck:
         """Return what checks grammars.
@@ -195,8 +203,8 @@ class ModelService:
         card = {"id": self.name, "object": "model", "created": self.created, "owned_by": "llmplug"}
         if self.task != "generate":
             card["task"] = self.task
-        if self.ready is not None:
-            card["max_model_len"] = self.ready.context_length
+        if self.context_length is not None:
+            card["max_model_len"] = self.context_length
         return {**card, **self._details}
 
     def marker_ids(self, *, reads_calls: bool) -> frozenset[int]:
@@ -269,6 +277,11 @@ class ModelService:
         return await _run(
             len(prompt), lambda: tokenizer.encode(prompt, add_special_tokens=add_special_tokens)
         )
+
+    async def decode(self, ids: list[int], *, skip_special_tokens: bool) -> str:
+        """Turn ids into text."""
+        decode = partial(self.tokenizer.decode, ids, skip_special_tokens=skip_special_tokens)
+        return await _run(len(ids), decode)
 
     async def echo(self, prompt: Prompt, ids: list[int], *, has_offsets: bool) -> Echo:
         """Prepare the repetition of a prompt, with its tokens' places if they are asked for."""

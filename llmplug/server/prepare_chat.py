@@ -15,6 +15,7 @@ from llmplug.server.schema.tools import ToolUse, read_tools
 from llmplug.server.thinking import choose_template_options, make_budget
 
 if TYPE_CHECKING:
+    from llmplug.chat.render import ChatPrompt
     from llmplug.grammar import Node
     from llmplug.server.admission import Ticket
     from llmplug.server.generation import Generation
@@ -51,29 +52,9 @@ async def prepare_chat(
     )
     use = read_tools(asked.tools, asked.tool_choice, asked.parallel_tool_calls)
     dialect = model.dialect
-    if use.callable and dialect.tools is None:
-        raise UnsupportedParameter(
-            "'tools' is not supported: nothing is known of how this model writes calls.",
-            param="tools",
-        )
-    is_continued = bool(asked.continue_final_message)
     started_at = time.perf_counter()
-    renderer = await model.find_renderer(asked.chat_template, has_tools=bool(use.shown))
-    prompt = await model.render(
-        renderer,
-        messages,
-        add_generation_prompt=asked.add_generation_prompt is not False and not is_continued,
-        continue_final_message=is_continued,
-        tools=use.shown,
-        documents=asked.read_documents(),
-        template_kwargs=choose_template_options(
-            asked.reasoning_effort,
-            asked.chat_template_kwargs,
-            dialect.reasoning,
-            renderer.variables,
-        )
-        or None,
-    )
+    prompt = await render_chat(model, asked, messages, use)
+    is_continued = bool(asked.continue_final_message)
     head = _continue(messages[-1], dialect.reasoning) if is_continued else prompt.end
     budget = make_budget(asked.thinking_token_budget, dialect.reasoning, model.tokenizer, head)
     text, param = read_structure(asked.response_format, asked.structured_outputs)
@@ -93,6 +74,39 @@ async def prepare_chat(
         grammar=encode_grammar(node) if node is not None else b"",
         thinking=budget,
         reading=_make_reading(model, use, head, metrics.count_parser_failure),
+    )
+
+
+async def render_chat(
+    model: ModelService, asked: ChatRequest, messages: list[Message], use: ToolUse
+) -> ChatPrompt:
+    """Make the prompt of a conversation, with tools and whatever else its template is told.
+
+    Raises:
+        InvalidRequest: the template refuses it, or has no place for a part of it.
+    """
+    dialect = model.dialect
+    if use.callable and dialect.tools is None:
+        raise UnsupportedParameter(
+            "'tools' is not supported: nothing is known of how this model writes calls.",
+            param="tools",
+        )
+    is_continued = bool(asked.continue_final_message)
+    renderer = await model.find_renderer(asked.chat_template, has_tools=bool(use.shown))
+    return await model.render(
+        renderer,
+        messages,
+        add_generation_prompt=asked.add_generation_prompt is not False and not is_continued,
+        continue_final_message=is_continued,
+        tools=use.shown,
+        documents=asked.read_documents(),
+        template_kwargs=choose_template_options(
+            asked.reasoning_effort,
+            asked.chat_template_kwargs,
+            dialect.reasoning,
+            renderer.variables,
+        )
+        or None,
     )
 
 

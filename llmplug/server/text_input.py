@@ -33,7 +33,7 @@ def read_cut(model: ModelService, asked: TextFields) -> Cut:
     """Read what a request says of texts that are too long."""
     length = asked.truncate_prompt_tokens
     if length == -1:
-        length = model.ready.context_length if model.ready is not None else None
+        length = model.context_length
     return Cut(max_tokens=length, keeps_end=asked.truncation_side == "left")
 
 

@@ -1,0 +1,95 @@
+"""POST /tokenize and /detokenize: what a model makes of a text, and back."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
+
+from pydantic import BaseModel
+
+from llmplug.server.body import check_fields, read_json
+from llmplug.server.errors import as_json
+from llmplug.server.prepare_chat import render_chat
+from llmplug.server.record import record_of
+from llmplug.server.schema.fields import ignored_header, split_fields
+from llmplug.server.schema.messages import read_messages
+from llmplug.server.schema.tokenize import DetokenizeRequest, TokenizeRequest
+from llmplug.server.schema.tools import read_tools
+from llmplug.server.text_input import Cut, encode_texts
+from llmplug.server.vectors import admitted
+from llmplug.specs import Task
+
+if TYPE_CHECKING:
+    from sanic import Request, Sanic
+    from sanic.response import HTTPResponse
+
+    from llmplug.server.model_service import ModelService
+    from llmplug.server.schema.chat import ChatRequest
+    from llmplug.server.schema.messages import Message
+
+Asked = TypeVar("Asked", bound=BaseModel)
+_ANY_TASK: tuple[Task, ...] = get_args(Task)
+
+
+def add_routes(app: Sanic[Any, Any]) -> None:
+    """Add these endpoints."""
+    app.add_route(tokenize, "/tokenize", methods=["POST"])
+    app.add_route(detokenize, "/detokenize", methods=["POST"])
+
+
+async def tokenize(request: Request) -> HTTPResponse:
+    """Say which tokens the endpoints that answer would make of a text or a conversation."""
+    model, asked, ignored = _read(request, TokenizeRequest)
+    asked.check()
+    messages: list[Message] = []
+    if asked.messages is not None:
+        messages, unread = read_messages(asked.messages)
+        ignored += unread
+    async with admitted(request):
+        if asked.prompt is None:
+            ids = await _encode_chat(model, asked.to_chat(), messages)
+        else:
+            ids = await _encode_text(model, asked.prompt, asked.add_special_tokens is not False)
+    name_of = model.tokenizer.library.id_to_token
+    body = {
+        "count": len(ids),
+        "max_model_len": model.context_length,
+        "tokens": ids,
+        "token_strs": [name_of(token_id) for token_id in ids] if asked.return_token_strs else None,
+    }
+    return as_json(body, ignored_header(ignored))
+
+
+async def detokenize(request: Request) -> HTTPResponse:
+    """Say which text tokens stand for, marks of beginnings and ends among them."""
+    model, asked, ignored = _read(request, DetokenizeRequest)
+    asked.check(model.tokenizer.vocab_size)
+    async with admitted(request):
+        text = await model.decode(
+            asked.tokens, skip_special_tokens=asked.skip_special_tokens is True
+        )
+    return as_json({"prompt": text}, ignored_header(ignored))
+
+
+def _read(request: Request, schema: type[Asked]) -> tuple[ModelService, Asked, list[str]]:
+    """Return the model, the fields, and the names of fields without effect."""
+    raw = read_json(request.body)
+    model: ModelService = request.app.ctx.service.find_for(raw, *_ANY_TASK)
+    record_of(request).model = model.name
+    fields = split_fields(raw, schema, {}, ())
+    return model, check_fields(schema, fields.served), list(fields.ignored)
+
+
+async def _encode_text(model: ModelService, text: str, has_frame: bool) -> list[int]:
+    if model.task == "generate":
+        return await model.encode(text, add_special_tokens=has_frame)
+    # Texts that are read whole spell no control tokens.
+    cut = Cut(max_tokens=None)
+    (ids,) = await encode_texts(model, [text], cut, add_special_tokens=has_frame)
+    return ids
+
+
+async def _encode_chat(
+    model: ModelService, chat: ChatRequest, messages: list[Message]
+) -> list[int]:
+    use = read_tools(chat.tools, chat.tool_choice, chat.parallel_tool_calls)
+    return (await render_chat(model, chat, messages, use)).ids
