@@ -161,6 +161,8 @@ class ReasoningSyntax:
         ended_by: markers that close a block and are not part of it, such as that of a tool call.
             Any other marker within a block is its text.
         answer: markers that a model puts round what is no thinking; they are dropped.
+        dropped: markers that say nothing, such as the end of a message; they are dropped wherever
+            neither thinking nor calls are open.
     """
 
     start: tuple[str, ...]
@@ -168,6 +170,7 @@ class ReasoningSyntax:
     is_implied: bool = False
     ended_by: tuple[str, ...] = ()
     answer: tuple[str, str] | None = None
+    dropped: tuple[str, ...] = ()
 
 
 # --- tool calls ---------------------------------------------------------------------------------

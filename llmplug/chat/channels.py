@@ -63,6 +63,11 @@ def begins_in_reasoning(syntax: ReasoningSyntax, prompt_end: str) -> bool:
     return opened > closed or (syntax.is_implied and closed < 0)
 
 
+def _is_open(prompt_end: str, start: str, end: str) -> bool:
+    """Whether a prompt ends between two markers."""
+    return prompt_end.rfind(start) > prompt_end.rfind(end)
+
+
 class ChannelSplitter:
     """The parser of dialects that are tables.
 
@@ -88,9 +93,12 @@ class ChannelSplitter:
         self._in_thinking = search_for(self._thinking_end, *ended_by)
         around = reasoning.answer if reasoning and reasoning.answer else ()
         self._answer = tuple(each.strip() for each in around)
-        self._is_in_answer = False
-        self._in_content = search_for(*self._by_marker, *self._answer[1:])
-        self._at_start = search_for(*self._by_marker, *thinking_starts, *self._answer)
+        self._is_in_answer = bool(around) and _is_open(context.prompt_end, *self._answer)
+        self._dropped = [each.strip() for each in reasoning.dropped] if reasoning else []
+        self._in_content = search_for(*self._by_marker, *self._answer[1:], *self._dropped)
+        self._at_start = search_for(
+            *self._by_marker, *thinking_starts, *self._answer, *self._dropped
+        )
         self._is_thinking = reasoning is not None and begins_in_reasoning(
             reasoning, context.prompt_end
         )
@@ -183,7 +191,7 @@ class ChannelSplitter:
         elif found.marker in self._answer:
             self._meet_answer(found.marker)
         else:
-            self._is_thinking = True
+            self._is_thinking = found.marker not in self._dropped
             self._meet_marker()
         return text[found.at + len(found.marker) :]
 

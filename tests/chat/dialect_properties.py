@@ -178,7 +178,8 @@ def thinking_markers(reasoning: ReasoningParserSpec | None) -> list[str]:
     if reasoning is None or reasoning.syntax is None:
         return []
     syntax = reasoning.syntax
-    return [marker.strip() for marker in (*syntax.start, syntax.end, *(syntax.answer or ()))]
+    around = (*(syntax.answer or ()), *syntax.dropped)
+    return [marker.strip() for marker in (*syntax.start, syntax.end, *around)]
 
 
 # --- strategies ---------------------------------------------------------------------------------
@@ -229,12 +230,12 @@ def check_dialect(
     Args:
         tools: how calls are written, if they are.
         reasoning: how thinking is written, if it is.
-        write: writes calls as the family does, for parsers made by hand; None: by each table.
+        write: writes calls as the family does, where they are read by hand; None: by each table.
         num_examples: of each property.
     """
     check_reading(tools, reasoning, write=write, num_examples=num_examples)
     check_garbage(tools, reasoning, num_examples=num_examples)
-    check_without_tools(tools, reasoning)
+    check_without_tools(tools, reasoning, write=write)
     if tools is not None and (tools.syntax or tools.grammar):
         check_forced_calls(tools, reasoning, num_examples=num_examples // 2)
 
@@ -392,13 +393,17 @@ _GARBAGE = [
 
 
 def check_without_tools(
-    tools: ToolParserSpec | None, reasoning: ReasoningParserSpec | None
+    tools: ToolParserSpec | None,
+    reasoning: ReasoningParserSpec | None,
+    *,
+    write: WriteCalls | None = None,
 ) -> None:
     """Without tools in the request nothing is read as a call."""
     if tools is None or tools.is_whole:
         return
     for table in tools.syntax:
-        text = write_calls(table, [Call("f", {"text": "x"})])
+        calls = [Call("f", {"text": "x"})]
+        text = write_calls(table, calls) if write is None else write(calls)
         answer = read([text], tools, reasoning, callable_tools=())
         assert answer.calls == []
         assert "x" in answer.content + answer.reasoning
@@ -454,16 +459,19 @@ def check_speed(
     reasoning: ReasoningParserSpec | None = None,
     *,
     num_chars: int = 250_000,
+    heads: Sequence[str] = (),
 ) -> None:
     """Nothing that a model can write takes more than 2 s for a million characters.
 
     That is on an idle machine; on a busy one, a known piece of work tells how much slower it is.
+    `heads` are beginnings of answers that lead where markers alone do not.
     """
     markers = [*call_markers(tools), *thinking_markers(reasoning)]
     nested = "".join(call_markers(tools)[:1]) + '{"name": "f", "arguments": {"a": '
-    heads = {"": [*markers, *(marker[:-1] for marker in markers), " ", "\n<", "[[", '{"', "a"]}
-    heads |= {head: ["[", '"', "1,", '{"a":', "\\\\"] for head in (nested, nested + '"')}
-    for head, units in heads.items():
+    begun = [*markers, *(marker[:-1] for marker in markers), " ", "\n<", "[[", '{"', "a"]
+    units_behind = dict.fromkeys(["", *heads], begun)
+    units_behind |= {head: ["[", '"', "1,", '{"a":', "\\\\"] for head in (nested, nested + '"')}
+    for head, units in units_behind.items():
         for unit in units:
             text = (head + unit * num_chars)[:num_chars]
             for size in (8, num_chars):

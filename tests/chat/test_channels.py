@@ -102,6 +102,26 @@ def test_the_prompt_says_whether_an_answer_begins_with_thinking(
     assert answer == (first if begins_within else [Content("So\n</think>Yes")])
 
 
+@pytest.mark.parametrize(
+    ("prompt_end", "text", "content"),
+    [
+        ("", "<r>Yes</r><end>", "Yes"),
+        ("", "<end> Yes <end>", "Yes"),
+        ("", "Yes</r>No<r>", "Yes</r>No<r>"),
+        ("<r>", "Yes</r><end>", "Yes"),
+        ("<r>a</r>", "Yes</r>", "Yes</r>"),
+    ],
+)
+def test_markers_round_answers_and_those_that_say_nothing(
+    prompt_end: str, text: str, content: str
+) -> None:
+    spec = thinking(answer=("<r>", "</r>"), dropped=("<end>",))
+    for pieces in ([text], list(text)):
+        assert read(pieces, None, spec, prompt_end=prompt_end).content == content
+        thought = read(["<think>So<end></think>", *pieces], None, spec)
+        assert thought.reasoning == "So<end>"
+
+
 def test_the_longest_marker_wins() -> None:
     tools = make_tools(JsonCalls(start=("<c",)), NamedCalls(start="<c=", after_name=">"))
     assert split('<c{"name": "f"}', tools)[0] == CallStart(0, "f")

@@ -13,7 +13,7 @@ from llmplug.dialect import Tool
 from llmplug.grammar import Node, Vocabulary
 from llmplug.specs import ReasoningParserSpec, ToolParserSpec
 from llmplug_llguidance.backend import LlguidanceBackend
-from tests.chat.dialect_properties import check_dialect, read
+from tests.chat.dialect_properties import WriteCalls, check_dialect, read
 
 TOOLS = (
     Tool(
@@ -96,9 +96,9 @@ class PluginDialect:
         """Whether the grammar of forced calls allows a text, from the first byte to the last."""
         return accepts(build_call_grammar(self.tools, TOOLS, least=1, most=most), text)
 
-    def check(self) -> None:
-        """Check what holds for every dialect."""
-        check_dialect(self.tools, self.reasoning, num_examples=30)
+    def check(self, write: WriteCalls | None = None) -> None:
+        """Check what holds for every dialect; `write`: for calls that no table writes."""
+        check_dialect(self.tools, self.reasoning, write=write, num_examples=30)
 
 
 def accepts(grammar: Node, text: str, control_texts: Sequence[str] = ()) -> bool:

@@ -103,6 +103,7 @@ TEMPLATES: list[tuple[str, str, str | None]] = [
     ("<tool_call>{function-name}\n<arg_key>{arg-key-1}</arg_key> <think></think>", "glm", "glm"),
     ("<tool_call>{function-name}<arg_key>{arg-key-1}</arg_key>", "glm", None),
     ("<|im_middle|> <|tool_calls_section_begin|> <think></think>", "kimi_k2", "kimi_k2"),
+    ("'<|open|>' ~ tag ~ '<|sep|>' '<|close|>' open('tools')", "kimi_k3", "kimi_k3"),
     (
         ']~b]ai <minimax:tool_call>\n<invoke name="tool-name-1"> <think> </think>',
         "minimax_m2",
