@@ -52,7 +52,7 @@ def apply_decoder_layer(ops: KernelTable, example: Mapping[str, Any]) -> torch.T
     device, dtype, heads = example["device"], example["dtype"], _heads(example)
     batch, _, past, num_pages = make_attention_batch(example)
     pasts, residuals, positions = [], [], [torch.zeros(0, dtype=torch.long)]
-    for s, (num_new, cached) in enumerate(example["lens"]):
+    for s, (num_new, _) in enumerate(example["lens"]):
         # A generator of its own: a sequence's numbers do not depend on its neighbours.
         seed = example["seed"] if s == 0 else example.get("neighbours", example["seed"])
         generator = torch.Generator().manual_seed(1000 * seed + s)
