@@ -25,6 +25,7 @@ from llmplug.server.routes import (
     chat,
     completions,
     conversations,
+    description,
     embeddings,
     health,
     messages,
@@ -80,7 +81,6 @@ def create_app(service: Service, settings: ServerConfig) -> Sanic[Any, Any]:
     app.ctx.admission = Admission(settings.max_waiting_requests, settings.max_running_bytes)
     app.ctx.watchdog = Watchdog(service.find_stalls, service.dump_engine_stacks)
     app.ctx.lifecycle = Lifecycle(on_busy=app.ctx.watchdog.wake, on_idle=app.ctx.watchdog.rest)
-    app.ctx.watchdog = Watchdog(service.find_stalls, service.dump_engine_stacks)
     app.ctx.framings = {}  # by path; see framing.py
     app.ctx.reasoning_names = settings.reasoning_fields
     open_responses(app, settings.responses)
@@ -97,6 +97,7 @@ def create_app(service: Service, settings: ServerConfig) -> Sanic[Any, Any]:
         tokenize,
         models,
         samplers,
+        description,
         health,
     ):
         routes.add_routes(app)

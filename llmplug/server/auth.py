@@ -28,11 +28,14 @@ LOOK_S = 1.0  # between two looks at the file of keys, of which a request takes 
 
 
 class KeyRing:
-    """The API keys, held as digests; without any the server is open.
+    """The API keys, held as digests.
 
     Args:
         keys: of the config.
         path: of a file with more of them.
+
+    Attributes:
+        is_open: there are none, and nobody is asked for one.
 
     Raises:
         ConfigError: the file cannot be read, or is wrong.
@@ -46,7 +49,7 @@ class KeyRing:
         self._keys: list[tuple[bytes, KeyConfig]] = []  # with their digests
         self._take(read_keys(path) if path is not None else ())
         # A file that runs empty closes the door, it does not open it.
-        self._is_open = not self._keys and path is None
+        self.is_open = not self._keys and path is None
 
     def authorise(self, request: Request) -> str:
         """Return the caller of a request for inference, "" where no key is needed.
@@ -55,7 +58,7 @@ class KeyRing:
             HttpError: 401, no key or a wrong one; 403, one that is for something else.
         """
         # The path as it came: any other spelling of a probe needs a key.
-        if self._is_open or request.path in PROBE_PATHS:
+        if self.is_open or request.path in PROBE_PATHS:
             return ""
         return self.identify(lambda name: request.headers.getone(name, None), "inference")
 

@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 
 def add_routes(app: Sanic[Any, Any]) -> None:
     """Add this endpoint."""
-    app.add_route(create_chat_completion, "/v1/chat/completions", methods=["POST"])
+    app.add_route(
+        create_chat_completion, "/v1/chat/completions", methods=["POST"], ctx_schema=ChatRequest
+    )
 
 
 async def create_chat_completion(request: Request) -> HTTPResponse | None:

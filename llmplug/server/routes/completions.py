@@ -35,7 +35,9 @@ _PARAM_NAMES = {"num_sequences": "n", "prompt_ids": "prompt", "prompt_logprobs":
 
 def add_routes(app: Sanic[Any, Any]) -> None:
     """Add this endpoint."""
-    app.add_route(create_completion, "/v1/completions", methods=["POST"])
+    app.add_route(
+        create_completion, "/v1/completions", methods=["POST"], ctx_schema=CompletionsRequest
+    )
 
 
 async def create_completion(request: Request) -> HTTPResponse | None:

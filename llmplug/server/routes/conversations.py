@@ -40,11 +40,11 @@ def add_routes(app: Sanic[Any, Any]) -> None:
     """Add these endpoints."""
     every = "/v1/conversations"
     one = f"{every}/<conversation_id:str>"
-    app.add_route(create_conversation, every, methods=["POST"])
+    app.add_route(create_conversation, every, methods=["POST"], ctx_schema=ConversationFields)
     app.add_route(show_conversation, one, methods=["GET"])
-    app.add_route(update_conversation, one, methods=["POST"])
+    app.add_route(update_conversation, one, methods=["POST"], ctx_schema=ConversationFields)
     app.add_route(delete_conversation, one, methods=["DELETE"])
-    app.add_route(add_items, f"{one}/items", methods=["POST"])
+    app.add_route(add_items, f"{one}/items", methods=["POST"], ctx_schema=ConversationFields)
     app.add_route(list_items, f"{one}/items", methods=["GET"])
     app.add_route(show_item, f"{one}/items/<item_id:str>", methods=["GET"])
     app.add_route(delete_item, f"{one}/items/<item_id:str>", methods=["DELETE"])

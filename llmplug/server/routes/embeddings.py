@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
 def add_routes(app: Sanic[Any, Any]) -> None:
     """Add this endpoint."""
-    app.add_route(create_embeddings, "/v1/embeddings", methods=["POST"])
+    app.add_route(
+        create_embeddings, "/v1/embeddings", methods=["POST"], ctx_schema=EmbeddingsRequest
+    )
 
 
 async def create_embeddings(request: Request) -> HTTPResponse:

@@ -26,14 +26,14 @@ if TYPE_CHECKING:
 
 def add_routes(app: Sanic[Any, Any]) -> None:
     """Add these endpoints."""
-    for handler, paths in (
-        (rerank, ("/v1/rerank", "/v2/rerank", "/rerank")),
-        (score, ("/v1/score", "/score")),
-        (classify, ("/v1/classify", "/classify")),
+    for handler, schema, paths in (
+        (rerank, RerankRequest, ("/v1/rerank", "/v2/rerank", "/rerank")),
+        (score, ScoreRequest, ("/v1/score", "/score")),
+        (classify, ClassifyRequest, ("/v1/classify", "/classify")),
     ):
         for path in paths:
             name = path.strip("/").replace("/", "_")
-            app.add_route(handler, path, methods=["POST"], name=name)
+            app.add_route(handler, path, methods=["POST"], name=name, ctx_schema=schema)
 
 
 async def rerank(request: Request) -> HTTPResponse:

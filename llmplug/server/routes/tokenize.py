@@ -32,8 +32,8 @@ _ANY_TASK: tuple[Task, ...] = get_args(Task)
 
 def add_routes(app: Sanic[Any, Any]) -> None:
     """Add these endpoints."""
-    app.add_route(tokenize, "/tokenize", methods=["POST"])
-    app.add_route(detokenize, "/detokenize", methods=["POST"])
+    app.add_route(tokenize, "/tokenize", methods=["POST"], ctx_schema=TokenizeRequest)
+    app.add_route(detokenize, "/detokenize", methods=["POST"], ctx_schema=DetokenizeRequest)
 
 
 async def tokenize(request: Request) -> HTTPResponse:
