@@ -43,11 +43,11 @@ def test_every_sampling_parameter_can_be_sent(schema: type[BaseModel]) -> None:
 
 
 def test_a_sampler_may_claim_any_name_but_a_served_one() -> None:
-    fields = {"mirostat_tau": 5, "bad_words": ["x"], "temperature": 1, "dry": None, "other": 0}
+    fields = {"mirostat_tau": 5, "guided_regex": "x", "temperature": 1, "dry": None, "other": 0}
     split = split_fields(
-        fields, ChatRequest, UNSERVED_IN_CHAT, {"mirostat_tau", "bad_words", "temperature", "dry"}
+        fields, ChatRequest, UNSERVED_IN_CHAT, {"mirostat_tau", "guided_regex", "temperature", "dry"}
     )
-    assert split.extra == {"mirostat_tau": 5, "bad_words": ["x"]}
+    assert split.extra == {"mirostat_tau": 5, "guided_regex": "x"}
     assert split.served == {"temperature": 1}
     assert split.ignored == ("other",)
 
