@@ -109,6 +109,11 @@ TEMPLATES: list[tuple[str, str, str | None]] = [
         "minimax_m2",
         "minimax_m2",
     ),
+    (
+        "]~b]ai mark = ']<]minimax[>[' '<tool_call>' '<invoke name=' '<mm:think>' '</mm:think>'",
+        "minimax_m3",
+        "minimax_m3",
+    ),
     ("<seed:tool_call>\n<function=x> <parameter=y> <seed:think>", "seed_oss", "seed_oss"),
     (
         '<｜tool_call_begin｜>function<｜tool_sep｜><steptml:invoke name="x"> <think> </think>',
