@@ -41,13 +41,13 @@ def connect_engine(
     progress: Progress,
     *,
     argv: Sequence[str],
-    first_process: EngineProcess,
+    first_process: EngineProcess | None = None,
 ) -> EngineClient:
     """Make the client that starts and watches the engine process of one model.
 
     Args:
         argv: the program that calls `run_engine_process`.
-        first_process: the one that runs already, with nothing to do yet.
+        first_process: one that runs already, with nothing to do yet.
     """
     from llmplug.engine.client import EngineClient
 

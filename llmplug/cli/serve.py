@@ -7,15 +7,18 @@ import gc
 import logging
 import sys
 from contextlib import ExitStack
+from functools import partial
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterator
 
     from llmplug.config import Config, ModelConfig
+    from llmplug.engine.client import EngineClient
     from llmplug.engine.process import EngineProcess
+    from llmplug.plan import TextPlan
     from llmplug.registry import Registry
-    from llmplug.server.model_service import ModelService
+    from llmplug.server.model_service import EngineConnection, ModelService
     from llmplug.specs import Progress
 
 NAME = "serve"
@@ -43,11 +46,14 @@ def run(args: argparse.Namespace) -> int:
         stack.callback(gc.enable)
         stack.callback(gc.unfreeze)
         # Before all else, as an engine takes longer to import torch than we to plan; whatever the
-        # config says, it has a model.
+        # config says, it has a model, and hardly ever one that waits for requests.
         processes = [stack.enter_context(EngineProcess(ENGINE_ARGV))]
         config = _read_config(args)
-        processes += [stack.enter_context(EngineProcess(ENGINE_ARGV)) for _ in config.models[1:]]
-        _serve(config, processes)
+        num_eager = sum(model.start == "eager" for model in config.models)
+        if not num_eager:
+            processes.pop().discard()
+        processes += [stack.enter_context(EngineProcess(ENGINE_ARGV)) for _ in range(1, num_eager)]
+        _serve(config, iter(processes))
     return 0
 
 
@@ -61,7 +67,7 @@ def _read_config(args: argparse.Namespace) -> Config:
     return config
 
 
-def _serve(config: Config, processes: Sequence[EngineProcess]) -> None:
+def _serve(config: Config, processes: Iterator[EngineProcess]) -> None:
     from llmplug import assemble
     from llmplug.cli.terminal import TerminalProgress
     from llmplug.errors import ConfigError
@@ -74,8 +80,7 @@ def _serve(config: Config, processes: Sequence[EngineProcess]) -> None:
         logging.getLogger("llmplug").warning("%s", plugin)
     with TerminalProgress() as progress:
         models = [
-            _make_model(model, config, registry, progress, process)
-            for model, process in zip(config.models, processes, strict=True)
+            _make_model(model, config, registry, progress, processes) for model in config.models
         ]
         gc.freeze()  # tokenizers live on: no collection need look at them while requests wait
         gc.enable()
@@ -92,9 +97,10 @@ def _make_model(
     config: Config,
     registry: Registry,
     progress: Progress,
-    process: EngineProcess,
+    processes: Iterator[EngineProcess],
 ) -> ModelService:
-    from llmplug import assemble, grammar_backends, processes
+    from llmplug import assemble, grammar_backends
+    from llmplug.processes import connect_engine, grammar_payload
     from llmplug.server.grammar_check import GrammarChecker
     from llmplug.server.model_service import ModelService
 
@@ -105,12 +111,12 @@ def _make_model(
         logging.getLogger("llmplug").info("%s: %s: %s", model.name, line.topic, line.chosen)
     for problem in plan.dialect.problems:
         logging.getLogger("llmplug").warning("%s: %s", model.name, problem)
-    client = processes.connect_engine(
-        plan, config, registry, progress, argv=ENGINE_ARGV, first_process=process
+    client = _connect_engine(
+        plan, partial(connect_engine, plan, config, registry, progress, argv=ENGINE_ARGV), processes
     )
     grammars = None
     if grammar_backends.choose_backend(model.grammar_backend, registry) is not None:
-        grammars = GrammarChecker(GRAMMARS_ARGV, processes.grammar_payload(plan, config))
+        grammars = GrammarChecker(GRAMMARS_ARGV, grammar_payload(plan, config))
     return ModelService(
         model.name,
         plan.tokenizer,
@@ -126,6 +132,19 @@ def _make_model(
         labels=plan.files.labels,
         context_length=plan.rules.context_length,
     )
+
+
+def _connect_engine(
+    plan: TextPlan, connect: Callable[..., EngineClient], processes: Iterator[EngineProcess]
+) -> EngineConnection:
+    """Make what starts and watches the engine of a model, now or when it is wanted."""
+    from llmplug.server.on_demand import EngineOnDemand
+
+    model = plan.config
+    first = connect(first_process=next(processes)) if model.start == "eager" else None
+    if first is not None and model.keep_alive_s is None:
+        return first
+    return EngineOnDemand(model.name, connect, first=first, keep_alive_s=model.keep_alive_s)
 
 
 def _set_up_logging(config: Config) -> None:

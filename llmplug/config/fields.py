@@ -193,6 +193,18 @@ class ModelConfig(Section):
         description="What it is served for; auto: what it is made for. A model that generates can "
         "embed too.",
     )
+    start: Literal["eager", "lazy"] = Field(
+        "eager",
+        description="When its engine starts: eager: with the server; lazy: with the first request, "
+        "which waits.",
+    )
+    keep_alive_s: float | None = Field(
+        None,
+        gt=0,
+        allow_inf_nan=False,
+        description="Seconds without a request until its engine is stopped, and its memory free; "
+        "the next request starts it again. null: never.",
+    )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where it runs.")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="Numbers it computes with."

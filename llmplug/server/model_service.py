@@ -47,7 +47,7 @@ class EngineConnection(Protocol):
 
     @property
     def state(self) -> str:
-        """`loading`, `ready`, `failed` or `dead`."""
+        """`loading`, `ready`, `failed` or `dead`; of one on demand, `asleep` or `waking` too."""
 
     @property
     def loading(self) -> EngineLoading | None:
@@ -200,7 +200,15 @@ class ModelService:
 
     def card(self) -> dict[str, Any]:
         """OpenAI's model object."""
-        card = {"id": self.name, "object": "model", "created": self.created, "owned_by": "llmplug"}
+        card: dict[str, Any] = {
+            "id": self.name,
+            "object": "model",
+            "created": self.created,
+            "owned_by": "llmplug",
+        }
+        card["state"] = self.client.state
+        if self.aliases:
+            card["aliases"] = list(self.aliases)
         if self.task != "generate":
             card["task"] = self.task
         if self.context_length is not None:

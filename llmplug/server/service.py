@@ -20,6 +20,7 @@ from llmplug.errors import (
     PluginError,
     UnsupportedParameter,
 )
+from llmplug.server.delivery import PLAIN, Delivery
 from llmplug.server.generation import Echo, Generation
 from llmplug.server.metrics import Metrics, ModelMetrics
 from llmplug.types import EngineStats, GenerateRequest, SamplingParams
@@ -38,6 +39,7 @@ log = logging.getLogger("llmplug.server")
 MAX_CHOICES = 1024
 # Work exists and no step has ended: no step that makes sense takes so long, on any device.
 STALL_S = 60.0
+TAKES_REQUESTS = ("ready", "asleep", "waking")  # states of an engine
 # An engine that cannot start for one of these would not start tomorrow either: it is the config
 # that must change, and a server that runs without the model would hide that.
 MISTAKES = (ConfigError, PluginError, KernelInputError)
@@ -76,9 +78,7 @@ class Service:
             )
         return model
 
-    def find_for(
-        self, fields: Mapping[str, Any], *tasks: Task
-    ) -> ModelService:
+    def find_for(self, fields: Mapping[str, Any], *tasks: Task) -> ModelService:
         """Look up the model that a request's fields name.
 
         Args:
@@ -147,6 +147,7 @@ class Service:
         grammar: bytes = b"",
         thinking: ThinkingBudget | None = None,
         reading: Reading | None = None,
+        delivery: Delivery = PLAIN,
     ) -> Generation:
         """Make the generation that answers `prompts`; nothing runs before its deltas are read.
 
@@ -185,6 +186,7 @@ class Service:
             echoes=echoes,
             is_scoring=is_scoring,
             reading=reading,
+            delivery=delivery,
         )
 
     def metrics_of(self, model: ModelService) -> ModelMetrics:
@@ -231,8 +233,18 @@ class Service:
 
     @property
     def is_ready(self) -> bool:
-        """Whether every model takes requests, and works on those that it took."""
-        return all(_is_working(model) for model in self.models)
+        """Whether a client finds what it can expect to find.
+
+        One model at least takes requests, none is on its first way up, and none stands still. A
+        model that is gone does not take the others along.
+        """
+        states = [model.client.state for model in self.models]
+        is_starting = any(
+            state == "loading" and model.ready is None
+            for state, model in zip(states, self.models, strict=True)
+        )
+        is_stalled = any(model.client.stalled_s >= STALL_S for model in self.models)
+        return not (is_starting or is_stalled) and any(state in TAKES_REQUESTS for state in states)
 
     def find_stalls(self) -> list[str]:
         """Say which engines have work and take no step; from any thread."""
@@ -282,7 +294,7 @@ def _is_working(model: ModelService) -> bool:
 def _describe_state(model: ModelService) -> dict[str, Any]:
     state: dict[str, Any] = {"model": model.name, "state": model.client.state}
     loading = model.client.loading
-    if model.client.state == "loading" and loading is not None:
+    if model.client.state in ("loading", "waking") and loading is not None:
         state["stage"] = loading.stage
         state["done"] = loading.done
         state["total"] = loading.total

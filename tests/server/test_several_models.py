@@ -1,0 +1,117 @@
+"""Several models in one server, each an engine process of its own, as `llmplug serve` starts it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from safetensors.torch import load_file, save_file
+from tiny import make_checkpoint
+
+from .test_end_to_end import DEADLINE_S, Process
+
+pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="no /proc")
+
+CONFIG = """
+server: {{port: 0, responses: {{path: memory}}}}
+models:
+- {{name: first, aliases: [org/first], source: {whole}, {settings}}}
+- {{name: lazy, aliases: [org/lazy], source: {whole}, start: lazy, keep_alive_s: 0.5, {settings}}}
+- {{name: broken, source: {broken}, {settings}}}
+- {{name: broken-later, source: {broken}, start: lazy, {settings}}}
+"""
+SETTINGS = "device: cpu, cache: {memory: 4MiB}, threads: 1"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
+    """A server of a good model and of one that lacks a tensor, each eager and lazy."""
+    folder = tmp_path_factory.mktemp("several")
+    whole = make_checkpoint("llama", folder / "whole")
+    broken = make_checkpoint("llama", folder / "broken")
+    tensors = load_file(broken / "model.safetensors")
+    del tensors["model.norm.weight"]
+    save_file(tensors, broken / "model.safetensors", {"format": "pt"})
+    config, log = folder / "config.yaml", folder / "log.txt"
+    config.write_text(CONFIG.format(whole=whole, broken=broken, settings=SETTINGS))
+    with log.open("wb") as file:
+        popen = subprocess.Popen(
+            [sys.executable, "-m", "llmplug", "serve", "--config", str(config)],
+            stdout=file,
+            stderr=subprocess.STDOUT,
+        )
+    process = Process(popen, log)
+    try:
+        process.until(process.find_url)
+        process.until(lambda: states(process)["broken"] == "failed")
+        process.until(process.is_ready)
+        yield process
+    finally:
+        popen.terminate()
+        popen.wait(DEADLINE_S)
+
+
+def complete(server: Process, model: str) -> httpx.Response:
+    body: dict[str, Any] = {"model": model, "prompt": "ab", "max_tokens": 5, "temperature": 0}
+    return httpx.post(
+        f"{server.url}/v1/completions", json={**body, "ignore_eos": True}, timeout=DEADLINE_S
+    )
+
+
+def say(server: Process, model: str) -> str:
+    answer = complete(server, model)
+    assert answer.status_code == 200, answer.text
+    text: str = answer.json()["choices"][0]["text"]
+    return text
+
+
+def states(server: Process) -> dict[str, str]:
+    cards = httpx.get(f"{server.url}/v1/models", timeout=DEADLINE_S).json()["data"]
+    return {card["id"]: card["state"] for card in cards}
+
+
+def test_an_engine_comes_with_a_request_and_goes_with_silence(server: Process) -> None:
+    (first,) = server.engine_pids()
+    for _ in range(2):
+        assert states(server)["lazy"] == "asleep"
+        assert say(server, "lazy") == say(server, "first")
+        assert say(server, "org/lazy") == say(server, "org/first")
+        server.until(lambda: server.engine_pids() == [first])
+        assert server.is_ready()
+
+
+def test_a_model_that_cannot_start_leaves_the_others(server: Process) -> None:
+    for name in ("broken", "broken-later"):
+        answer = complete(server, name)
+        assert answer.status_code == 503
+        assert answer.json()["error"]["code"] == "engine_unavailable"
+        assert states(server)[name] == "failed"
+    assert server.log.read_text().count("model.norm.weight") >= 2  # the log says why
+    assert server.is_ready()
+    assert say(server, "first") == say(server, "lazy")
+
+
+def test_a_model_that_dies_leaves_the_others(server: Process) -> None:
+    text = say(server, "lazy")
+    server.until(lambda: states(server)["lazy"] == "asleep")
+    server.until(lambda: len(server.engine_pids()) == 1)
+    (first,) = server.engine_pids()
+    os.kill(first, signal.SIGKILL)
+    server.until(lambda: states(server)["first"] != "ready")
+    assert say(server, "lazy") == text
+    server.until(lambda: states(server)["first"] == "ready")
+    assert say(server, "first") == text
+
+
+def test_cards_tell_what_is_known_before_an_engine_runs(server: Process) -> None:
+    cards = httpx.get(f"{server.url}/v1/models", timeout=DEADLINE_S).json()["data"]
+    assert [card["id"] for card in cards] == ["first", "lazy", "broken", "broken-later"]
+    assert [card.get("aliases") for card in cards] == [["org/first"], ["org/lazy"], None, None]
+    assert len({card["max_model_len"] for card in cards}) == 1
