@@ -34,7 +34,7 @@ def check_shape(response: httpx.Response) -> dict[str, Any]:
     [
         ("GET", "/nowhere", 404, "unknown_url"),
         ("GET", "/v1", 404, "unknown_url"),
-        ("POST", "/v1/embeddings", 404, "unknown_url"),
+        ("POST", "/v1/images/generations", 404, "unknown_url"),
         ("GET", "/v1/chat/completions", 405, "method_not_allowed"),
         ("DELETE", "/v1/models", 405, "method_not_allowed"),
         ("GET", "/v1/models/absent", 404, "model_not_found"),
