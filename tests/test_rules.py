@@ -21,7 +21,7 @@ PLUGIN_PACKAGES = sorted(path.parent for path in (ROOT / "plugins").glob("*/llmp
 FAMILIES = re.compile(r"llama|qwen|mistral|hermes|smollm|gemma|deepseek", re.IGNORECASE)
 UNSAFE_MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "marshal", "shelve"}
 UNSAFE_CALLS = {"eval", "exec", "os.system", "torch.load", "yaml.load", "yaml.unsafe_load"}
-PUBLIC_MODULES = r"llmplug(\.(dialect|grammar|json_schema|ops)(\..*)?)?"
+PUBLIC_MODULES = r"llmplug(\.(answer_parts|dialect|grammar|json_schema|ops)(\..*)?)?"
 VAGUE_NAMES = {"utils", "util", "helpers", "common", "misc", "base", "manager"}
 
 
