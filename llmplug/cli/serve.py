@@ -115,7 +115,8 @@ def _make_model(
         plan, partial(connect_engine, plan, config, registry, progress, argv=ENGINE_ARGV), processes
     )
     grammars = None
-    if grammar_backends.choose_backend(model.grammar_backend, registry) is not None:
+    backend = grammar_backends.choose_backend(model.grammar_backend, registry)
+    if backend is not None and plan.files.task == "generate":
         grammars = GrammarChecker(GRAMMARS_ARGV, grammar_payload(plan, config))
     return ModelService(
         model.name,
