@@ -113,6 +113,26 @@ class SectionReader:
         self._index += 1
         self._num_calls += 1
 
+    def _expect_call(self, text: str, markers: MarkerSearch) -> tuple[str, str]:
+        """Behind the section's marker, or behind a call: take the beginning of one, or the end.
+
+        Returns:
+            The marker, "" unless a call begins there, and the text that is left.
+        """
+        marker, text = self._expect(text, markers)
+        if marker is None:
+            return "", self._give_up(text) if text else ""
+        self._raw.append(marker)
+        if marker != self._rest.end:
+            return marker, text
+        self._is_over = True
+        if self._num_calls:
+            self._raw = []
+        else:
+            self._say_all()
+            self.ended_as_text = True
+        return "", text
+
     # --- what goes wrong ------------------------------------------------------------------------
     def _give_up(self, text: str) -> str:
         """What was read since the last call is none."""

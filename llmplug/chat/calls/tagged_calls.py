@@ -101,23 +101,11 @@ class TaggedReader(SectionReader):
     # --- calls ----------------------------------------------------------------------------------
     def _read_call_start(self, text: str) -> str:
         """Behind the section's marker, or behind a call of a section."""
-        marker, text = self._expect(text, self._markers.in_section)
-        if marker is None:
-            return self._give_up(text) if text else ""
-        if marker == self._markers.section_end:
-            if self._num_calls:
-                self._raw = []
-                self._is_over = True
-                return text
-            self._raw.append(marker)
-            self._say_all()
-            self._is_over = self.ended_as_text = True
-            return text
-        if marker == self._markers.behind_call:
-            return text
-        self._raw.append(marker)
+        marker, text = self._expect_call(text, self._markers.in_section)
         if marker == self._markers.name_start:
             self._state = self._read_name
+        elif marker and marker == self._markers.behind_call:
+            self._raw.pop()  # it is no text, whatever comes
         return text
 
     def _read_name(self, text: str) -> str:

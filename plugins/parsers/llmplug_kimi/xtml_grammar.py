@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from llmplug import GrammarError
 from llmplug.answer_parts import (
     arguments_of,
     list_members,
@@ -17,7 +18,6 @@ from llmplug.answer_parts import (
     with_definitions,
     write_text,
 )
-from llmplug.errors import GrammarError
 from llmplug.grammar import Anything, Json, Node, OneOf, Regex, Repeat, Seq, Text, Until
 
 if TYPE_CHECKING:

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from llmplug import GrammarError
 from llmplug.answer_parts import (
     list_members,
     repeat_calls,
@@ -18,7 +19,6 @@ from llmplug.answer_parts import (
     with_definitions,
     write_text,
 )
-from llmplug.errors import GrammarError
 from llmplug.grammar import Json, Node, OneOf, Repeat, Seq, Text
 from llmplug_minimax.element_reader import MARK
 

@@ -55,19 +55,9 @@ class ElementReader(SectionReader):
 
     # --- calls ----------------------------------------------------------------------------------
     def _read_call_start(self, text: str) -> str:
-        """Behind the section's marker, or behind a call."""
-        marker, text = self._expect(text, _IN_SECTION)
-        if marker is None:
-            return self._give_up(text) if text else ""
-        if marker == _CALL:
-            self._raw.append(marker)
+        marker, text = self._expect_call(text, _IN_SECTION)
+        if marker:
             self._state = self._read_name
-        elif self._num_calls:
-            self._is_over = True
-        else:
-            self._raw.append(marker)
-            self._say_all()
-            self._is_over = self.ended_as_text = True
         return text
 
     def _read_name(self, text: str) -> str:
