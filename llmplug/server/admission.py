@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
 RATE_WEIGHT = 0.2
 MIN_RETRY_S = 1
 MAX_RETRY_S = 60
-# Of the places, one caller with a key may take so many: the others find room.
+# Of the places, one caller with a key may take so many, and one model of several: the others find
+# room.
 MAX_SHARE = 0.75
 BURST_S = 10.0  # a rate may be used up this far ahead, and one request at least
 
@@ -50,9 +52,12 @@ class _Caller:
 class Ticket:
     """The place of one HTTP request, which may carry several prompts."""
 
-    def __init__(self, admission: Admission, caller: str, num_prompts: int, num_bytes: int) -> None:
+    def __init__(
+        self, admission: Admission, caller: str, model: str, num_prompts: int, num_bytes: int
+    ) -> None:
         self._admission = admission
         self._caller = caller
+        self._model = model
         self._num_waiting = num_prompts
         self._num_bytes = num_bytes
         self._is_closed = False
@@ -61,14 +66,14 @@ class Ticket:
         """Say that one prompt's first tokens came: it waits no longer."""
         if self._num_waiting > 0:
             self._num_waiting -= 1
-            self._admission.leave(self._caller, 1, has_started=True)
+            self._admission.leave(self._caller, self._model, 1, has_started=True)
 
     def close(self) -> None:
         """Give back what still waits; safe to call twice."""
         if self._is_closed:
             return
         self._is_closed = True
-        self._admission.leave(self._caller, self._num_waiting, has_started=False)
+        self._admission.leave(self._caller, self._model, self._num_waiting, has_started=False)
         self._num_waiting = 0
         self._admission.end(self._caller, self._num_bytes)
 
@@ -79,18 +84,23 @@ class Admission:
     Args:
         max_waiting: prompts that may wait.
         max_bytes: of the bodies of all requests that are being answered.
+        num_models: that are served.
     """
 
     def __init__(
         self,
         max_waiting: int,
         max_bytes: float = math.inf,
+        *,
+        num_models: int = 1,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.max_waiting = max_waiting
         self.max_bytes = max_bytes
         self.num_waiting = 0
         self.num_bytes = 0
+        self._num_models = num_models
+        self._num_waiting_for: Counter[str] = Counter()  # prompts, by model
         self._clock = clock
         self._callers: dict[str, _Caller] = {}
         self._last_start: float | None = None
@@ -107,6 +117,7 @@ class Admission:
         *,
         num_bytes: int = 0,
         caller: str = "",
+        model: str = "",
         limits: CallerLimits = NO_LIMITS,
     ) -> Ticket:
         """Take a place for each prompt of a request.
@@ -114,23 +125,28 @@ class Admission:
         Args:
             num_bytes: of its body.
             caller: whose request it is; empty: nobody is told apart.
+            model: that it is for.
         Raises:
-            Overloaded: the queue, or what this caller may have of it, has no room for all of them.
+            Overloaded: the queue, or what this caller or this model may have of it, has no room for
+                all of them.
         """
         known = self._callers.get(caller) or _Caller(updated_at=self._clock())
         self._check_queue(num_prompts, num_bytes)
+        self._check_model(model, num_prompts)
         if caller:
             self._check_caller(known, num_prompts, limits)
         self.num_waiting += num_prompts
         self.num_bytes += num_bytes
+        self._num_waiting_for[model] += num_prompts
         known.num_waiting += num_prompts
         known.num_running += 1
         self._callers[caller] = known
-        return Ticket(self, caller, num_prompts, num_bytes)
+        return Ticket(self, caller, model, num_prompts, num_bytes)
 
-    def leave(self, caller: str, num_prompts: int, *, has_started: bool) -> None:
+    def leave(self, caller: str, model: str, num_prompts: int, *, has_started: bool) -> None:
         """Free places; starts feed the measured rate."""
         self.num_waiting -= num_prompts
+        self._num_waiting_for[model] -= num_prompts
         self._callers[caller].num_waiting -= num_prompts
         if not has_started:
             return
@@ -152,6 +168,11 @@ class Admission:
         """Seconds until half of the queue has started, by the measured rate."""
         return _bound_wait(self._start_interval_s * self.num_waiting / 2)
 
+    @property
+    def _share(self) -> float:
+        """Prompts of one caller, or for one model, that may wait."""
+        return max(1, self.max_waiting * MAX_SHARE)
+
     def _check_queue(self, num_prompts: int, num_bytes: int) -> None:
         if self.num_waiting + num_prompts > self.max_waiting:
             raise Overloaded(
@@ -166,8 +187,18 @@ class Admission:
                 retry_after_s=self.estimate_wait_s(),
             )
 
+    def _check_model(self, model: str, num_prompts: int) -> None:
+        """A model that stands still, or starts for a long time, leaves room for the others."""
+        num_waiting = self._num_waiting_for[model]
+        if self._num_models > 1 and num_waiting + num_prompts > self._share:
+            raise Overloaded(
+                f"{num_waiting} prompts wait for this model already, and other models must find "
+                "room. Try again later.",
+                retry_after_s=self.estimate_wait_s(),
+            )
+
     def _check_caller(self, known: _Caller, num_prompts: int, limits: CallerLimits) -> None:
-        if known.num_waiting + num_prompts > max(1, self.max_waiting * MAX_SHARE):
+        if known.num_waiting + num_prompts > self._share:
             raise Overloaded(
                 f"{known.num_waiting} prompts of this API key wait already, and others must find "
                 "room. Try again later.",
@@ -201,13 +232,13 @@ def admit(request: Request, num_prompts: int) -> Ticket:
     Raises:
         Overloaded: there is no room, or its API key has used up what it may.
     """
-    caller = record_of(request).caller
-    context = request.app.ctx
+    record, context = record_of(request), request.app.ctx
     ticket: Ticket = context.admission.enter(
         num_prompts,
         num_bytes=len(request.body),
-        caller=caller,
-        limits=context.keys.limits_of(caller),
+        caller=record.caller,
+        model=record.model,
+        limits=context.keys.limits_of(record.caller),
     )
     return ticket
 

@@ -78,7 +78,11 @@ def create_app(service: Service, settings: ServerConfig) -> Sanic[Any, Any]:
     )
     app.ctx.service = service
     app.ctx.keys = open_key_ring(settings)
-    app.ctx.admission = Admission(settings.max_waiting_requests, settings.max_running_bytes)
+    app.ctx.admission = Admission(
+        settings.max_waiting_requests,
+        settings.max_running_bytes,
+        num_models=len(service.models),
+    )
     app.ctx.watchdog = Watchdog(service.find_stalls, service.dump_engine_stacks)
     app.ctx.lifecycle = Lifecycle(on_busy=app.ctx.watchdog.wake, on_idle=app.ctx.watchdog.rest)
     app.ctx.framings = {}  # by path; see framing.py

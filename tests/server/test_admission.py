@@ -47,6 +47,21 @@ def test_one_caller_leaves_room_for_others() -> None:
     assert (admission.num_waiting, admission.num_callers) == (0, 0)
 
 
+def test_one_model_of_several_leaves_room_for_others() -> None:
+    admission = Admission(8, num_models=2)
+    tickets = [admission.enter(1, model="a", caller=caller) for caller in "uvwxyz"]
+    with pytest.raises(Overloaded, match="other models must find room"):
+        admission.enter(1, model="a")
+    tickets.append(admission.enter(2, model="b"))
+    tickets[0].start()
+    tickets.append(admission.enter(1, model="a"))
+    for ticket in tickets:
+        ticket.close()
+    assert admission.num_waiting == 0
+    admission.enter(6, model="a").close()
+    Admission(8, num_models=1).enter(8, model="a").close()  # it has all the room alone
+
+
 def test_a_caller_has_so_many_at_once() -> None:
     admission = Admission(100)
     limits = CallerLimits(max_running=2)
