@@ -143,6 +143,7 @@ class EngineStats(msgspec.Struct, frozen=True, kw_only=True):
     num_running: int = 0
     num_waiting: int = 0
     num_pages_used: int = 0
+    queue_s: float = 0.0  # that it waited for its first step; with the first delta
     num_pages: int = 0
     num_steps: int = 0
     num_preemptions: int = 0

@@ -151,6 +151,11 @@ class Tokenizer:
         return self._full.token_to_id(text)
 
     @property
+    def frame_start(self) -> Sequence[int]:
+        """What `encode` puts before a text: mostly a bos token, or nothing."""
+        return self._prefix
+
+    @property
     def table(self) -> TokenBytes | None:
         """Bytes by token id; None where the decoder does more than join bytes."""
         return self._bytes

@@ -96,6 +96,11 @@ class ServerConfig(Section):
         allow_inf_nan=False,
         description="How long running requests may finish after a stop.",
     )
+    strict_fields: bool = Field(
+        False,
+        description="Whether a field that nobody knows is refused; else it is named in a header "
+        "of the reply.",
+    )
     metrics: bool = Field(True, description="Whether /metrics is served for Prometheus.")
     reasoning_fields: tuple[Literal["reasoning_content", "reasoning"], ...] = Field(
         ("reasoning_content", "reasoning"),

@@ -86,6 +86,7 @@ def create_app(service: Service, settings: ServerConfig) -> Sanic[Any, Any]:
     app.ctx.watchdog = Watchdog(service.find_stalls, service.dump_engine_stacks)
     app.ctx.lifecycle = Lifecycle(on_busy=app.ctx.watchdog.wake, on_idle=app.ctx.watchdog.rest)
     app.ctx.framings = {}  # by path; see framing.py
+    app.ctx.strict_fields = settings.strict_fields
     app.ctx.reasoning_names = settings.reasoning_fields
     open_responses(app, settings.responses)
     gate.install(app)

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from llmplug.types import TokenLogprob
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,11 +31,19 @@ class CallDelta:
 
 
 @dataclass(frozen=True, slots=True)
+class PromptReport:
+    """What a request wants to be told of its prompt; None: not asked for."""
+
+    token_ids: Sequence[int] | None = None
+    logprobs: Sequence[TokenLogprob | None] | None = None  # the first token has none
+
+
+@dataclass(frozen=True, slots=True)
 class ChoiceDelta:
     """What is new in one choice: text, thinking or a call.
 
     `finish_reason` comes once, with its last delta; `stop_reason` with it is the stop string or the
-    one of the request's stop token ids that ended it, if one did.
+    one of the request's stop token ids that ended it, or `deadline_ms`, if one of these did.
     """
 
     index: int
@@ -41,6 +53,8 @@ class ChoiceDelta:
     reasoning: str = ""
     call: CallDelta | None = None
     stop_reason: str | int | None = None
+    token_ids: Sequence[int] = ()  # that were generated, if they are asked for
+    prompt: PromptReport | None = None  # with its first delta
 
 
 @dataclass(slots=True)

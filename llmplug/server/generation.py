@@ -10,12 +10,16 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
+
+import msgspec
 
 from llmplug.errors import EngineError, EngineUnavailable, from_wire
 from llmplug.server.choice_text import ChoiceText
-from llmplug.server.deltas import ChoiceDelta, TokenText, Usage
+from llmplug.server.delivery import PLAIN, Delivery
+from llmplug.server.deltas import ChoiceDelta, PromptReport, TokenText, Usage
+from llmplug.server.errors import HttpError
 from llmplug.types import FinishReason, GenerateRequest, SequenceDelta
 
 if TYPE_CHECKING:
@@ -26,6 +30,7 @@ if TYPE_CHECKING:
 
 # Deltas of several prompts wait here for a slow reader; what is beyond stays with the client.
 MERGE_QUEUE_SIZE = 64
+DEADLINE = "deadline_ms"  # the `stop_reason` of an answer that it cuts off
 
 
 class Generator(Protocol):
@@ -56,6 +61,7 @@ class Generation:
         is_scoring: `max_tokens` 0: only prompts are wanted. The engine makes a token, for the
             log-probabilities of the prompt; it is not shown.
         reading: how answers are split; None: they are text.
+        delivery: what is told beside the text, and until when.
     """
 
     def __init__(
@@ -70,8 +76,10 @@ class Generation:
         echoes: Sequence[Echo] = (),
         is_scoring: bool = False,
         reading: Reading | None = None,
+        delivery: Delivery = PLAIN,
     ) -> None:
         self.usage = Usage(prompt_tokens=sum(len(each.prompt_ids) for each in requests))
+        self.delivery = delivery
         self._client = client
         self._requests = requests
         self._ticket = ticket
@@ -91,7 +99,8 @@ class Generation:
             for j in range(each.num_sequences)
         }
         self._num_open = len(self._choices)
-        self._echoed: set[int] = set()
+        self._is_late = False
+        self._opened: set[int] = set()
         self._last_token_at: float | None = None
 
     @property
@@ -106,17 +115,21 @@ class Generation:
             LlmplugError: the request was refused, or failed.
         """
         started_at = time.perf_counter()
+        if self.delivery.receipt is not None:
+            self.delivery.receipt.submitted_at = started_at
         self._metrics.begin()
         outcome = "abort"
         try:
-            async with aclosing(self._sources()) as source:
-                async for number, delta in source:
+            async with aclosing(self._sources()) as source, aclosing(self._timed(source)) as timed:
+                async for number, delta in timed:
                     for out in await self._take(number, delta, started_at):
                         yield out
                     if not self._num_open:
                         break
-            if self._num_open:
+            if self._num_open and not self._is_late:
                 raise EngineError("the engine ended a request without a finish reason")
+            for out in self._cut_off():
+                yield out
             outcome = "done"
         except Exception:
             outcome = "error"
@@ -134,13 +147,13 @@ class Generation:
             return []  # it was already under way when its choice met a stop string
         _raise_if_failed(delta)
         self._observe(number, delta, started_at)
-        out = self._echo(number, choice, delta)
+        out = self._open(number, choice, delta)
         if self._is_scoring:
             choice.is_finished = True
             out.append(ChoiceDelta(choice.index, finish_reason=FinishReason.LENGTH.value))
         else:
             num_tokens, num_reasoning = choice.num_tokens, choice.num_reasoning
-            out += choice.feed(delta)
+            out += self._add_ids(choice, delta, choice.feed(delta), num_tokens)
             self.usage.completion_tokens += choice.num_tokens - num_tokens
             self.usage.reasoning_tokens += choice.num_reasoning - num_reasoning
         if choice.is_finished:
@@ -149,25 +162,113 @@ class Generation:
                 await self._client.abort(self._requests[number].request_id, delta.index)
         return out
 
-    def _echo(self, number: int, choice: ChoiceText, delta: SequenceDelta) -> list[ChoiceDelta]:
-        if not self._echoes or choice.index in self._echoed:
+    async def _timed(
+        self, source: AsyncGenerator[tuple[int, SequenceDelta], None]
+    ) -> AsyncGenerator[tuple[int, SequenceDelta], None]:
+        """Yield what comes before the deadline, if there is one."""
+        ends_at = self.delivery.ends_at
+        if ends_at is None:
+            async for item in source:
+                yield item
+            return
+        while True:
+            try:
+                async with asyncio.timeout(ends_at - time.perf_counter()) as deadline:
+                    item = await anext(source)
+            except StopAsyncIteration:
+                return
+            except TimeoutError:
+                if not deadline.expired():
+                    raise
+                self._is_late = True
+                return
+            yield item
+
+    def _cut_off(self) -> list[ChoiceDelta]:
+        """End what the deadline found unfinished.
+
+        Raises:
+            HttpError: 504, nothing was generated.
+        """
+        if self._num_open and not any(self._has_started):
+            raise HttpError(
+                504,
+                f"Nothing was generated within '{DEADLINE}'.",
+                code="deadline_exceeded",
+                kind="server_error",
+                headers={"x-should-retry": "false"},  # clients of OpenAI's heed it
+            )
+        out: list[ChoiceDelta] = []
+        for (number, index), choice in self._choices.items():
+            if choice.is_finished:
+                continue
+            delta = SequenceDelta(
+                request_id=self._requests[number].request_id,
+                index=index,
+                finish_reason=FinishReason.LENGTH,
+            )
+            *texts, end = choice.feed(delta)
+            out += [*texts, replace(end, stop_reason=DEADLINE)]
+        return out
+
+    def _add_ids(
+        self, choice: ChoiceText, delta: SequenceDelta, out: list[ChoiceDelta], num_before: int
+    ) -> list[ChoiceDelta]:
+        """Say with the first of `out` which tokens it is made of, if that is asked for."""
+        ids = delta.token_ids[: choice.num_tokens - num_before]
+        if not self.delivery.has_token_ids or not ids:
+            return out
+        first, *others = out or [ChoiceDelta(choice.index)]
+        return [replace(first, token_ids=ids), *others]
+
+    def _open(self, number: int, choice: ChoiceText, delta: SequenceDelta) -> list[ChoiceDelta]:
+        """What comes before a choice's text, once: a report of the prompt, and the prompt."""
+        if choice.index in self._opened:
             return []
-        self._echoed.add(choice.index)
+        self._opened.add(choice.index)
+        out = []
+        report = self._report(number, delta)
+        if report is not None:
+            out.append(ChoiceDelta(choice.index, prompt=report))
+        if self._echoes:
+            out.append(self._echo(number, choice, delta))
+        return out
+
+    def _report(self, number: int, delta: SequenceDelta) -> PromptReport | None:
+        count = self.delivery.num_prompt_logprobs
+        if count is None and not self.delivery.has_token_ids:
+            return None
+        return PromptReport(
+            token_ids=self._requests[number].prompt_ids if self.delivery.has_token_ids else None,
+            logprobs=None
+            if count is None
+            else [
+                each and msgspec.structs.replace(each, top=each.top[:count])
+                for each in delta.prompt_logprobs or ()
+            ],
+        )
+
+    def _echo(self, number: int, choice: ChoiceText, delta: SequenceDelta) -> ChoiceDelta:
         echo = self._echoes[number]
-        ids = self._requests[number].prompt_ids
+        request = self._requests[number]
+        ids = request.prompt_ids
+        count = request.sampling.logprobs or 0
         tokens = [
-            TokenText(offset, token_id, known.logprob, known.top)
+            TokenText(offset, token_id, known.logprob, known.top[:count])
             if known is not None
             else TokenText(offset, token_id, None)
             for offset, token_id, known in zip(
                 echo.offsets, ids, delta.prompt_logprobs or (), strict=False
             )
         ]
-        choice.shift(len(echo.text))
-        return [ChoiceDelta(choice.index, echo.text, tokens)]
+        if echo.offsets:
+            choice.shift(len(echo.text))
+        return ChoiceDelta(choice.index, echo.text, tokens)
 
     def _observe(self, number: int, delta: SequenceDelta, started_at: float) -> None:
         now = time.perf_counter()
+        if self.delivery.receipt is not None:
+            self.delivery.receipt.observe(delta.queue_s, len(delta.token_ids))
         if not self._has_started[number]:
             self._has_started[number] = True
             self._ticket.start()

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from llmplug import __version__
 from llmplug.chat.channels import Dialect
 from llmplug.chat.detokenize import Detokenizer
+from llmplug.chat.fill_middle import MiddleStyle, encode_gap
 from llmplug.chat.marker_tokens import find_marker_ids
 from llmplug.chat.render import ChatPrompt, ChatRenderer
 from llmplug.chat.tool_text import find_written_calls, put_tools_in_text
@@ -284,6 +285,18 @@ class ModelService:
         tokenizer = self.tokenizer
         return await _run(
             len(prompt), lambda: tokenizer.encode(prompt, add_special_tokens=add_special_tokens)
+        )
+
+    async def encode_gap(
+        self, style: MiddleStyle, prefix: str, suffix: str, *, add_special_tokens: bool
+    ) -> list[int]:
+        """Ask for what stands between two texts."""
+        tokenizer = self.tokenizer
+        return await _run(
+            len(prefix) + len(suffix),
+            lambda: encode_gap(
+                tokenizer, style, prefix, suffix, add_special_tokens=add_special_tokens
+            ),
         )
 
     async def decode(self, ids: list[int], *, skip_special_tokens: bool) -> str:

@@ -10,6 +10,9 @@ from llmplug.dialect import AnswerContext
 from llmplug.errors import GrammarError, UnsupportedParameter
 from llmplug.grammar import Json, encode_grammar
 from llmplug.server.channel_text import Reading
+from llmplug.server.delivery import PLAIN, Delivery
+from llmplug.server.fit_prompt import fit_prompt
+from llmplug.server.generation import Echo
 from llmplug.server.schema.structured import read_structure
 from llmplug.server.schema.tools import ToolUse, read_tools
 from llmplug.server.thinking import choose_template_options, make_budget
@@ -36,6 +39,7 @@ async def prepare_chat(
     extra: dict[str, Any],
     cache_salt: str,
     tenant: str,
+    delivery: Delivery = PLAIN,
 ) -> Generation:
     """Make the generation that answers a conversation; nothing runs before its deltas are read.
 
@@ -44,11 +48,15 @@ async def prepare_chat(
         extra: parameters of samplers.
         cache_salt: prefixes are shared between equal ones.
         tenant: for whom.
+        delivery: what is told beside the answer, and until when.
     Raises:
         InvalidRequest: the request asks for what this model cannot do; `param` says where.
     """
     sampling = asked.to_sampling(
-        max_tokens=asked.token_limit, logprobs=asked.num_logprobs, extra=extra
+        max_tokens=asked.token_limit,
+        logprobs=asked.num_logprobs,
+        prompt_logprobs=asked.prompt_logprobs,
+        extra=extra,
     )
     use = read_tools(asked.tools, asked.tool_choice, asked.parallel_tool_calls)
     dialect = model.dialect
@@ -58,12 +66,17 @@ async def prepare_chat(
     head = _continue(messages[-1], dialect.reasoning) if is_continued else prompt.end
     budget = make_budget(asked.thinking_token_budget, dialect.reasoning, model.tokenizer, head)
     text, param = read_structure(asked.response_format, asked.structured_outputs)
+    rendered_at = time.perf_counter()
     node = await _find_grammar(model, use, head, text, param)
+    prepared_at = time.perf_counter()
+    if delivery.receipt is not None:
+        delivery.receipt.template_s = rendered_at - started_at
+        delivery.receipt.grammar_s = prepared_at - rendered_at
     metrics = service.metrics_of(model)
-    metrics.observe_preparation(time.perf_counter() - started_at)
+    metrics.observe_preparation(prepared_at - started_at)
     return service.generate(
         model,
-        [prompt.ids],
+        [fit_prompt(prompt.ids, asked, model, asked.token_limit)],
         sampling,
         ticket,
         num_sequences=1 if asked.n is None else asked.n,
@@ -71,9 +84,11 @@ async def prepare_chat(
         cache_salt=cache_salt,
         tenant=tenant,
         continues_text=is_continued,
+        echoes=[Echo(_text_of(messages[-1]))] if asked.echo else [],
         grammar=encode_grammar(node) if node is not None else b"",
         thinking=budget,
         reading=_make_reading(model, use, head, metrics.count_parser_failure),
+        delivery=delivery,
     )
 
 
@@ -115,10 +130,13 @@ def _continue(message: Message, reasoning: ReasoningParserSpec | None) -> str:
 
     Its thinking stands in a field of its own.
     """
-    content = message.get("content") or ""
-    text = content if isinstance(content, str) else "".join(part["text"] for part in content)
     end = reasoning.syntax.end if reasoning is not None and reasoning.syntax is not None else ""
-    return end + text
+    return end + _text_of(message)
+
+
+def _text_of(message: Message) -> str:
+    content = message.get("content") or ""
+    return content if isinstance(content, str) else "".join(part["text"] for part in content)
 
 
 async def _find_grammar(

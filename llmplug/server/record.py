@@ -34,8 +34,8 @@ class RequestRecord:
         self.model = "-"
         self.usage: Usage | None = None
         self.error_code: str | None = None
+        self.started_at = time.perf_counter()
         self._request = request
-        self._started_at = time.perf_counter()
         self._is_closed = False
 
     @property
@@ -63,7 +63,7 @@ class RequestRecord:
             request.method,
             self.route,
             status,
-            (time.perf_counter() - self._started_at) * 1000,
+            (time.perf_counter() - self.started_at) * 1000,
             self.model,
             usage.prompt_tokens if usage else "-",
             usage.cached_tokens if usage else "-",

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from llmplug.server.errors import as_json
 from llmplug.server.record import record_of
-from llmplug.server.schema.reply import JoinedChoice, Reply, ReplyHead, StreamedReply
+from llmplug.server.schema.reply import JoinedChoice, Reply, ReplyHead, Shown, StreamedReply
 from llmplug.server.sse import EventStream
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from llmplug.server.deltas import ChoiceDelta
     from llmplug.server.generation import Generation
     from llmplug.server.model_service import ModelService
+    from llmplug.server.schema.generation import GenerationFields
 
 # A refusal comes at once, and must keep its status; a queue may take long, and the client must
 # see signs of life. So the 200 of a stream leaves with the first delta or after this.
@@ -35,6 +36,17 @@ def make_head(model: ModelService, prefix: str) -> ReplyHead:
         created=int(time.time()),
         model=model.name,
         fingerprint=model.fingerprint,
+    )
+
+
+def choose_shown(asked: GenerationFields, generation: Generation, *, has_logprobs: bool) -> Shown:
+    """Say what a request wants to see beside the text of its reply."""
+    return Shown(
+        logprobs=has_logprobs,
+        token_ids=bool(asked.return_token_ids),
+        usage=asked.includes_usage,
+        running_usage=generation.usage if asked.repeats_usage else None,
+        receipt=generation.delivery.receipt,
     )
 
 
@@ -54,7 +66,8 @@ async def answer_whole(
     async with aclosing(generation.deltas()) as deltas:
         async for delta in deltas:
             choices[delta.index].add(delta)
-    return as_json(reply.body(choices, generation.usage), dict(headers))
+    body = reply.body(choices, generation.usage)
+    return as_json(body, _add_timings(headers, generation))
 
 
 async def answer_stream(
@@ -64,7 +77,7 @@ async def answer_stream(
     record_of(request).usage = generation.usage
     async with aclosing(generation.deltas()) as deltas, Started(deltas) as started:
         await started.settle()
-        async with EventStream(request, headers) as events:
+        async with EventStream(request, _add_timings(headers, generation)) as events:
             opening = b"".join(reply.opening(generation.num_choices))
             if opening:
                 await events.send(opening)
@@ -73,6 +86,11 @@ async def answer_stream(
                 if frames:
                     await events.send(frames)
             await events.finish(b"".join(reply.closing(generation.usage)))
+
+
+def _add_timings(headers: Mapping[str, str], generation: Generation) -> dict[str, str]:
+    receipt = generation.delivery.receipt
+    return {**headers, **(receipt.headers() if receipt is not None else {})}
 
 
 class Started:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from llmplug.errors import InvalidRequest, UnsupportedParameter
-from llmplug.server.schema.sampling import SamplingFields
+from llmplug.server.schema.generation import GenerationFields
 
 # They belong to the renderer: a request that sets them could replace what it renders.
 RESERVED_TEMPLATE_ARGUMENTS = frozenset(
@@ -27,13 +27,14 @@ RESERVED_TEMPLATE_ARGUMENTS = frozenset(
 )
 
 
-class ChatRequest(SamplingFields):
+class ChatRequest(GenerationFields):
     """Fields of `POST /v1/chat/completions` that are served."""
 
     messages: Any  # read_messages checks them: unions would spoil the path in its errors
     max_completion_tokens: int | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = None
+    echo: bool | None = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
     chat_template: str | None = None
@@ -52,10 +53,16 @@ class ChatRequest(SamplingFields):
         Raises:
             InvalidRequest: they do; `param` names one of the two.
         """
-        self.check_stream_options()
+        self.check_generation()
         if self.top_logprobs is not None and not self.logprobs:
             raise InvalidRequest(
                 "'top_logprobs' needs 'logprobs' to be true.", param="top_logprobs"
+            )
+        if self.echo and not self.continue_final_message:
+            raise InvalidRequest(
+                "'echo' repeats the message that is gone on with: it needs "
+                "'continue_final_message'.",
+                param="echo",
             )
         if self.continue_final_message and self.add_generation_prompt:
             raise InvalidRequest(

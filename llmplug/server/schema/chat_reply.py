@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from llmplug.server.schema.reply import write_end, write_prompt
+
 if TYPE_CHECKING:
     from llmplug.server.deltas import CallDelta, ChoiceDelta, TokenText, Usage
-    from llmplug.server.schema.reply import JoinedChoice, ReplyHead, TokenNames
+    from llmplug.server.schema.reply import JoinedChoice, ReplyHead, Shown, TokenNames
 
 _encode = msgspec.json.encode
 
@@ -27,19 +29,15 @@ class ChatReply:
         self,
         head: ReplyHead,
         names: TokenNames,
-        *,
-        has_logprobs: bool,
-        includes_usage: bool,
+        shown: Shown,
         reasoning_names: Sequence[str] = (),
     ) -> None:
         self._head = head
         self._names = names
-        self._has_logprobs = has_logprobs
-        self._includes_usage = includes_usage
+        self._shown = shown
         self._reasoning_names = reasoning_names
         self._start = head.frame_start("chat.completion.chunk")
-        self._end = b',"usage":null}\n\n' if includes_usage else b"}\n\n"
-        self._text_end = b'},"logprobs":null,"finish_reason":null}]' + self._end
+        self._text_end = b'},"logprobs":null,"finish_reason":null}]'
 
     def opening(self, num_choices: int) -> list[bytes]:
         """One chunk per choice that says who speaks."""
@@ -49,13 +47,15 @@ class ChatReply:
     def frames(self, delta: ChoiceDelta) -> list[bytes]:
         """The chunk of a delta; the finish reason comes in a chunk of its own."""
         frames = []
-        if delta.tokens:
-            logprobs = self._logprobs(delta.tokens)
-            frames.append(self._chunk(delta.index, {"content": delta.text}, logprobs, None))
+        end = self._shown.frame_end()
+        if delta.prompt is not None and delta.index == 0:
+            frames.append(self._prompt_chunk(delta))
+        if delta.tokens or delta.token_ids:
+            frames.append(self._token_chunk(delta))
         elif delta.text:
             frames.append(
-                b'%b%d,"delta":{"content":%b%b'
-                % (self._start, delta.index, _encode(delta.text), self._text_end)
+                b'%b%d,"delta":{"content":%b%b%b'
+                % (self._start, delta.index, _encode(delta.text), self._text_end, end)
             )
         if delta.reasoning and self._reasoning_names:
             frames.append(
@@ -65,15 +65,13 @@ class ChatReply:
             calls = {"tool_calls": [_call_fields(delta.call)]}
             frames.append(self._chunk(delta.index, calls, None, None))
         if delta.finish_reason is not None:
-            frames.append(self._chunk(delta.index, {}, None, delta.finish_reason))
+            frames.append(self._chunk(delta.index, {}, None, delta.finish_reason, write_end(delta)))
         return frames
 
     def closing(self, usage: Usage) -> list[bytes]:
-        """The usage chunk, if it is asked for."""
-        if not self._includes_usage:
-            return []
-        start = self._start.removesuffix(b'{"index":')
-        return [b'%b],"usage":%b}\n\n' % (start, _encode(usage.to_json()))]
+        """A chunk without choices, if usage or timings are asked for."""
+        fields = self._shown.closing_fields(usage)
+        return [self._bare_chunk(fields)] if fields else []
 
     def body(self, choices: Sequence[JoinedChoice], usage: Usage) -> dict[str, Any]:
         """The reply in one piece."""
@@ -83,12 +81,16 @@ class ChatReply:
                 {
                     "index": choice.index,
                     "message": self._message(choice),
-                    "logprobs": self._logprobs(choice.tokens) if self._has_logprobs else None,
+                    "logprobs": self._logprobs(choice.tokens) if self._shown.logprobs else None,
                     "finish_reason": choice.finish_reason,
+                    **write_end(choice),
+                    **self._shown.choice_fields(choice),
                 }
                 for choice in choices
             ],
             "usage": usage.to_json(),
+            **(write_prompt(choices[0].prompt, self._names) if choices[0].prompt else {}),
+            **self._shown.timings(usage),
         }
 
     def _message(self, choice: JoinedChoice) -> dict[str, Any]:
@@ -114,20 +116,39 @@ class ChatReply:
     def _reasoning_fields(self, reasoning: str) -> dict[str, str]:
         return dict.fromkeys(self._reasoning_names, reasoning)
 
+    def _token_chunk(self, delta: ChoiceDelta) -> bytes:
+        """Text with what is asked of its tokens."""
+        fields = {"content": delta.text} if delta.text or delta.tokens else {}
+        logprobs = self._logprobs(delta.tokens) if delta.tokens else None
+        return self._chunk(delta.index, fields, logprobs, None, self._shown.choice_fields(delta))
+
+    def _prompt_chunk(self, delta: ChoiceDelta) -> bytes:
+        """The prompt belongs to the reply, and to none of its choices."""
+        report = delta.prompt
+        return self._bare_chunk(write_prompt(report, self._names)) if report is not None else b""
+
+    def _bare_chunk(self, fields: dict[str, Any]) -> bytes:
+        """A chunk without choices."""
+        start = self._start.removesuffix(b'{"index":')
+        return b"%b],%b\n\n" % (start, _encode(fields).removeprefix(b"{"))
+
     def _chunk(
         self,
         index: int,
         delta: dict[str, Any],
         logprobs: dict[str, Any] | None,
         finish_reason: str | None,
+        more: dict[str, Any] | None = None,
     ) -> bytes:
-        return b'%b%d,"delta":%b,"logprobs":%b,"finish_reason":%b}]%b' % (
+        """One choice's chunk; `more` are fields of ours."""
+        return b'%b%d,"delta":%b,"logprobs":%b,"finish_reason":%b%b}]%b' % (
             self._start,
             index,
             _encode(delta),
             _encode(logprobs),
             _encode(finish_reason),
-            self._end,
+            b"," + _encode(more)[1:-1] if more else b"",
+            self._shown.frame_end(),
         )
 
     def _logprobs(self, tokens: Sequence[TokenText]) -> dict[str, Any]:

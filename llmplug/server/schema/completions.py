@@ -5,16 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 from llmplug.errors import InvalidRequest, UnsupportedParameter
-from llmplug.server.schema.sampling import SamplingFields
+from llmplug.server.schema.generation import GenerationFields
 
 DEFAULT_MAX_TOKENS = 16  # OpenAI's
 
 
-class CompletionsRequest(SamplingFields):
+class CompletionsRequest(GenerationFields):
     """Fields of `POST /v1/completions` that are served."""
 
     prompt: Any  # read_prompts checks it: unions would spoil the path in its errors
     best_of: int | None = None
+    suffix: str | None = None
     echo: bool | None = None
     logprobs: int | None = None
 
@@ -25,10 +26,15 @@ class CompletionsRequest(SamplingFields):
             InvalidRequest: they contradict; `param` names one of the two.
             UnsupportedParameter: `best_of` asks for more answers than `n`.
         """
-        self.check_stream_options()
+        self.check_generation()
         if self.best_of is not None and self.best_of != (self.n or 1):
             raise UnsupportedParameter(
                 "'best_of' is only supported when it equals 'n'.", param="best_of"
+            )
+        if self.suffix and (self.echo or self.may_truncate):
+            raise InvalidRequest(
+                "'suffix' cannot be joined with 'echo', nor with a prompt that is cut.",
+                param="suffix",
             )
         if self.token_limit == 0 and not self.echo:
             raise InvalidRequest(

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from llmplug.server.schema.reply import write_end, write_prompt
+
 if TYPE_CHECKING:
     from llmplug.server.deltas import ChoiceDelta, TokenText, Usage
-    from llmplug.server.schema.reply import JoinedChoice, ReplyHead, TokenNames
+    from llmplug.server.schema.reply import JoinedChoice, ReplyHead, Shown, TokenNames
 
 _encode = msgspec.json.encode
 
@@ -17,15 +19,11 @@ _encode = msgspec.json.encode
 class CompletionsReply:
     """Encodes one completions request's reply; chunks look like whole replies."""
 
-    def __init__(
-        self, head: ReplyHead, names: TokenNames, *, has_logprobs: bool, includes_usage: bool
-    ) -> None:
+    def __init__(self, head: ReplyHead, names: TokenNames, shown: Shown) -> None:
         self._head = head
         self._names = names
-        self._has_logprobs = has_logprobs
-        self._includes_usage = includes_usage
+        self._shown = shown
         self._start = head.frame_start("text_completion")
-        self._end = b',"usage":null}\n\n' if includes_usage else b"}\n\n"
 
     def opening(self, num_choices: int) -> list[bytes]:
         """Nothing: completions have no roles."""
@@ -34,19 +32,19 @@ class CompletionsReply:
     def frames(self, delta: ChoiceDelta) -> list[bytes]:
         """The chunk of a delta; the finish reason comes in a chunk of its own."""
         frames = []
-        if delta.tokens or delta.text:
-            logprobs = _encode(self._logprobs(delta.tokens)) if delta.tokens else b"null"
-            frames.append(self._chunk(delta.index, delta.text, logprobs, None))
+        if delta.tokens or delta.text or delta.token_ids or delta.prompt:
+            frames.append(self._text_chunk(delta))
         if delta.finish_reason is not None:
-            frames.append(self._chunk(delta.index, "", b"null", delta.finish_reason))
+            frames.append(
+                self._chunk(delta.index, "", b"null", delta.finish_reason, write_end(delta))
+            )
         return frames
 
     def closing(self, usage: Usage) -> list[bytes]:
-        """The usage chunk, if it is asked for."""
-        if not self._includes_usage:
-            return []
+        """A chunk without choices, if usage or timings are asked for."""
+        fields = self._shown.closing_fields(usage)
         start = self._start.removesuffix(b'{"index":')
-        return [b'%b],"usage":%b}\n\n' % (start, _encode(usage.to_json()))]
+        return [b"%b],%b\n\n" % (start, _encode(fields).removeprefix(b"{"))] if fields else []
 
     def body(self, choices: Sequence[JoinedChoice], usage: Usage) -> dict[str, Any]:
         """The reply in one piece."""
@@ -56,22 +54,42 @@ class CompletionsReply:
                 {
                     "text": choice.text,
                     "index": choice.index,
-                    "logprobs": self._logprobs(choice.tokens) if self._has_logprobs else None,
+                    "logprobs": self._logprobs(choice.tokens) if self._shown.logprobs else None,
                     "finish_reason": choice.finish_reason,
+                    **write_end(choice),
+                    **self._more(choice),
                 }
                 for choice in choices
             ],
             "usage": usage.to_json(),
+            **self._shown.timings(usage),
         }
 
-    def _chunk(self, index: int, text: str, logprobs: bytes, finish_reason: str | None) -> bytes:
-        return b'%b%d,"text":%b,"logprobs":%b,"finish_reason":%b}]%b' % (
+    def _text_chunk(self, delta: ChoiceDelta) -> bytes:
+        logprobs = _encode(self._logprobs(delta.tokens)) if delta.tokens else b"null"
+        return self._chunk(delta.index, delta.text, logprobs, None, self._more(delta))
+
+    def _more(self, choice: JoinedChoice | ChoiceDelta) -> dict[str, Any]:
+        """Fields of ours: each choice has its prompt, as a request may have several."""
+        prompt = write_prompt(choice.prompt, self._names) if choice.prompt is not None else {}
+        return {**prompt, **self._shown.choice_fields(choice)}
+
+    def _chunk(
+        self,
+        index: int,
+        text: str,
+        logprobs: bytes,
+        finish_reason: str | None,
+        more: dict[str, Any],
+    ) -> bytes:
+        return b'%b%d,"text":%b,"logprobs":%b,"finish_reason":%b%b}]%b' % (
             self._start,
             index,
             _encode(text),
             logprobs,
             _encode(finish_reason),
-            self._end,
+            b"," + _encode(more)[1:-1] if more else b"",
+            self._shown.frame_end(),
         )
 
     def _logprobs(self, tokens: Sequence[TokenText]) -> dict[str, Any]:

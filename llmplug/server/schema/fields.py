@@ -42,29 +42,35 @@ _UNSERVED_EVERYWHERE: Mapping[str, Neutral] = {
     "guided_json": _is_empty,
     "guided_regex": _is_empty,
     "logprob_token_ids": _is_empty,
-    "prompt_logprobs": _is_empty,
-    "return_token_ids": _is_empty,
-    "return_tokens_as_token_ids": _is_empty,
-    "truncate_prompt_tokens": _is_empty,
     "use_beam_search": _is_empty,
 }
 UNSERVED_IN_CHAT: Mapping[str, Neutral] = {
     **_UNSERVED_EVERYWHERE,
     "audio": _is_empty,
     "best_of": _is_one_of(1),
-    "echo": _is_empty,
     "function_call": _is_one_of("none"),
     "functions": _is_empty,
     "modalities": _is_one_of(["text"], []),
     "verbosity": _is_one_of("medium"),
     "web_search_options": lambda value: value is None,
 }
+# What chats and completions serve, and other ways to ask for the same do not.
+SERVED_ELSEWHERE: Mapping[str, Neutral] = {
+    "deadline_ms": _is_empty,
+    "echo": _is_empty,
+    "overflow": _is_one_of("clamp"),
+    "prompt_logprobs": _is_empty,
+    "return_token_ids": _is_empty,
+    "return_tokens_as_token_ids": _is_empty,
+    "timings": _is_empty,
+    "truncate_prompt_tokens": _is_empty,
+    "truncation_side": _is_empty,
+}
 UNSERVED_IN_COMPLETIONS: Mapping[str, Neutral] = {
     **_UNSERVED_EVERYWHERE,
     "chat_template": _is_empty,
     "documents": _is_empty,
     "prompt_embeds": _is_empty,
-    "suffix": _is_empty,
     "thinking_token_budget": _is_empty,
 }
 _SUCCESSORS = {

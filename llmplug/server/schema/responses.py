@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 from llmplug.errors import InvalidRequest, UnsupportedParameter
 from llmplug.server.param_names import rename_field
 from llmplug.server.schema.chat import ChatRequest
-from llmplug.server.schema.fields import UNSERVED_IN_CHAT
+from llmplug.server.schema.fields import SERVED_ELSEWHERE, UNSERVED_IN_CHAT
 from llmplug.server.schema.sampling import SamplingFields
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ def _is_null(value: Any) -> bool:
 # them, which clients send here by mistake.
 UNSERVED_IN_RESPONSES: Mapping[str, Neutral] = {
     **UNSERVED_IN_CHAT,
+    **SERVED_ELSEWHERE,
     "context_management": lambda value: value in (None, []),
     "logprobs": lambda value: not value,
     "max_completion_tokens": _is_null,

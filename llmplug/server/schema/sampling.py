@@ -25,6 +25,7 @@ class StreamOptions(BaseModel):
     model_config = ConfigDict(strict=True, frozen=True, extra="ignore")
 
     include_usage: bool | None = None
+    continuous_usage_stats: bool | None = None  # usage so far in every chunk
     # Padding against traffic analysis: none is added, so asking for less is no wish refused.
     include_obfuscation: bool | None = None
 
@@ -71,6 +72,11 @@ class SamplingFields(BaseModel):
             raise InvalidRequest(
                 "'stream_options' is only allowed when 'stream' is true.", param="stream_options"
             )
+
+    @property
+    def repeats_usage(self) -> bool:
+        """Whether every chunk of a stream states the usage so far."""
+        return bool(self.stream_options and self.stream_options.continuous_usage_stats)
 
     @property
     def includes_usage(self) -> bool:

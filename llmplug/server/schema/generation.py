@@ -1,0 +1,53 @@
+"""The fields that chats and completions share beside those that say how tokens are chosen."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from llmplug.errors import InvalidRequest
+from llmplug.server.schema.sampling import SamplingFields
+
+WHOLE_CONTEXT = -1  # of `truncate_prompt_tokens`: what the context holds beside the answer
+MAX_DEADLINE_MS = 24 * 3600 * 1000
+
+
+class GenerationFields(SamplingFields):
+    """What becomes of a long prompt, how long an answer may take, what is told of it."""
+
+    prompt_logprobs: int | None = None
+    return_token_ids: bool | None = None
+    return_tokens_as_token_ids: bool | None = None
+    truncate_prompt_tokens: int | None = None
+    truncation_side: Literal["left", "right"] | None = None
+    overflow: Literal["clamp", "error", "truncate"] | None = None
+    deadline_ms: int | None = None
+    timings: bool | None = None
+
+    def check_generation(self) -> None:
+        """Refuse numbers out of range, and combinations that contradict each other.
+
+        Raises:
+            InvalidRequest: `param` names the field, or one of the two.
+        """
+        self.check_stream_options()
+        length, deadline = self.truncate_prompt_tokens, self.deadline_ms
+        if length is not None and length != WHOLE_CONTEXT and length < 1:
+            raise InvalidRequest(
+                f"'truncate_prompt_tokens' must be at least 1, or {WHOLE_CONTEXT} for what the "
+                "context holds.",
+                param="truncate_prompt_tokens",
+            )
+        if self.truncation_side is not None and not self.may_truncate:
+            raise InvalidRequest(
+                "'truncation_side' needs 'truncate_prompt_tokens', or 'overflow' to be 'truncate'.",
+                param="truncation_side",
+            )
+        if deadline is not None and not 1 <= deadline <= MAX_DEADLINE_MS:
+            raise InvalidRequest(
+                f"'deadline_ms' must be from 1 to {MAX_DEADLINE_MS}.", param="deadline_ms"
+            )
+
+    @property
+    def may_truncate(self) -> bool:
+        """Whether a long prompt is cut, and not refused."""
+        return self.truncate_prompt_tokens is not None or self.overflow == "truncate"
