@@ -40,7 +40,7 @@ _PUBLIC = {
         "UnsupportedParameter",
     ),
     "llmplug.model_config": ("ConfigReader", "RopeSettings"),
-    "llmplug.pooling": ("Classifier", "Encoder", "Pooling"),
+    "llmplug.pooling": ("Classifier", "Encoder", "Pooling", "PoolingKind"),
     "llmplug.specs": (
         "BuildContext",
         "ChatTemplateSpec",
@@ -152,6 +152,9 @@ if TYPE_CHECKING:
     )
     from llmplug.pooling import (
         Pooling as Pooling,
+    )
+    from llmplug.pooling import (
+        PoolingKind as PoolingKind,
     )
     from llmplug.specs import (
         BuildContext as BuildContext,

@@ -238,7 +238,7 @@ def open_files(
     choices.append(Choice(topic="architecture", chosen=model.name, why=why))
     shape = model.describe(checkpoint.config)
     task = choose_task(config, checkpoint, model, choices)
-    pooling = choose_pooling(checkpoint, model, task, choices)
+    pooling = choose_pooling(checkpoint, model, task, choices, is_causal=bool(shape.layers))
     if pooling is not None and pooling.max_tokens is not None:
         longest = min(shape.context_length, pooling.max_tokens)
         shape = dataclasses.replace(shape, context_length=longest)
@@ -371,8 +371,8 @@ def _make_pooling_engine(plan: EnginePlan, context: BuildContext, _: Registry) -
     if plan.pooling is None or plan.task == "generate":
         raise ValueError("a model that generates has an Engine")
     reader = plan.model.build(context)
-    if plan.model.task == "generate":
-        reader = CausalReader(reader, context.shape, context.ops, plan.settings, context.device)
+    if plan.shape.layers:
+        reader = CausalReader(reader, context, plan.settings)
     return PoolingEngine(
         reader,
         context.ops,

@@ -53,32 +53,40 @@ def choose_task(
 
 
 def choose_pooling(
-    checkpoint: Checkpoint, model: ModelSpec, task: Task, choices: list[Choice]
+    checkpoint: Checkpoint,
+    model: ModelSpec,
+    task: Task,
+    choices: list[Choice],
+    *,
+    is_causal: bool,
 ) -> Pooling | None:
     """Choose how vectors are made; None: the model generates.
 
+    Args:
+        is_causal: only the last token has seen the whole text.
     Raises:
         CheckpointError: the checkpoint wants something that is not supported.
     """
     if task == "generate":
         return None
-    pooling = _read_pooling(checkpoint, model, task)
+    pooling = _read_pooling(checkpoint, model, task, is_causal)
     chosen = pooling.kind + (", normalised" if pooling.is_normalised else "")
     choices.append(Choice(topic="pooling", chosen=chosen, why=pooling.source))
     return pooling
 
 
-def _read_pooling(checkpoint: Checkpoint, model: ModelSpec, task: Task) -> Pooling:
-    is_decoder = model.task == "generate"
+def _read_pooling(checkpoint: Checkpoint, model: ModelSpec, task: Task, is_causal: bool) -> Pooling:
+    kind: PoolingKind
     if task == "classify":
+        kind = "last" if is_causal else "cls"
+        if model.classifier_pooling is not None:
+            kind = model.classifier_pooling(checkpoint.config)
         return Pooling(
-            kind="last" if is_decoder else "cls",
-            is_normalised=False,
-            source="as classifiers of this architecture do",
+            kind=kind, is_normalised=False, source="as classifiers of this architecture do"
         )
     modules = checkpoint.json_files.get(MODULES)
     if modules is None:
-        kind: PoolingKind = "last" if is_decoder else "mean"
+        kind = "last" if is_causal else "mean"
         return Pooling(kind=kind, is_normalised=True, source=f"there is no {MODULES}")
     return _read_modules(modules, checkpoint.json_files)
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     )
     from llmplug.grammar import GrammarBackend, Node, Vocabulary
     from llmplug.ops import AttentionBatch, KernelTable, KVCache
+    from llmplug.pooling import PoolingKind
 
 Stage = Literal["bias", "scale", "filter", "choose"]
 Task = Literal["generate", "embed", "classify"]
@@ -251,9 +252,12 @@ class ModelSpec:
             not support: a setting that changes the result is never ignored.
         weights: config -> the weight table, every tensor of the checkpoint that matters.
         build: context -> Model; for the tasks `embed` and `classify` an `llmplug.Encoder` or
-            `Classifier`.
+            `Classifier`. A classifier whose shape has caches is a Model too: its logits are the
+            scores of the labels.
         ignored: names of checkpoint tensors that are derived and not read; `{layer}` works.
         task: what it is for; a model that generates can also embed, by its last token.
+        classifier_pooling: config -> what a classifier reads of a text; None: its first token, or
+            where the shape has caches its last one.
     """
 
     name: str
@@ -263,6 +267,7 @@ class ModelSpec:
     build: Callable[[BuildContext], Any]
     ignored: tuple[str, ...] = ()
     task: Task = "generate"
+    classifier_pooling: Callable[[Mapping[str, Any]], PoolingKind] | None = None
 
 
 # --- kernels ------------------------------------------------------------------------------------

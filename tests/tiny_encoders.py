@@ -21,6 +21,18 @@ _SHAPE = {
     "max_position_embeddings": 90,
     "initializer_range": 0.2,
 }
+# A window that cuts most of the texts, and a whole layer after it.
+_MODERN = {
+    "num_hidden_layers": 4,
+    "local_attention": 10,
+    "pad_token_id": 0,
+    "bos_token_id": None,
+    "eos_token_id": None,
+    "cls_token_id": 2,
+    "sep_token_id": 3,
+}
+_CAUSAL = {"num_key_value_heads": 2}
+TYPELESS = ("ModernBert", "Qwen3", "Llama")  # they know no segments
 
 # name -> (class of transformers, what differs from _SHAPE)
 ENCODERS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -29,12 +41,42 @@ ENCODERS: dict[str, tuple[str, dict[str, Any]]] = {
     "roberta": ("RobertaModel", {"pad_token_id": 1, "type_vocab_size": 1}),
     "xlm-roberta": ("XLMRobertaModel", {"pad_token_id": 3, "type_vocab_size": 1}),
     "camembert": ("CamembertModel", {"type_vocab_size": 1}),
+    "modernbert": ("ModernBertModel", _MODERN),
+    "modernbert-biases": (
+        "ModernBertModel",
+        {
+            **_MODERN,
+            **dict.fromkeys(("attention_bias", "mlp_bias", "norm_bias"), True),
+            "hidden_activation": "gelu_pytorch_tanh",
+            "layer_types": ["sliding_attention", "full_attention"] * 2,
+            "rope_parameters": {
+                "full_attention": {
+                    "rope_type": "yarn",
+                    "rope_theta": 900.0,
+                    "factor": 2.0,
+                    "original_max_position_embeddings": 45,
+                },
+                "sliding_attention": {"rope_type": "default", "rope_theta": 50.0},
+            },
+        },
+    ),
 }
 CLASSIFIERS: dict[str, tuple[str, dict[str, Any]]] = {
     "bert": ("BertForSequenceClassification", {"num_labels": 3}),
     "bert-reranker": ("BertForSequenceClassification", {"num_labels": 1}),
     "roberta": ("RobertaForSequenceClassification", {"num_labels": 2, "type_vocab_size": 1}),
     "xlm-roberta": ("XLMRobertaForSequenceClassification", {"num_labels": 1, "type_vocab_size": 1}),
+    "modernbert": ("ModernBertForSequenceClassification", {**_MODERN, "num_labels": 3}),
+    "modernbert-mean": (
+        "ModernBertForSequenceClassification",
+        {**_MODERN, "num_labels": 1, "classifier_pooling": "mean", "classifier_bias": True},
+    ),
+    "qwen3": ("Qwen3ForSequenceClassification", {**_CAUSAL, "num_labels": 3, "head_dim": 16}),
+    "qwen3-tied": (
+        "Qwen3ForSequenceClassification",
+        {**_CAUSAL, "num_labels": 1, "tie_word_embeddings": True},
+    ),
+    "llama": ("LlamaForSequenceClassification", {**_CAUSAL, "num_labels": 2}),
 }
 
 
@@ -95,8 +137,10 @@ def compute_hidden(
     model = getattr(transformers, kind).from_pretrained(folder).eval()
     found = []
     for i, ids in enumerate(prompts):
-        types = torch.tensor([type_ids[i] if type_ids else [0] * len(ids)])
+        inputs = {"input_ids": torch.tensor([ids])}
+        if not kind.startswith(TYPELESS):
+            inputs["token_type_ids"] = torch.tensor([type_ids[i] if type_ids else [0] * len(ids)])
         with torch.inference_mode():
-            out = model(input_ids=torch.tensor([ids]), token_type_ids=types)
+            out = model(**inputs)
         found.append((out.logits if "logits" in out else out.last_hidden_state)[0])
     return found

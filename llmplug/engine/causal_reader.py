@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from llmplug.engine.settings import EngineSettings
-    from llmplug.ops import KernelTable, KVCache, TextBatch
-    from llmplug.specs import Model, ModelShape
+    from llmplug.ops import KVCache, TextBatch
+    from llmplug.specs import BuildContext, Model
 
 
 class CausalReader:
@@ -23,16 +23,15 @@ class CausalReader:
     def __init__(
         self,
         model: Model,
-        shape: ModelShape,
-        ops: KernelTable,
+        context: BuildContext,
         settings: EngineSettings,
-        device: torch.device,
     ) -> None:
         self._model = model
         self._page_size = settings.page_size
-        self._device = device
+        self._device = device = context.device
+        self._dtype = context.dtype
         self._caches: list[KVCache] = [
-            ops.attention.allocate(
+            context.ops.attention.allocate(
                 settings.num_pages,
                 settings.page_size,
                 layer.num_kv_heads,
@@ -40,7 +39,7 @@ class CausalReader:
                 device=device,
                 dtype=getattr(torch, settings.cache_dtype),
             )
-            for layer in shape.layers
+            for layer in context.shape.layers
         ]
 
     def encode(self, batch: TextBatch) -> torch.Tensor:
@@ -63,6 +62,10 @@ class CausalReader:
         back_TD = torch.empty_like(hidden_TD)
         back_TD[token_order_T] = hidden_TD
         return back_TD
+
+    def classify(self, pooled_ND: torch.Tensor) -> torch.Tensor:
+        """Score each text by the model's head, which is over labels: float32 logits_NL."""
+        return self._model.compute_logits(pooled_ND.to(self._dtype))
 
     def _place(self, lengths: Sequence[int], positions_T: torch.Tensor) -> AttentionBatch:
         """Give each text pages of its own."""

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from llmplug import BuildContext, ModelShape, ModelSpec, Weight, hookimpl
 
@@ -33,17 +33,23 @@ def _build(context: BuildContext) -> Model:
     return LlamaModel(context)
 
 
+def _spec(name: str, architecture: str, task: Literal["generate", "classify"]) -> ModelSpec:
+    return ModelSpec(
+        name=name,
+        architectures=(architecture,),
+        describe=_describe,
+        weights=_weights,
+        build=_build,
+        # Angles of the positions; old checkpoints carry them, and they follow from the config.
+        ignored=("model.layers.{layer}.self_attn.rotary_emb.inv_freq",),
+        task=task,
+    )
+
+
 @hookimpl
 def llmplug_models() -> list[ModelSpec]:
-    """Offer LlamaForCausalLM."""
+    """Offer LlamaForCausalLM, and classifiers by the last token."""
     return [
-        ModelSpec(
-            name="llama",
-            architectures=("LlamaForCausalLM",),
-            describe=_describe,
-            weights=_weights,
-            build=_build,
-            # Angles of the positions; old checkpoints carry them, and they follow from the config.
-            ignored=("model.layers.{layer}.self_attn.rotary_emb.inv_freq",),
-        )
+        _spec("llama", "LlamaForCausalLM", "generate"),
+        _spec("llama-classifier", "LlamaForSequenceClassification", "classify"),
     ]

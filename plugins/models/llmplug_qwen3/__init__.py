@@ -35,7 +35,7 @@ def _build(context: BuildContext) -> Model:
 
 @hookimpl
 def llmplug_models() -> list[ModelSpec]:
-    """Offer Qwen3ForCausalLM."""
+    """Offer Qwen3ForCausalLM, and classifiers by the last token."""
     return [
         ModelSpec(
             name="qwen3",
@@ -43,5 +43,13 @@ def llmplug_models() -> list[ModelSpec]:
             describe=_describe,
             weights=_weights,
             build=_build,
-        )
+        ),
+        ModelSpec(
+            name="qwen3-classifier",
+            architectures=("Qwen3ForSequenceClassification",),
+            describe=_describe,
+            weights=_weights,
+            build=_build,
+            task="classify",
+        ),
     ]

@@ -30,6 +30,7 @@ class Settings:
     rope: RopeSettings
     windows: tuple[int | None, ...]  # of each layer: tokens a query sees, itself included
     has_attention_bias: bool
+    is_classifier: bool
     is_head_tied: bool
 
 
@@ -58,6 +59,7 @@ def read_settings(config: Mapping[str, Any]) -> Settings:
         rope=fields.rope(ROPE_TYPES, default_theta=10000.0),
         windows=_read_windows(fields, num_layers),
         has_attention_bias=fields.flag("attention_bias"),
+        is_classifier=config["architectures"][0].endswith("ForSequenceClassification"),
         is_head_tied=fields.flag("tie_word_embeddings"),
     )
 
@@ -143,11 +145,18 @@ def weight_table(config: Mapping[str, Any]) -> list[Weight]:
         ),
         linear("down", ("mlp.down_proj",), (s.width,), s.mlp_width),
         norm("norm", "model.norm.weight"),
-        Weight(
-            name="head",
-            sources=("lm_head.weight",),
-            tied_to=embedding if s.is_head_tied else (),
-            rows=(s.vocab_size,),
-            columns=s.width,
-        ),
+        _head(s, embedding),
     ]
+
+
+def _head(s: Settings, embedding: tuple[str, ...]) -> Weight:
+    """The head over the vocabulary, or over a classifier's labels; how many, the file says."""
+    if s.is_classifier:
+        return Weight(name="head", sources=("score.weight",))
+    return Weight(
+        name="head",
+        sources=("lm_head.weight",),
+        tied_to=embedding if s.is_head_tied else (),
+        rows=(s.vocab_size,),
+        columns=s.width,
+    )
