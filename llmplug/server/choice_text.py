@@ -89,7 +89,8 @@ class ChoiceText:
                 has_stopped |= self._channels.is_over
             if has_stopped:
                 break
-        self.num_tokens += len(delta.token_ids) - len(visible)
+        if not has_stopped:
+            self.num_tokens += len(delta.token_ids) - len(visible)
         reason = FinishReason.STOP if has_stopped else delta.finish_reason
         if reason is not None and not has_stopped:
             tail, has_stopped = self._finish()
