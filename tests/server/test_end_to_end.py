@@ -20,6 +20,9 @@ import httpx
 import openai
 import pytest
 
+from llmplug.conformance.run import run_checks
+from llmplug.conformance.target import Target
+
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(os.name != "posix", reason="signals")]
 
 DEADLINE_S = 120.0
@@ -117,6 +120,15 @@ def serving(source: Path, folder: Path) -> Iterator[Process]:
 def process(smollm2_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
     with serving(smollm2_gguf, tmp_path_factory.mktemp("server")) as process:
         yield process
+
+
+def test_it_keeps_to_the_api(process: Process) -> None:
+    """The suite that `llmplug conformance` runs against any server."""
+    target = Target(url=process.url, model="small")
+    outcomes = list(run_checks(target))
+    assert [each for each in outcomes if each.result == "fail"] == []
+    absent = {each.check.name for each in outcomes if each.result == "not offered"}
+    assert absent == {"errors: no key", "embeddings: vectors"}
 
 
 @pytest.fixture(scope="module")
