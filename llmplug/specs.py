@@ -362,6 +362,8 @@ class SamplerSpec:
         reads_vocabulary: `make` gets a fourth argument, () -> `llmplug.grammar.Vocabulary`, to be
             called when it is first needed: it takes a moment, and a step waits.
         order: place within the stage; lower runs earlier.
+        reads_history: whether it reads `output_ids` or keeps a state. One that does not can choose
+            a token on the device before the host knows the one before it.
         fuses: names of samplers that this one does in one go: where a row needs some of them, one
             right after the other in this order and the last of this one's stage, it runs in their
             place. Nobody asks for it by name, and `is_active` is not asked.
@@ -374,6 +376,7 @@ class SamplerSpec:
     is_active: Callable[[Any], bool]
     make: Callable[..., Any]
     order: int = 0
+    reads_history: bool = True
     fuses: tuple[str, ...] = ()
     fuse: Callable[[Mapping[str, Any]], Any] | None = None
     reads_vocabulary: bool = False

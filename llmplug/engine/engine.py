@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import secrets
 from concurrent.futures import FIRST_COMPLETED, wait
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,8 @@ import torch
 
 from llmplug.engine.block_pool import BlockPool
 from llmplug.engine.cost_model import CostModel, Work
+from llmplug.engine.device_runner import DeviceRunner
+from llmplug.engine.flight import Flight, Forward, Sample, needs_host
 from llmplug.engine.grammar_masks import GrammarMasks
 from llmplug.engine.limits import normalise
 from llmplug.engine.logprobs import compute_logprobs
@@ -20,6 +22,7 @@ from llmplug.engine.runner import Runner
 from llmplug.engine.sample import SamplerChain
 from llmplug.engine.scheduler import Schedule, Scheduler
 from llmplug.engine.sequence import Sequence, derive_seed
+from llmplug.engine.transfers import Fetcher
 from llmplug.errors import EngineError, InvalidRequest, to_wire
 from llmplug.types import (
     EngineReady,
@@ -35,7 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from concurrent.futures import Future
 
-    from llmplug.engine.grammar_masks import Masks
+    from llmplug.engine.graphs import GraphRunner
     from llmplug.engine.settings import EngineSettings
     from llmplug.grammar import CompiledGrammar, GrammarBackend, Vocabulary
     from llmplug.ops import KernelTable
@@ -49,28 +52,6 @@ COMPILE_WAIT_S = 0.005
 # Rows of prompt logits at a time: 64 x 152k float32 are 39 MB.
 LOGPROB_ROWS = 64
 _log = logging.getLogger(__name__)
-
-
-@dataclass(slots=True)
-class _Forward:
-    """What a forward pass gave, and for whom tokens can be chosen now; `error` if it raised."""
-
-    hidden_TD: torch.Tensor | None = None
-    logits_SV: torch.Tensor | None = None
-    sequences: list[Sequence] = field(default_factory=list)  # S of them
-    places: list[int] = field(default_factory=list)  # of these S in the schedule
-    rows: list[int] = field(default_factory=list)  # of these S in hidden_TD
-    masks: Future[Masks] | None = None  # for those of the S that have a grammar
-    error: Exception | None = None
-
-
-@dataclass(slots=True)
-class _Sample:
-    """What a step found for one sequence; no token while its prompt is not done."""
-
-    token_id: int | None = None
-    logprob: TokenLogprob | None = None
-    error: Exception | None = None
 
 
 class Engine:
@@ -90,13 +71,26 @@ class Engine:
         *,
         open_grammars: Callable[[], GrammarBackend] | None = None,
         read_vocabulary: Callable[[], Vocabulary] | None = None,
+        graphs: GraphRunner | None = None,
     ) -> None:
+        """Allocate the caches.
+
+        Args:
+            graphs: what launches whole steps; None: tokens pass through the host, as is best where
+                the host computes them.
+        """
         self.settings = settings
         self.report: dict[str, Any] = {}  # whoever builds an engine may tell how
         self._pool = BlockPool(settings.num_pages, settings.page_size)
         self._cost = CostModel()
         self._scheduler = Scheduler(settings, self._pool, self._cost)
-        self._runner = Runner(model, shape, ops, settings, device)
+        self._ahead: DeviceRunner | None = None
+        if graphs is not None:
+            self._ahead = DeviceRunner(model, shape, ops, settings, device, graphs)
+        self._runner = self._ahead or Runner(model, shape, ops, settings, device)
+        self._fetcher = Fetcher(device)
+        self._in_flight: Flight | None = None  # the last step, while its tokens are not known
+        self._landed_s = 0.0  # when the last one's were
         self._chain = SamplerChain(samplers, settings.vocab_size, device, ops, read_vocabulary)
         self._masks = GrammarMasks(open_grammars, settings.vocab_size, device, ops)
         self._compiling: list[tuple[Future[CompiledGrammar], list[Sequence]]] = []
@@ -166,6 +160,7 @@ class Engine:
                 arrival=self._num_arrivals,
                 samplers=samplers,
                 leader=sequences[0] if sequences else None,
+                needs_host=needs_host(request, has_history=self._chain.needs_host(samplers)),
             )
             self._num_arrivals += 1
             sequences.append(sequence)
@@ -193,20 +188,32 @@ class Engine:
             started = perf_counter()
             if self._compiling:
                 self._admit_compiled()
+            deltas, self._ended = self._ended, []
+            if self._in_flight is not None and self._scheduler.may_preempt:
+                deltas += self._record(self._in_flight)
+                self._in_flight = None
             schedule = self._scheduler.schedule()
             scheduled = perf_counter()
             forward = self._run(schedule)
             ran = perf_counter()
-            samples = self._sample(schedule, forward)
+            flight = self._sample(schedule, forward, scheduled)
             sampled = perf_counter()
-            deltas = self._record(schedule, samples)
+            for landed in self._land(flight):
+                deltas += self._record(landed)
         self._num_steps += 1
         self._seconds["schedule_s"] += scheduled - started
         self._seconds["run_s"] += ran - scheduled
         self._seconds["sample_s"] += sampled - ran
-        self._learn(schedule, forward, sampled - scheduled)
+        if not flight.is_late:
+            self._learn(schedule, forward, sampled - scheduled)
         self._seconds["record_s"] += perf_counter() - sampled
         return StepOutput(deltas=deltas, stats=self.stats)
+
+    def _land(self, flight: Flight) -> list[Flight]:
+        """Return the steps whose tokens are to be read now; a late one is read after the next."""
+        before, self._in_flight = self._in_flight, flight if flight.is_late else None
+        landed = [] if before is None else [before]
+        return landed if flight.is_late else [*landed, flight]
 
     def _admit_compiled(self) -> None:
         """Let the sequences run whose grammar is compiled; wait a little if none else can."""
@@ -232,9 +239,9 @@ class Engine:
     def _is_alive(self, sequence: Sequence) -> bool:
         return sequence in self._requests.get(sequence.request.request_id, ())
 
-    def _run(self, schedule: Schedule) -> _Forward:
+    def _run(self, schedule: Schedule) -> Forward:
         """Compute the scheduled tokens, and logits where a token is to be chosen."""
-        forward = _Forward()
+        forward = Forward()
         end = 0
         for place, (sequence, count) in enumerate(schedule):
             end += count
@@ -257,11 +264,11 @@ class Engine:
             if self._num_failed_steps >= MAX_FAILED_STEPS:
                 raise EngineError(f"{MAX_FAILED_STEPS} steps in succession failed") from error
             _log.exception("a forward pass failed; the %d sequences in it end", len(schedule))
-            return _Forward(error=error)
+            return Forward(error=error)
         self._num_failed_steps = 0
         return forward
 
-    def _learn(self, schedule: Schedule, forward: _Forward, seconds: float) -> None:
+    def _learn(self, schedule: Schedule, forward: Forward, seconds: float) -> None:
         """Tell the cost model how long a step took.
 
         A device may still be at it until a token of the step is waited for: a step of which none
@@ -279,9 +286,38 @@ class Engine:
         else:
             self._unawaited = work, seconds
 
-    def _sample(self, schedule: Schedule, forward: _Forward) -> list[_Sample]:
-        """Choose a token for each sequence whose tokens are all computed now."""
-        samples = [_Sample(error=forward.error) for _ in range(len(schedule))]
+    def _sample(self, schedule: Schedule, forward: Forward, started_s: float) -> Flight:
+        """Choose a token for each sequence whose tokens are all computed now.
+
+        Where none of them needs the host for the next one, the host need not know them yet.
+        """
+        flight = Flight(schedule, forward, started_s)
+        is_free = not any(sequence.needs_host for sequence in forward.sequences)
+        if self._ahead is not None and forward.logits_SV is not None and is_free:
+            self._sample_ahead(flight, self._ahead, forward.logits_SV)
+        if not flight.is_late:
+            flight.samples = self._sample_now(schedule, forward)
+        return flight
+
+    def _sample_ahead(self, flight: Flight, runner: DeviceRunner, logits_SV: torch.Tensor) -> None:
+        """Choose tokens on the device and leave them there, for the next step to compute."""
+        forward = flight.forward
+        try:
+            ids_S, report_2S = self._chain.choose_ahead(logits_SV, forward.sequences)
+        except Exception:  # noqa: BLE001 - a plugin may raise anything; each row is tried alone
+            _log.warning("sampling ahead failed; trying as usual", exc_info=True)
+            if forward.hidden_TD is not None:
+                forward.logits_SV = runner.compute_logits(forward.hidden_TD, forward.rows)
+            return
+        runner.keep(forward.sequences, ids_S)
+        flight.fetch = self._fetcher.start(report_2S)
+        chosen = set(forward.places)
+        for place, (sequence, count) in enumerate(flight.schedule):
+            sequence.launch(count, is_chosen=place in chosen)
+
+    def _sample_now(self, schedule: Schedule, forward: Forward) -> list[Sample]:
+        """Choose tokens that the host knows at once."""
+        samples = [Sample(error=forward.error) for _ in range(len(schedule))]
         hidden_TD, rows = forward.hidden_TD, forward.rows
         if hidden_TD is None or forward.logits_SV is None:
             return samples
@@ -311,20 +347,41 @@ class Engine:
             self._rate_choices(raw_RV, asking, forward, samples)
         return samples
 
-    def _record(self, schedule: Schedule, samples: list[_Sample]) -> list[SequenceDelta]:
-        """Note what the step computed and chose; end the sequences that are done."""
-        deltas, self._ended = self._ended, []
-        for (sequence, count), sample in zip(schedule, samples, strict=True):
+    def _record(self, flight: Flight) -> list[SequenceDelta]:
+        """Note what a step computed and chose; end the sequences that are done."""
+        deltas = []
+        samples = self._read(flight) if flight.is_late else flight.samples
+        for (sequence, count), sample in zip(flight.schedule, samples, strict=True):
+            if not sequence.is_running:  # it ended when this was under way: a token too many
+                continue
             error = sample.error
             if error is None and sample.token_id is not None:
                 error = _find_breach(sequence, sample.token_id)
             if error is not None:
                 deltas.append(self._finish(sequence, FinishReason.ERROR, error=error))
                 continue
-            self._scheduler.advance(sequence, count)
+            if flight.is_late:
+                self._scheduler.publish(sequence)
+            else:
+                self._scheduler.advance(sequence, count)
             if sample.token_id is not None:
                 deltas.append(self._append(sequence, sample.token_id, sample.logprob))
         return deltas
+
+    def _read(self, flight: Flight) -> list[Sample]:
+        """Wait for the tokens of a late step."""
+        forward = flight.forward
+        samples = [Sample() for _ in range(len(flight.schedule))]
+        assert flight.fetch is not None  # noqa: S101 - it is late
+        choices = self._chain.read_ahead(flight.fetch())
+        for place, sequence, choice in zip(forward.places, forward.sequences, choices, strict=True):
+            sequence.num_pending -= 1
+            samples[place].token_id = choice.token_id
+            samples[place].error = choice.error
+        now = perf_counter()
+        self._learn(flight.schedule, forward, now - max(flight.started_s, self._landed_s))
+        self._landed_s = now
+        return samples
 
     def _append(
         self, sequence: Sequence, token_id: int, logprob: TokenLogprob | None
@@ -341,6 +398,7 @@ class Engine:
             news["logprobs"] = [logprob]
         if is_first:
             news["num_cached_tokens"] = sequence.num_cached_tokens or 0
+            news["queue_s"] = sequence.queue_s
             news["prompt_logprobs"] = sequence.prompt_logprobs
             if sequence.leader is None:
                 self._num_prompt_tokens += sequence.num_prompt
@@ -380,8 +438,8 @@ class Engine:
         self,
         raw_RV: torch.Tensor,
         asking: list[int],
-        forward: _Forward,
-        samples: list[_Sample],
+        forward: Forward,
+        samples: list[Sample],
     ) -> None:
         """Add log-probabilities to the samples of the rows that ask, if they have a token."""
         found = [samples[forward.places[row]] for row in asking]

@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import math
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -55,6 +56,7 @@ class SamplerChain:
         read_vocabulary: Callable[[], Vocabulary] | None = None,
     ) -> None:
         self.specs = order_specs(specs)
+        self.read_vocabulary = cache(read_vocabulary or _read_nothing)
         self._samplers = []
         for spec in self.specs:
             more = (read_vocabulary or _read_nothing,) if spec.reads_vocabulary else ()
@@ -62,7 +64,7 @@ class SamplerChain:
         self._places = {spec.name: place for place, spec in enumerate(self.specs)}
         self._fusers = [
             spec
-            for spec, sampler in zip(self.specs, self._samplers, strict=True)
+            for spec, sampler in zip(self.specs, self._samplers, strict=False)
             if spec.fuses and sampler is not None
         ]
         self._vocab_size = vocab_size
@@ -77,6 +79,37 @@ class SamplerChain:
             find_chain(self.specs, msgspec.structs.asdict(sampling)), self._fusers
         )
         return tuple((self._places[link.spec.name], link.params) for link in links)
+
+    def needs_host(self, samplers: tuple[tuple[int, Any], ...]) -> bool:
+        """Say whether a request's samplers read what the host knows of the last tokens."""
+        return any(self.specs[place].reads_history for place, _ in samplers)
+
+    def choose_ahead(
+        self, logits_SV: torch.Tensor, sequences: list[Sequence]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Choose tokens that stay on the device; none of the samplers reads history.
+
+        Args:
+            logits_SV: float32; edited.
+
+        Returns:
+            ids_S, made such that they exist, and for `read_ahead` what was chosen and whether its
+            logit is finite: int64, (2, S).
+
+        Raises:
+            Exception: of a sampler; `sample` finds out whose row it is.
+        """
+        chosen_S, _ = self._choose_ids(logits_SV, sequences)
+        ids_S = chosen_S.clamp(0, self._vocab_size - 1)
+        is_finite_S = logits_SV.gather(1, ids_S[:, None])[:, 0].isfinite()
+        return ids_S, torch.stack((chosen_S, is_finite_S.long()))
+
+    def read_ahead(self, report_2S: torch.Tensor) -> list[Choice]:
+        """Make choices of what `choose_ahead` reports, once it is on the host."""
+        return [
+            Choice(token_id, self._find_error(token_id, is_finite=bool(is_finite)))
+            for token_id, is_finite in zip(*report_2S.tolist(), strict=True)
+        ]
 
     def sample(
         self,
@@ -132,13 +165,10 @@ class SamplerChain:
             new_states += turn.find_new_states(sequences)
         if ids_S is None:
             raise EngineError("no sampler chose a token")
-        choices = self._check(logits_SV, ids_S)
-        for sequence, step, state in new_states:
-            sequence.sampler_states[step] = state
-        return choices
+        return ids_S, new_states
 
     def _chooses(self, place: int) -> bool:
-        return self.specs[place].stage == "choose"
+        return place == len(self.specs) or self.specs[place].stage == "choose"
 
     def _check(self, logits_SV: torch.Tensor, ids_S: torch.Tensor) -> list[Choice]:
         """Refuse ids out of range, and rows whose logits were NaN or all forbidden.
@@ -149,17 +179,17 @@ class SamplerChain:
         if min(token_ids) < 0 or max(token_ids) >= self._vocab_size:
             ids_S = ids_S.clamp(0, self._vocab_size - 1)
         logits: list[float] = logits_SV.gather(1, ids_S[:, None])[:, 0].tolist()
-        choices = []
-        for token_id, logit in zip(token_ids, logits, strict=True):
-            error = None
-            if not 0 <= token_id < self._vocab_size:
-                error = EngineError(f"a sampler chose token {token_id}, which does not exist")
-            elif not math.isfinite(logit):
-                error = EngineError(
-                    "the model's logits are not finite, or every token is forbidden"
-                )
-            choices.append(Choice(token_id, error))
-        return choices
+        return [
+            Choice(token_id, self._find_error(token_id, is_finite=math.isfinite(logit)))
+            for token_id, logit in zip(token_ids, logits, strict=True)
+        ]
+
+    def _find_error(self, token_id: int, *, is_finite: bool) -> EngineError | None:
+        if not 0 <= token_id < self._vocab_size:
+            return EngineError(f"a sampler chose token {token_id}, which does not exist")
+        if not is_finite:
+            return EngineError("the model's logits are not finite, or every token is forbidden")
+        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +215,8 @@ def _take_turns(sequences: list[Sequence]) -> Iterator[_Turn]:
     while waiting:
         place = min(waiting)
         rows, steps = waiting.pop(place)
+        if rows != sorted(rows):  # some came from other samplers; who takes all takes them in order
+            rows, steps = map(list, zip(*sorted(zip(rows, steps, strict=True)), strict=True))
         sampler_rows = [
             _make_row(sequences[row], step) for row, step in zip(rows, steps, strict=True)
         ]
@@ -213,7 +245,7 @@ def _make_row(sequence: Sequence, step: int) -> SamplerRow:
         sequence.request.prompt_ids,
         sequence.output_ids,
         sequence.seed,
-        len(sequence.token_ids),
+        sequence.next_position,
         sequence.sampler_states[step],
     )
 

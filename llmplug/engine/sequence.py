@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from array import array
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from llmplug.engine.thinking import ThinkingClock
@@ -23,6 +24,7 @@ class Sequence:
     """
 
     __slots__ = (
+        "arrived_at",
         "bans",
         "digests",
         "grammar",
@@ -30,15 +32,19 @@ class Sequence:
         "is_compiling",
         "is_running",
         "leader",
+        "needs_host",
         "num_cached_tokens",
         "num_charged",
         "num_computed",
+        "num_pending",
         "num_published",
         "output_ids",
         "pages",
         "prompt_logprobs",
+        "queue_s",
         "rank",
         "request",
+        "row",
         "sampler_states",
         "samplers",
         "seed",
@@ -57,6 +63,7 @@ class Sequence:
         arrival: int,
         samplers: tuple[tuple[int, Any], ...] = (),
         leader: Sequence | None = None,
+        needs_host: bool = True,
     ) -> None:
         sampling = request.sampling
         self.request = request
@@ -65,6 +72,7 @@ class Sequence:
         self.leader = leader  # the request's first sequence, which computes the prompt for all
         self.samplers = samplers  # (place among the engine's, parameters), as they run here
         self.sampler_states: list[Any] = [None] * len(samplers)  # what each keeps of this sequence
+        self.needs_host = needs_host  # for each token, before the next can be chosen
         self.bans = make_bans(sampling)
         self.stop_ids = frozenset(sampling.stop_token_ids)
         if not sampling.ignore_eos:
@@ -75,8 +83,12 @@ class Sequence:
         self.pages = array("i")  # in token order
         self.digests: list[bytes] = []  # chain of the full pages, as far as computed
         self.num_computed = 0
+        self.num_pending = 0  # tokens that are chosen, or will have been, but not known here yet
+        self.row = -1  # of the device's state, where there is one
         self.num_published = 0  # pages that the prefix cache knows by their digest
         self.num_cached_tokens: int | None = None  # prompt tokens found cached at first admission
+        self.arrived_at = perf_counter()
+        self.queue_s = 0.0  # that it waited for its first step
         self.num_charged = 0  # output tokens that its tenant's counter has
         self.prompt_logprobs: list[TokenLogprob | None] | None = (
             None if sampling.prompt_logprobs is None else [None]
@@ -99,16 +111,32 @@ class Sequence:
     @property
     def num_missing(self) -> int:
         """Tokens to compute before the next can be chosen; 1 while decoding."""
-        return len(self.token_ids) - self.num_computed
+        return len(self.token_ids) + self.num_pending - self.num_computed
+
+    @property
+    def next_position(self) -> int:
+        """Place of the next token to be chosen, counted from the start of the prompt."""
+        return len(self.token_ids) + self.num_pending
+
+    @property
+    def is_full(self) -> bool:
+        """Whether it ends with what is pending, whatever that is."""
+        most = self.request.sampling.max_tokens
+        return most is not None and len(self.output_ids) + self.num_pending >= most
 
     @property
     def is_stop_held_back(self) -> bool:
         """Whether `min_tokens` still forbids to end."""
-        return len(self.output_ids) < self.request.sampling.min_tokens
+        return len(self.output_ids) + self.num_pending < self.request.sampling.min_tokens
 
     def follow_grammar(self, token_id: int) -> bool:
         """Go on in the grammar; whether it allows the token. What ends a sequence is none of it."""
         return self.grammar is None or token_id in self.stop_ids or self.grammar.accept(token_id)
+
+    def launch(self, num_tokens: int, *, is_chosen: bool) -> None:
+        """Note that a step is under way that computes tokens, and maybe chooses the next one."""
+        self.num_computed += num_tokens
+        self.num_pending += is_chosen
 
     def append(self, token_id: int) -> FinishReason | None:
         """Take a chosen token; return why the sequence ends with it, if it does."""

@@ -12,6 +12,7 @@ import torch
 
 from llmplug import EngineError, GenerateRequest, LayerCache, ModelShape, SamplingParams
 from llmplug.engine.engine import Engine
+from llmplug.engine.graphs import GraphRunner
 from llmplug.engine.settings import EngineSettings
 from llmplug.grammar import GrammarBackend, Vocabulary
 from llmplug.ops import AttentionBatch, KernelTable, KVCache, choose_tokens
@@ -76,7 +77,9 @@ class FakeModel:
             raise RuntimeError("this step fails")
         (cache,) = caches
         self.num_tokens += len(token_ids_T)
-        cache.key[attention.slots_T] = torch.stack([token_ids_T, positions_T], dim=-1).float()
+        is_there_T = attention.slots_T >= 0
+        tokens = torch.stack([token_ids_T, positions_T], dim=-1).float()
+        cache.key[attention.slots_T[is_there_T]] = tokens[is_there_T]
         hidden = torch.zeros(len(token_ids_T), VOCAB_SIZE)
         starts = attention.query_starts_S1.tolist()
         assert attention.cached_lens == tuple(attention.cached_lens_S.tolist())
@@ -85,6 +88,9 @@ class FakeModel:
         for s, (num_new, length) in enumerate(
             zip(attention.query_lens, attention.cached_lens, strict=True)
         ):
+            if length == 0:  # padding
+                assert attention.slots_T[starts[s]] == -1
+                continue
             seen = self._read(cache, attention.block_table_SM[s], length)
             past = length - num_new
             rows = slice(starts[s], starts[s] + num_new)
@@ -129,6 +135,7 @@ def make_engine(
     samplers: Iterable[Any] = (),
     open_grammars: Callable[[], GrammarBackend] | None = None,
     read_vocabulary: Callable[[], Vocabulary] | None = None,
+    graphs: GraphRunner | None = None,
     **changes: Any,
 ) -> Engine:
     """An engine over the fake model, with the standard samplers and perhaps more."""
@@ -141,6 +148,7 @@ def make_engine(
         CPU,
         open_grammars=open_grammars,
         read_vocabulary=read_vocabulary,
+        graphs=graphs,
     )
 
 

@@ -394,3 +394,20 @@ def test_prompt_logprobs_survive_preemption() -> None:
     for i, prompt in enumerate(prompts):
         first = found[str(i), 0][0].prompt_logprobs
         assert [lp and lp.token_id for lp in first] == [None, *prompt[1:]]
+
+
+def test_rows_whose_samplers_meet_late_keep_their_own_parameters() -> None:
+    """The first has a penalty more: at its temperature it meets the second, which waits there."""
+    both = [
+        make_request("first", [5, 6, 7], temperature=30.0, seed=1, presence_penalty=0.5),
+        make_request("second", [8, 9], temperature=0.3, seed=2),
+    ]
+    together = make_engine()
+    for request in both:
+        together.add(request)
+    found = drain(together)
+    for request in both:
+        alone = make_engine()
+        alone.add(request)
+        (deltas,) = drain(alone).values()
+        assert output_of(found[request.request_id, 0]) == output_of(deltas)

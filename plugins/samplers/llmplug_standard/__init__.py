@@ -205,6 +205,7 @@ def llmplug_samplers() -> list[SamplerSpec]:
             params=LogitBiasParams,
             is_active=lambda params: bool(params.logit_bias),
             make=_make_logit_bias,
+            reads_history=False,
             order=10,
         ),
         SamplerSpec(
@@ -229,6 +230,7 @@ def llmplug_samplers() -> list[SamplerSpec]:
             params=TemperatureParams,
             is_active=lambda params: params.temperature not in {0, 1},
             make=_make_temperature,
+            reads_history=False,
         ),
         SamplerSpec(
             name="top_k",
@@ -236,6 +238,7 @@ def llmplug_samplers() -> list[SamplerSpec]:
             params=TopKParams,
             is_active=lambda params: params.temperature > 0 and params.top_k > 0,
             make=_make_top_k,
+            reads_history=False,
             order=10,
         ),
         SamplerSpec(
@@ -244,6 +247,7 @@ def llmplug_samplers() -> list[SamplerSpec]:
             params=TopPParams,
             is_active=lambda params: params.temperature > 0 and params.top_p < 1,
             make=_make_top_p,
+            reads_history=False,
             order=20,
         ),
         SamplerSpec(
@@ -252,6 +256,7 @@ def llmplug_samplers() -> list[SamplerSpec]:
             params=MinPParams,
             is_active=lambda params: params.temperature > 0 and params.min_p > 0,
             make=_make_min_p,
+            reads_history=False,
             order=30,
         ),
         SamplerSpec(
@@ -260,6 +265,7 @@ def llmplug_samplers() -> list[SamplerSpec]:
             params=TemperatureParams,
             is_active=lambda params: params.temperature == 0,
             make=_make_greedy,
+            reads_history=False,
             order=10,
         ),
         SamplerSpec(
@@ -268,6 +274,7 @@ def llmplug_samplers() -> list[SamplerSpec]:
             params=TemperatureParams,
             is_active=lambda params: params.temperature > 0,
             make=_make_categorical,
+            reads_history=False,
             order=20,
         ),
         SamplerSpec(
@@ -286,6 +293,7 @@ def llmplug_samplers() -> list[SamplerSpec]:
             params=FilterParams,
             is_active=lambda params: False,
             make=_make_filter_tokens,
+            reads_history=False,
             order=10,
             fuses=("top_k", "top_p", "min_p"),
             fuse=_fuse_filters,
@@ -296,6 +304,7 @@ def llmplug_samplers() -> list[SamplerSpec]:
             params=TemperatureParams,
             is_active=lambda params: False,
             make=_make_choose_tokens,
+            reads_history=False,
             order=10,
             fuses=("temperature", "greedy", "categorical"),
             fuse=_fuse_choice,

@@ -1,0 +1,162 @@
+"""Steps made on the device, one ahead of the host, give the tokens of steps made on the host."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from engine.fake_model import (
+    EOS_ID,
+    VOCAB_SIZE,
+    finish_of,
+    make_engine,
+    make_request,
+    output_of,
+)
+
+from llmplug import GenerateRequest
+from llmplug.engine.engine import Engine
+from llmplug.engine.flight import Flight
+from llmplug.engine.graphs import EagerGraphs, Step
+from llmplug.types import FinishReason, SequenceDelta
+
+Found = dict[tuple[str, int], list[SequenceDelta]]
+Event = tuple[int, GenerateRequest | str]  # (step, a request to add, or the id of one to abort)
+
+
+class CountingGraphs(EagerGraphs):
+    """Runs captured steps, and counts them by their rows."""
+
+    def __init__(self) -> None:
+        self.bounds: list[tuple[int, ...]] = []  # of each capture
+        self.lens: list[tuple[int, ...]] = []  # of each replay
+
+    def capture(self, step: Step, bounds: tuple[int, ...]) -> Step:
+        self.bounds.append(bounds)
+
+        def replay(cached_lens: tuple[int, ...]):
+            assert len(cached_lens) == len(bounds)
+            assert max(cached_lens) <= max(bounds)
+            self.lens.append(cached_lens)
+            return step(cached_lens)
+
+        return replay
+
+
+def make_workload(seed: int, num_requests: int = 24) -> list[Event]:
+    """Requests of all kinds that come at random, some aborted; prompts share beginnings."""
+    source = random.Random(seed)
+    beginnings = [[source.randrange(VOCAB_SIZE) for _ in range(24)] for _ in range(3)]
+    events: list[Event] = []
+    for number in range(num_requests):
+        prompt = [source.randrange(VOCAB_SIZE) for _ in range(source.randint(1, 30))]
+        if source.random() < 0.5:
+            prompt = source.choice(beginnings)[: source.randint(1, 24)] + prompt
+        changes: dict[str, Any] = {
+            "max_tokens": source.randint(1, 30),
+            "seed": source.randrange(1000),
+            "temperature": source.choice([0.0, 0.0, 0.9, 3.0]),
+            "num_sequences": source.choice([1, 1, 1, 3]),
+            "priority": source.choice([0, 0, 0, 1]),
+            "ignore_eos": source.random() < 0.5,
+            "stop_token_ids": (source.randrange(VOCAB_SIZE),),
+            "min_tokens": source.choice([0, 0, 4]),
+        }
+        changes |= source.choice([{}, {"top_p": 0.9, "top_k": 20}, {"min_p": 0.05}])
+        if source.random() < 0.1:  # these need the host for each token
+            changes |= source.choice([{"logprobs": 2}, {"presence_penalty": 1.5}])
+        changes["min_tokens"] = min(changes["min_tokens"], changes["max_tokens"])
+        step = source.randint(0, 40)
+        events.append((step, make_request(str(number), prompt, **changes)))
+        if source.random() < 0.2:
+            events.append((step + source.randint(1, 20), str(number)))
+    return sorted(events, key=lambda event: event[0])
+
+
+def play(engine: Engine, events: list[Event]) -> Found:
+    """Step an engine through a workload to its end."""
+    found: Found = {}
+    left = list(events)
+    for number in range(2000):
+        while left and left[0][0] <= number:
+            event = left.pop(0)[1]
+            if isinstance(event, str):
+                engine.abort(event)
+            else:
+                engine.add(event)
+        if engine.has_work:
+            for delta in engine.step().deltas:
+                found.setdefault((delta.request_id, delta.index), []).append(delta)
+            assert_device_knows(engine)
+        elif not left:
+            break
+    for deltas in found.values():
+        assert [d.finish_reason is not None for d in deltas] == [False] * (len(deltas) - 1) + [True]
+    return found
+
+
+def count_late_steps(engine: Engine) -> Callable[[], int]:
+    """Count the steps whose tokens the host learns one step late, from now on."""
+    seen: list[Flight] = []
+    read = engine._read
+
+    def read_and_count(flight: Flight):
+        seen.append(flight)
+        return read(flight)
+
+    engine._read = read_and_count
+    return lambda: len(seen)
+
+
+def assert_device_knows(engine: Engine) -> None:
+    """What the device has of each running sequence is what the host has."""
+    if engine._ahead is None:
+        return
+    state = engine._ahead._state
+    for sequence in engine._scheduler.running:
+        if sequence.row >= 0 and engine._ahead._rows._owners[sequence.row] is sequence:
+            assert int(state.lengths_R[sequence.row]) == sequence.num_computed
+            pages = state.pages_RM[sequence.row].tolist()
+            count = len(sequence.pages)
+            assert pages == sequence.pages.tolist() + [-1] * (len(pages) - count)
+    assert int(state.lengths_R[-1]) == 0  # of padding
+
+
+def assert_equal_outputs(got: Found, expected: Found) -> None:
+    assert got.keys() == expected.keys()
+    for key, deltas in expected.items():
+        ours, theirs = output_of(got[key]), output_of(deltas)
+        if FinishReason.ABORT in {finish_of(got[key]), finish_of(deltas)}:
+            common = min(len(ours), len(theirs))
+            assert ours[:common] == theirs[:common]
+            continue
+        assert ours == theirs
+        assert finish_of(got[key]) is finish_of(deltas)
+        assert got[key][-1].stop_token_id == deltas[-1].stop_token_id
+        assert [d.logprobs for d in got[key] if d.token_ids] == [
+            d.logprobs for d in deltas if d.token_ids
+        ]
+
+
+@pytest.mark.parametrize("num_pages", [40, 200])  # 40: sequences must give way
+@pytest.mark.parametrize("seed", range(6))
+def test_any_workload_gives_the_tokens_of_the_plain_path(seed: int, num_pages: int) -> None:
+    events = make_workload(seed)
+    changes: dict[str, Any] = {
+        "eos_token_ids": frozenset({EOS_ID, EOS_ID - 1, EOS_ID - 2}),
+        "num_pages": num_pages,
+        "max_sequences": 10,
+    }
+    graphs = CountingGraphs()
+    plain, ahead = make_engine(**changes), make_engine(graphs=graphs, **changes)
+    num_late = count_late_steps(ahead)
+    assert_equal_outputs(play(ahead, events), play(plain, events))
+    assert num_late() > 10
+    assert ahead.stats.num_pages_used == 0
+    assert not ahead._scheduler.running
+    assert graphs.lens  # most decode steps come more than once
+    assert len(graphs.bounds) <= 6  # 1, 2, 4, 8, 10 rows, of up to 256 tokens
+    if num_pages == 40:
+        assert ahead.stats.num_preemptions > 0
