@@ -11,7 +11,7 @@ import pytest
 
 from llmplug.errors import CheckpointError, ConfigError, EngineUnavailable
 from llmplug.server.on_demand import RETRY_S, EngineOnDemand
-from llmplug.types import GenerateRequest, SamplingParams
+from llmplug.types import GenerateRequest, PoolRequest, SamplingParams
 
 from .conftest import Running, StartServer, until
 from .fake_engine import FakeEngine, Script, endless, speak
@@ -118,6 +118,15 @@ async def test_what_runs_keeps_it_awake(engines: Engines) -> None:
         await asyncio.wait_for(asyncio.shield(long), 0.1)
     assert engine.state == "ready"
     long.cancel()
+    await until(lambda: engine.state == "asleep")
+    await engine.stop()
+
+
+async def test_vectors_wake_it_too(engines: Engines) -> None:
+    engine = EngineOnDemand("toy", engines.connect, keep_alive_s=0.01)
+    request = PoolRequest(request_id="a", prompts=[[1, 2], [3]], task="embed")
+    assert await engine.pool(request) == await FakeEngine().pool(request)
+    assert engines.made[0].pooled == [request]
     await until(lambda: engine.state == "asleep")
     await engine.stop()
 

@@ -14,10 +14,14 @@ import httpx
 import pytest
 from safetensors.torch import load_file, save_file
 from tiny import make_checkpoint
+from tiny_encoders import make_encoder
 
 from .test_end_to_end import DEADLINE_S, Process
 
-pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="no /proc")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="no /proc"),
+]
 
 CONFIG = """
 server: {{port: 0, responses: {{path: memory}}}}
@@ -25,6 +29,7 @@ models:
 - {{name: first, aliases: [org/first], source: {whole}, {settings}}}
 - {{name: lazy, aliases: [org/lazy], source: {whole}, start: lazy, keep_alive_s: 0.5, {settings}}}
 - {{name: broken, source: {broken}, {settings}}}
+- {{name: reader, source: {reader}, start: lazy, keep_alive_s: 0.5, {settings}}}
 - {{name: broken-later, source: {broken}, start: lazy, {settings}}}
 """
 SETTINGS = "device: cpu, cache: {memory: 4MiB}, threads: 1"
@@ -36,11 +41,12 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
     folder = tmp_path_factory.mktemp("several")
     whole = make_checkpoint("llama", folder / "whole")
     broken = make_checkpoint("llama", folder / "broken")
+    reader = make_encoder("BertModel", {"pad_token_id": 0}, folder / "reader")
     tensors = load_file(broken / "model.safetensors")
     del tensors["model.norm.weight"]
     save_file(tensors, broken / "model.safetensors", {"format": "pt"})
     config, log = folder / "config.yaml", folder / "log.txt"
-    config.write_text(CONFIG.format(whole=whole, broken=broken, settings=SETTINGS))
+    config.write_text(CONFIG.format(whole=whole, broken=broken, reader=reader, settings=SETTINGS))
     with log.open("wb") as file:
         popen = subprocess.Popen(
             [sys.executable, "-m", "llmplug", "serve", "--config", str(config)],
@@ -98,6 +104,14 @@ def test_a_model_that_cannot_start_leaves_the_others(server: Process) -> None:
     assert say(server, "first") == say(server, "lazy")
 
 
+def test_a_model_for_something_else_is_beside_them(server: Process) -> None:
+    body = {"model": "reader", "input": ["abc", "de"]}
+    answer = httpx.post(f"{server.url}/v1/embeddings", json=body, timeout=DEADLINE_S).json()
+    assert [len(each["embedding"]) for each in answer["data"]] == [48, 48]
+    assert complete(server, "reader").json()["error"]["param"] == "model"
+    assert "grammar process ended" not in server.log.read_text()  # it needs none
+
+
 def test_a_model_that_dies_leaves_the_others(server: Process) -> None:
     text = say(server, "lazy")
     server.until(lambda: states(server)["lazy"] == "asleep")
@@ -112,6 +126,13 @@ def test_a_model_that_dies_leaves_the_others(server: Process) -> None:
 
 def test_cards_tell_what_is_known_before_an_engine_runs(server: Process) -> None:
     cards = httpx.get(f"{server.url}/v1/models", timeout=DEADLINE_S).json()["data"]
-    assert [card["id"] for card in cards] == ["first", "lazy", "broken", "broken-later"]
-    assert [card.get("aliases") for card in cards] == [["org/first"], ["org/lazy"], None, None]
-    assert len({card["max_model_len"] for card in cards}) == 1
+    described = {
+        card["id"]: (card.get("aliases"), card["max_model_len"], card.get("task")) for card in cards
+    }
+    assert described == {
+        "first": (["org/first"], 256, None),
+        "lazy": (["org/lazy"], 256, None),
+        "broken": (None, 256, None),
+        "reader": (None, 90, "embed"),
+        "broken-later": (None, 256, None),
+    }
