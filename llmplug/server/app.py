@@ -23,6 +23,7 @@ from llmplug.server.lifecycle import Lifecycle
 from llmplug.server.responses.start import open_responses
 from llmplug.server.routes import (
     chat,
+    cohere,
     completions,
     conversations,
     description,
@@ -31,6 +32,7 @@ from llmplug.server.routes import (
     messages,
     metrics,
     models,
+    pooling,
     responses,
     samplers,
     scores,
@@ -98,7 +100,9 @@ def create_app(service: Service, settings: ServerConfig) -> Sanic[Any, Any]:
         conversations,
         messages,
         embeddings,
+        pooling,
         scores,
+        cohere,
         tokenize,
         models,
         samplers,

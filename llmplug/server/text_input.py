@@ -7,14 +7,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
+from llmplug.engine.pool_limits import MAX_TEXTS
 from llmplug.errors import InvalidRequest
 from llmplug.server.model_service import INLINE_CHARS
+from llmplug.server.schema.messages import read_messages
+from llmplug.server.schema.prompts import read_prompts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from llmplug.server.model_service import ModelService
-    from llmplug.server.schema.embeddings import TextFields
+    from llmplug.server.schema.embeddings import EmbeddingsRequest, TextFields
     from llmplug.server.schema.prompts import Prompt
 
 
@@ -75,6 +78,29 @@ async def encode_pairs(
         lambda: [tokenizer.encode_pair(first, second, max_tokens) for first, second in pairs],
     )
     return [ids for ids, _ in encoded], [types for _, types in encoded]
+
+
+async def encode_input(model: ModelService, asked: EmbeddingsRequest) -> list[list[int]]:
+    """Turn what a request says into ids: texts, ids, or a conversation."""
+    if asked.messages is not None:
+        messages, _ = read_messages(asked.messages)
+        prompt = await model.render(
+            await model.find_renderer(None, has_tools=False),
+            messages,
+            add_generation_prompt=False,
+            continue_final_message=False,
+            tools=[],
+            documents=None,
+            template_kwargs=asked.chat_template_kwargs,
+        )
+        return await encode_texts(model, [prompt.ids], read_cut(model, asked))
+    return await encode_texts(
+        model,
+        read_prompts(asked.input, "input", MAX_TEXTS),
+        read_cut(model, asked),
+        add_special_tokens=asked.add_special_tokens is not False,
+        prompt=find_prompt(model, asked.prompt_name),
+    )
 
 
 def find_prompt(model: ModelService, name: str | None) -> str:

@@ -9,11 +9,13 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
+from pydantic import BaseModel
+
 from llmplug.server.admission import admit
 from llmplug.server.body import check_fields, read_json
 from llmplug.server.deltas import Usage
 from llmplug.server.record import record_of
-from llmplug.server.schema.embeddings import UNSERVED_WITH_TEXTS, TextFields
+from llmplug.server.schema.embeddings import UNSERVED_WITH_TEXTS
 from llmplug.server.schema.fields import ignored_header, split_fields
 from llmplug.types import PoolRequest
 
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
     from llmplug.server.service import Service
     from llmplug.specs import Task
 
-Asked = TypeVar("Asked", bound=TextFields)
+Asked = TypeVar("Asked", bound=BaseModel)
 
 
 def read_request(

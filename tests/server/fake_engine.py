@@ -195,6 +195,10 @@ class FakeEngine:
         vectors = [[len(ids), sum(ids), ids[0], ids[-1]] for ids in request.prompts]
         if request.task == "classify":
             vectors = [[math.log(each[0]) for _ in range(self.num_labels)] for each in vectors]
+        elif request.task == "token_embed":  # of each token: itself and its place
+            vectors = [
+                [x for place, i in enumerate(ids) for x in (i, place)] for ids in request.prompts
+            ]
         elif request.is_normalised:
             vectors = [[x / math.hypot(*each) for x in each] for each in vectors]
         lengths = [len(each) for each in vectors]

@@ -12,7 +12,7 @@ from llmplug.errors import InvalidRequest
 
 UNSERVED_WITH_TEXTS: Mapping[str, Any] = {
     name: lambda value: value in (None, False, [], {})
-    for name in ("padding", "embed_dtype", "endianness", "mm_processor_kwargs")
+    for name in ("padding", "embed_dtype", "endianness", "images", "inputs", "mm_processor_kwargs")
 }
 
 
@@ -53,7 +53,7 @@ class EmbeddingsRequest(TextFields):
     prompt_name: str | None = None  # one of the checkpoint's own, put before each text
     chat_template_kwargs: dict[str, Any] | None = None
 
-    def check(self) -> None:
+    def check_input(self) -> None:
         """Refuse combinations that contradict each other.
 
         Raises:
@@ -66,6 +66,24 @@ class EmbeddingsRequest(TextFields):
                 param="input",
                 code="missing_required_parameter" if self.input is None else "invalid_value",
             )
+
+
+class PoolingRequest(EmbeddingsRequest):
+    """Fields of `POST /pooling` that are served."""
+
+    task: Literal["embed", "classify", "token_embed"] | None = None  # None: what the model is for
+    use_activation: bool | None = None
+
+    def check_task(self, task: str) -> None:
+        """Refuse fields that mean nothing to a task.
+
+        Raises:
+            InvalidRequest: `param` names the first of them.
+        """
+        alien = ("dimensions", "normalize") if task == "classify" else ("use_activation",)
+        for name in alien:
+            if getattr(self, name) is not None:
+                raise InvalidRequest(f"'{name}' means nothing to the task '{task}'.", param=name)
 
 
 def write_vector(vector: memoryview[float], encoding: str | None) -> Any:
