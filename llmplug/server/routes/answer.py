@@ -10,6 +10,7 @@ from contextlib import aclosing, suppress
 from typing import TYPE_CHECKING
 
 from llmplug.server.errors import as_json
+from llmplug.server.param_names import rename_field
 from llmplug.server.record import record_of
 from llmplug.server.schema.reply import JoinedChoice, Reply, ReplyHead, Shown, StreamedReply
 from llmplug.server.sse import EventStream
@@ -52,9 +53,9 @@ def choose_shown(asked: GenerationFields, generation: Generation, *, has_logprob
 
 def rename_param(error: InvalidRequest, names: Mapping[str, str]) -> InvalidRequest:
     """Say `param` as this endpoint's clients know it: limits use the engine's names."""
-    if error.param is not None:
-        error.param = names.get(error.param, error.param)
-    return error
+    if error.param is None or error.param not in names:
+        return error
+    return rename_field(error, [(f"^{error.param}$", names[error.param])])
 
 
 async def answer_whole(
