@@ -23,6 +23,16 @@ class FinishReason(enum.StrEnum):
     ERROR = "error"  # this row failed; the batch went on
 
 
+class BeamParams(msgspec.Struct, frozen=True, kw_only=True):
+    """A search for the likeliest answers, `width` beams at a time, in place of drawing tokens."""
+
+    width: int
+    length_penalty: float = 1.0  # an answer's score is its log-probability / length ^ this
+    # True: over when there are `width` answers. False: when no beam, ended now, would be better.
+    # "never": when none could become better; of a positive penalty, at full length.
+    early_stopping: bool | str = False
+
+
 class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How one request's tokens are chosen and when generation stops.
 
@@ -56,6 +66,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     # What the output does not hold; the engine wants sequences of tokens, who knows a tokenizer
     # makes them of texts.
     bad_words: tuple[str | tuple[int, ...], ...] = ()
+    beams: BeamParams | None = None  # None: tokens are chosen one by one
 
 
 class ThinkingBudget(msgspec.Struct, frozen=True, kw_only=True):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from llmplug.engine.beam_group import BeamGroup
 from llmplug.engine.block_pool import BlockPool
 from llmplug.engine.cost_model import CostModel, Work
 from llmplug.engine.device_runner import DeviceRunner
@@ -146,6 +147,9 @@ class Engine:
         request = normalise(request, self.limits)
         if request.request_id in self._requests:
             raise InvalidRequest(f"The request id {request.request_id!r} is in use.")
+        if request.sampling.beams is not None:
+            self._add_beams(request)
+            return
         samplers = self._chain.select(request.sampling)
         seed = request.sampling.seed
         if seed is None:
@@ -172,9 +176,24 @@ class Engine:
         for sequence in sequences:
             self._scheduler.add(sequence)
 
+    def _add_beams(self, request: GenerateRequest) -> None:
+        group = BeamGroup(
+            request,
+            self._chain,
+            self._scheduler,
+            self.settings.eos_token_ids,
+            self._num_arrivals,
+            self._chain.read_vocabulary,
+        )
+        self._num_arrivals += len(group.slots)
+        self._requests[request.request_id] = group.slots
+
     def abort(self, request_id: str, index: int | None = None) -> None:
         """End a request, or one of its sequences; unknown ones have ended already."""
         for sequence in list(self._requests.get(request_id, ())):
+            if sequence.beams is not None:
+                self._ended += self._drop_beams(sequence.beams, index)
+                return
             if index is None or sequence.index == index:
                 self._ended.append(self._finish(sequence, FinishReason.ABORT))
 
@@ -357,6 +376,9 @@ class Engine:
             error = sample.error
             if error is None and sample.token_id is not None:
                 error = _find_breach(sequence, sample.token_id)
+            if error is not None and sequence.beams is not None:
+                deltas += self._drop_beams(sequence.beams, reason=FinishReason.ERROR, error=error)
+                continue
             if error is not None:
                 deltas.append(self._finish(sequence, FinishReason.ERROR, error=error))
                 continue
@@ -364,7 +386,9 @@ class Engine:
                 self._scheduler.publish(sequence)
             else:
                 self._scheduler.advance(sequence, count)
-            if sample.token_id is not None:
+            if sample.token_id is not None and sequence.beams is not None:
+                deltas += self._go_on(sequence.beams, sequence)
+            elif sample.token_id is not None:
                 deltas.append(self._append(sequence, sample.token_id, sample.logprob))
         return deltas
 
@@ -410,6 +434,40 @@ class Engine:
         if finish_reason is FinishReason.STOP and token_id in sequence.stop_ids:
             news["stop_token_id"] = token_id
         return self._finish(sequence, finish_reason, **news)
+
+    def _go_on(self, group: BeamGroup, slot: Sequence) -> list[SequenceDelta]:
+        """Note that a beam has its candidates; return the answers, if they are found."""
+        answers = group.arrive(slot)
+        if answers:
+            self._num_prompt_tokens += slot.num_prompt
+            self._num_cached_tokens += group.slots[0].num_cached_tokens or 0
+            self._num_generated_tokens += sum(len(answer.token_ids) for answer in answers)
+            group.end()
+            del self._requests[group.request.request_id]
+        return answers
+
+    def _drop_beams(
+        self,
+        group: BeamGroup,
+        index: int | None = None,
+        reason: FinishReason = FinishReason.ABORT,
+        error: Exception | None = None,
+    ) -> list[SequenceDelta]:
+        """End the answers of beams, or one of them, without a word; with the last, the beams."""
+        dropped = group.open_indexes & ({index} if index is not None else group.open_indexes)
+        group.open_indexes -= dropped
+        if not group.open_indexes:
+            group.end()
+            del self._requests[group.request.request_id]
+        return [
+            SequenceDelta(
+                request_id=group.request.request_id,
+                index=each,
+                finish_reason=reason,
+                error=None if error is None else to_wire(error),
+            )
+            for each in sorted(dropped)
+        ]
 
     def _finish(
         self,

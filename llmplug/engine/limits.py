@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from llmplug.engine.beam_limits import check_beams, check_with_beams
 from llmplug.engine.ranges import (
     INT32,
     INT64,
@@ -80,6 +81,8 @@ def normalise(request: GenerateRequest, limits: RequestLimits) -> GenerateReques
     sampling = _normalise_sampling(request.sampling, limits, room)
     if request.grammar:
         _check_with_grammar(sampling)
+    if sampling.beams is not None:
+        check_with_beams(request, sampling)
     thinking = request.thinking
     if thinking is not None:
         thinking = fit_budget(thinking, sampling.max_tokens or room, limits.vocab_size)
@@ -121,6 +124,8 @@ def _normalise_sampling(
     filled["logit_bias"] = check_logit_bias("logit_bias", filled["logit_bias"], limits.vocab_size)
     filled["allowed_token_ids"] = _check_allowed(filled["allowed_token_ids"], limits.vocab_size)
     filled["bad_words"] = _check_bad_words(filled["bad_words"], limits.vocab_size)
+    if filled["beams"] is not None:
+        check_beams(filled, sampling, limits.samplers)
     check_samplers(filled, sampling, limits.samplers, limits.vocab_size)
     return SamplingParams(**filled)
 

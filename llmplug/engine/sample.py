@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import torch
 
+from llmplug.engine.beam_candidates import BEAM_CANDIDATES, CandidateParams, rate_beams
 from llmplug.engine.fuse_samplers import fuse_samplers
-from llmplug.engine.sampler_choice import find_chain, order_specs
+from llmplug.engine.sampler_choice import find_biases, find_chain, order_specs
 from llmplug.engine.thinking import force_ends
 from llmplug.engine.token_bans import forbid_tokens
 from llmplug.errors import EngineError
@@ -58,8 +59,8 @@ class SamplerChain:
         self.specs = order_specs(specs)
         self.read_vocabulary = cache(read_vocabulary or _read_nothing)
         self._samplers = []
-        for spec in self.specs:
-            more = (read_vocabulary or _read_nothing,) if spec.reads_vocabulary else ()
+        for spec in (*self.specs, BEAM_CANDIDATES):
+            more = (self.read_vocabulary,) if spec.reads_vocabulary else ()
             self._samplers.append(spec.make(vocab_size, device, ops, *more))
         self._places = {spec.name: place for place, spec in enumerate(self.specs)}
         self._fusers = [
@@ -111,6 +112,18 @@ class SamplerChain:
             for token_id, is_finite in zip(*report_2S.tolist(), strict=True)
         ]
 
+    def select_for_beams(
+        self, sampling: SamplingParams, num_candidates: int
+    ) -> tuple[tuple[int, Any], ...]:
+        """Return those that a beam needs: the ones that bias logits, then its candidates."""
+        links = find_biases(self.specs, msgspec.structs.asdict(sampling))
+        places = [
+            (self._places[link.spec.name], link.params)
+            for link in fuse_samplers(links, self._fusers)
+        ]
+        candidates = CandidateParams(num_candidates=num_candidates)
+        return (*places, (len(self.specs), candidates))
+
     def sample(
         self,
         logits_SV: torch.Tensor,
@@ -140,6 +153,17 @@ class SamplerChain:
             return Choice(-1, error)
 
     def _choose(self, logits_SV: torch.Tensor, sequences: list[Sequence]) -> list[Choice]:
+        ids_S, new_states = self._choose_ids(logits_SV, sequences)
+        choices = self._check(logits_SV, ids_S)
+        for sequence, step, state in new_states:
+            sequence.sampler_states[step] = state
+        return choices
+
+    def _choose_ids(
+        self, logits_SV: torch.Tensor, sequences: list[Sequence]
+    ) -> tuple[torch.Tensor, list[tuple[Sequence, int, Any]]]:
+        """Return ids_S, and what samplers keep of (sequence, which of its samplers)."""
+        rate_beams(logits_SV, sequences)
         _hold_back_stops(logits_SV, sequences)
         force_ends(logits_SV, sequences)
         forbid_tokens(logits_SV, sequences)

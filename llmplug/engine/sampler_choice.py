@@ -63,6 +63,15 @@ def find_chain(specs: Sequence[SamplerSpec], filled: Mapping[str, Any]) -> list[
     )
 
 
+def find_biases(specs: Sequence[SamplerSpec], filled: Mapping[str, Any]) -> list[Link]:
+    """Return the samplers of a request that change what its tokens are worth."""
+    return [
+        link
+        for link in _list_links(specs, filled)
+        if link.spec.stage == "bias" and link.spec.is_active(link.params)
+    ]
+
+
 def _list_links(specs: Sequence[SamplerSpec], filled: Mapping[str, Any]) -> list[Link]:
     """Return the samplers that may run for a request, active or not."""
     offered = [spec for spec in specs if not spec.fuses]

@@ -11,6 +11,7 @@ from llmplug.engine.token_bans import make_bans
 from llmplug.types import FinishReason, GenerateRequest, TokenLogprob
 
 if TYPE_CHECKING:
+    from llmplug.engine.beam_group import BeamGroup
     from llmplug.grammar import GrammarState
 
 _UINT64 = 2**64 - 1
@@ -26,6 +27,7 @@ class Sequence:
     __slots__ = (
         "arrived_at",
         "bans",
+        "beams",
         "digests",
         "grammar",
         "index",
@@ -74,6 +76,7 @@ class Sequence:
         self.sampler_states: list[Any] = [None] * len(samplers)  # what each keeps of this sequence
         self.needs_host = needs_host  # for each token, before the next can be chosen
         self.bans = make_bans(sampling)
+        self.beams: BeamGroup | None = None  # whose beam this is
         self.stop_ids = frozenset(sampling.stop_token_ids)
         if not sampling.ignore_eos:
             self.stop_ids |= eos_token_ids
@@ -137,6 +140,16 @@ class Sequence:
         """Note that a step is under way that computes tokens, and maybe chooses the next one."""
         self.num_computed += num_tokens
         self.num_pending += is_chosen
+
+    def append_beam_token(self, token_id: int) -> None:
+        """Go on with a token of a beam, which others than the sequence know the end of."""
+        self.token_ids.append(token_id)
+        self.output_ids.append(token_id)
+
+    def replace_output(self, output_ids: list[int]) -> None:
+        """Become another beam; what is computed of it, the scheduler says."""
+        self.output_ids = output_ids
+        self.token_ids = [*self.request.prompt_ids, *output_ids]
 
     def append(self, token_id: int) -> FinishReason | None:
         """Take a chosen token; return why the sequence ends with it, if it does."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from types import SimpleNamespace
 
 import msgspec
 import pytest
@@ -24,6 +23,7 @@ from pydantic import BaseModel
 from llmplug import InvalidRequest, SamplerSpec, SamplingParams, UnsupportedParameter
 from llmplug.engine.limits import normalise
 from llmplug.engine.sample import SamplerChain
+from llmplug.engine.sequence import Sequence
 from llmplug.types import FinishReason
 
 LIMITS = dataclasses.replace(make_settings().limits, samplers=tuple(SAMPLERS))
@@ -176,13 +176,10 @@ def test_rows_of_several_orders_share_a_batch() -> None:
         filled = {**msgspec.structs.asdict(SamplingParams()), "extra": {"power": 2.0}}
         sampling = SamplingParams(**{**filled, "samplers": samplers})
         picked = chain.select(sampling)
-        sequences.append(
-            SimpleNamespace(
-                samplers=picked, sampler_states=[None] * len(picked), stop_ids=frozenset(),
-                thinking=None, bans=None, request=SimpleNamespace(prompt_ids=[1]), output_ids=[],
-                token_ids=[1], seed=0,
-            )
-        )  # fmt: skip
+        sequence = Sequence(
+            make_request("a", [1]), 0, seed=0, eos_token_ids=frozenset(), arrival=0, samplers=picked
+        )
+        sequences.append(sequence)
     logits = torch.tensor([[3.0, 1.0, 2.0]]).repeat(6, 1)
     choices = chain.sample(logits, sequences, lambda: None)
     assert [choice.token_id for choice in choices] == [0] * 6

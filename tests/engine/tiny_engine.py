@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from llmplug import BuildContext
 from llmplug.engine.engine import Engine
 from llmplug.engine.loading import load_weights
 from llmplug.engine.settings import EngineSettings
+from llmplug.grammar import Vocabulary
 from llmplug.ops import REFERENCES, choose_kernels, load_kernels
 
 CPU = torch.device("cpu")
@@ -38,7 +39,7 @@ class TinyModel:
         self.folder = make_checkpoint("llama", folder)
         self.reference = load_reference(self.folder)
         checkpoint = open_checkpoint(self.folder)
-        (spec,) = llmplug_llama.llmplug_models()
+        spec = next(s for s in llmplug_llama.llmplug_models() if s.name == "llama")
         self._shape = spec.describe(checkpoint.config)
         self._ops = load_kernels(REFERENCES, [], choose_kernels(REFERENCES, [], "cpu", "float32"))
         weights = load_weights(
@@ -52,7 +53,9 @@ class TinyModel:
             )
         )  # fmt: skip
 
-    def make_engine(self, **changes: Any) -> Engine:
+    def make_engine(
+        self, read_vocabulary: Callable[[], Vocabulary] | None = None, **changes: Any
+    ) -> Engine:
         settings = {
             "vocab_size": self._shape.vocab_size,
             "context_length": self._shape.context_length,
@@ -64,8 +67,9 @@ class TinyModel:
             **changes,
         }
         return Engine(
-            self._model, self._shape, self._ops, SAMPLERS, EngineSettings(**settings), CPU
-        )
+            self._model, self._shape, self._ops, SAMPLERS, EngineSettings(**settings), CPU,
+            read_vocabulary=read_vocabulary,
+        )  # fmt: skip
 
     @torch.inference_mode()
     def reference_logprobs(self, token_ids: Sequence[int]) -> torch.Tensor:
