@@ -21,6 +21,16 @@ def report_unknown(request: Request, names: Collection[str]) -> dict[str, str]:
     Raises:
         InvalidRequest: there are some, and the request or the config wants them refused.
     """
+    check_unknown(request, names)
+    return ignored_header(names)
+
+
+def check_unknown(request: Request, names: Collection[str]) -> None:
+    """Refuse fields nobody reads, where that is wanted.
+
+    Raises:
+        InvalidRequest: there are some, and the request or the config wants them refused.
+    """
     is_strict = request.app.ctx.strict_fields or is_set(request, STRICT_HEADER)
     if names and is_strict:
         shown = [repr(name[:MAX_NAME_CHARS]) for name in list(names)[:MAX_IGNORED_NAMES]]
@@ -29,4 +39,3 @@ def report_unknown(request: Request, names: Collection[str]) -> dict[str, str]:
             param=next(iter(names))[:MAX_NAME_CHARS],
             code="unknown_parameter",
         )
-    return ignored_header(names)

@@ -16,7 +16,8 @@ from llmplug.server.body import check_fields, read_json
 from llmplug.server.deltas import Usage
 from llmplug.server.record import record_of
 from llmplug.server.schema.embeddings import UNSERVED_WITH_TEXTS
-from llmplug.server.schema.fields import ignored_header, split_fields
+from llmplug.server.schema.fields import split_fields
+from llmplug.server.unknown_fields import report_unknown
 from llmplug.types import PoolRequest
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def read_request(
     model: ModelService = request.app.ctx.service.find_for(raw, *tasks)
     record_of(request).model = model.name
     fields = split_fields(raw, schema, UNSERVED_WITH_TEXTS, ())
-    return model, check_fields(schema, fields.served), ignored_header(fields.ignored)
+    return model, check_fields(schema, fields.served), report_unknown(request, fields.ignored)
 
 
 @asynccontextmanager

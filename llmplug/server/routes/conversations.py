@@ -14,8 +14,8 @@ from llmplug.server.responses.conversations import no_conversation, start_conver
 from llmplug.server.responses.input_items import read_items
 from llmplug.server.responses.prepare import fill_references
 from llmplug.server.routes.pages import cut_page
-from llmplug.server.schema.fields import ignored_header
 from llmplug.server.schema.responses import check_metadata
+from llmplug.server.unknown_fields import report_unknown
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -148,7 +148,7 @@ async def _read_items(request: Request, raw: Any) -> tuple[Sequence[Item], dict[
     items, unread = read_items(raw, "items")
     owner = record_of(request).caller
     filled = await fill_references(request.app.ctx.responses, owner, items, "items")
-    return filled, ignored_header(unread)
+    return filled, report_unknown(request, unread)
 
 
 def _show(item: Item) -> Item:

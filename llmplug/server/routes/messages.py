@@ -23,6 +23,7 @@ from llmplug.server.routes.answer import answer_stream
 from llmplug.server.routes.chat import salt_for
 from llmplug.server.schema.fields import ignored_header, split_fields
 from llmplug.server.schema.messages import read_messages
+from llmplug.server.unknown_fields import check_unknown
 
 if TYPE_CHECKING:
     from sanic import Request, Sanic
@@ -107,13 +108,15 @@ def _read(request: Request, schema: type[Asked]) -> _Ask[Asked]:
     record_of(request).model = model.name
     fields = split_fields(raw, schema, UNSERVED_IN_MESSAGES, model.sampler_fields)
     asked = check_fields(schema, fields.served)
-    messages, ignored = read_messages(write_messages(asked.system, asked.messages))
+    messages, unread = read_messages(write_messages(asked.system, asked.messages))
+    ignored = [*fields.ignored, *unread]
+    check_unknown(request, ignored)
     return _Ask(
         model=model,
         asked=asked,
         messages=messages,
         extra=fields.extra,
-        ignored=[*fields.ignored, *ignored],
+        ignored=ignored,
     )
 
 

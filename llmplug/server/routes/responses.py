@@ -26,12 +26,13 @@ from llmplug.server.responses.store import StoredResponse
 from llmplug.server.responses.writer import ResponseWriter
 from llmplug.server.routes.answer import Started
 from llmplug.server.routes.chat import salt_for
-from llmplug.server.schema.fields import ignored_header, split_fields
+from llmplug.server.schema.fields import split_fields
 from llmplug.server.schema.reply import TokenNames
 from llmplug.server.schema.responses import UNSERVED_IN_RESPONSES, ResponsesRequest, name_param
 from llmplug.server.schema.responses_reply import start_response
 from llmplug.server.schema.responses_tools import read_response_tools
 from llmplug.server.sse import EventStream
+from llmplug.server.unknown_fields import report_unknown
 
 if TYPE_CHECKING:
     from sanic import Request, Sanic
@@ -120,7 +121,7 @@ def _read(request: Request) -> _Ask:
         tools=tools,
         items=items,
         extra=fields.extra,
-        headers=ignored_header([*fields.ignored, *ignored, *tools.ignored, *unread]),
+        headers=report_unknown(request, [*fields.ignored, *ignored, *tools.ignored, *unread]),
     )
 
 

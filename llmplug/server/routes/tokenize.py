@@ -10,11 +10,12 @@ from llmplug.server.body import check_fields, read_json
 from llmplug.server.errors import as_json
 from llmplug.server.prepare_chat import render_chat
 from llmplug.server.record import record_of
-from llmplug.server.schema.fields import ignored_header, split_fields
+from llmplug.server.schema.fields import split_fields
 from llmplug.server.schema.messages import read_messages
 from llmplug.server.schema.tokenize import DetokenizeRequest, TokenizeRequest
 from llmplug.server.schema.tools import read_tools
 from llmplug.server.text_input import Cut, encode_texts
+from llmplug.server.unknown_fields import report_unknown
 from llmplug.server.vectors import admitted
 from llmplug.specs import Task
 
@@ -56,7 +57,7 @@ async def tokenize(request: Request) -> HTTPResponse:
         "tokens": ids,
         "token_strs": [name_of(token_id) for token_id in ids] if asked.return_token_strs else None,
     }
-    return as_json(body, ignored_header(ignored))
+    return as_json(body, report_unknown(request, ignored))
 
 
 async def detokenize(request: Request) -> HTTPResponse:
@@ -67,7 +68,7 @@ async def detokenize(request: Request) -> HTTPResponse:
         text = await model.decode(
             asked.tokens, skip_special_tokens=asked.skip_special_tokens is True
         )
-    return as_json({"prompt": text}, ignored_header(ignored))
+    return as_json({"prompt": text}, report_unknown(request, ignored))
 
 
 def _read(request: Request, schema: type[Asked]) -> tuple[ModelService, Asked, list[str]]:
