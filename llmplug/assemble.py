@@ -153,7 +153,7 @@ def plan_engine(
     device = resources.choose_device(config)
     dtype = resources.choose_dtype(config, device.chosen)
     cache_dtype = resources.choose_cache_dtype(config, dtype.chosen)
-    choices += [device, dtype, cache_dtype]
+    choices += [device, dtype, cache_dtype, resources.choose_launch(config, device.chosen)]
     kernels = choose_kernels(
         REFERENCES, _allowed_kernels(config, registry, choices), device.chosen, dtype.chosen
     )
@@ -350,7 +350,9 @@ def _load_model(plan: EnginePlan, registry: Registry, progress: Progress) -> Bui
 
 def _make_engine(plan: EnginePlan, context: BuildContext, registry: Registry) -> Engine:
     from llmplug.engine.engine import Engine
+    from llmplug.engine.graphs import choose_graphs
 
+    is_ahead = resources.choose_launch(plan.config, plan.device).chosen == "ahead"
     return Engine(
         plan.model.build(context),
         context.shape,
@@ -360,6 +362,7 @@ def _make_engine(plan: EnginePlan, context: BuildContext, registry: Registry) ->
         context.device,
         open_grammars=_grammar_opener(plan, registry),
         read_vocabulary=partial(_read_vocabulary, plan),
+        graphs=choose_graphs(context.device, context.ops) if is_ahead else None,
     )
 
 

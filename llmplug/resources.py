@@ -58,6 +58,17 @@ def choose_cache_dtype(config: ModelConfig, dtype: str) -> Choice:
     return Choice(topic="cache dtype", chosen=dtype, why="as the model computes")
 
 
+def choose_launch(config: ModelConfig, device: str) -> Choice:
+    """Choose whether a step waits for the tokens of the last one: `ahead` or `in turn`."""
+    wanted = config.scheduler.launch_ahead
+    if wanted != "auto":
+        chosen = "ahead" if wanted == "on" else "in turn"
+        return Choice(topic="launch of steps", chosen=chosen, why="the config says so")
+    if device == "cuda":
+        return Choice(topic="launch of steps", chosen="ahead", why="a GPU need not wait for us")
+    return Choice(topic="launch of steps", chosen="in turn", why="the host itself computes them")
+
+
 def choose_context_length(config: ModelConfig, shape: ModelShape) -> Choice:
     """Choose the longest sequence, prompt and answer together."""
     limit = shape.context_length

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     import torch
 
+    from llmplug.ops import KernelTable
+
 _log = logging.getLogger(__name__)
 SMALL_BUCKETS = (1, 2, 4)  # rows; then every eight
 BUCKET_ROWS = 8
@@ -80,6 +82,14 @@ class EagerGraphs:
     def capture(self, step: Step, bounds: tuple[int, ...]) -> Step:
         """Return `step`."""
         return step
+
+
+def choose_graphs(device: torch.device, ops: KernelTable) -> GraphRunner:
+    """Return what launches decode steps as a whole, where device and kernels allow it."""
+    # A stranger's attention need not know the attribute.
+    if device.type == "cuda" and getattr(ops.attention, "is_replayable", False):
+        return CudaGraphs()
+    return EagerGraphs()
 
 
 class DecodeGraphs:

@@ -104,6 +104,10 @@ class _Scores:
 class PagedAttention:
     """Reference kernel of the op `attention`: pages of [pages, K, P, H], gathered and attended."""
 
+    # Whether decodes depend on the host's `cached_lens` as bounds only, so that what is launched
+    # for one step can be launched again for others, whose lengths the tensors have.
+    is_replayable = False
+
     def allocate(
         self,
         num_pages: int,

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import torch
 from engine.fake_model import (
     EOS_ID,
     VOCAB_SIZE,
@@ -15,11 +16,14 @@ from engine.fake_model import (
     make_request,
     output_of,
 )
+from engine.tiny_engine import CPU, SAMPLERS, TinyModel
 
 from llmplug import GenerateRequest
 from llmplug.engine.engine import Engine
 from llmplug.engine.flight import Flight
-from llmplug.engine.graphs import EagerGraphs, Step
+from llmplug.engine.graphs import EagerGraphs, GraphRunner, Step
+from llmplug.engine.settings import EngineSettings
+from llmplug.ops import KVCache
 from llmplug.types import FinishReason, SequenceDelta
 
 Found = dict[tuple[str, int], list[SequenceDelta]]
@@ -160,3 +164,73 @@ def test_any_workload_gives_the_tokens_of_the_plain_path(seed: int, num_pages: i
     assert len(graphs.bounds) <= 6  # 1, 2, 4, 8, 10 rows, of up to 256 tokens
     if num_pages == 40:
         assert ahead.stats.num_preemptions > 0
+
+
+@pytest.fixture(scope="module")
+def tiny_model(tmp_path_factory) -> TinyModel:
+    return TinyModel(tmp_path_factory.mktemp("tiny"))
+
+
+def make_tiny_engine(tiny_model: TinyModel, graphs: GraphRunner | None, **changes: Any) -> Engine:
+    settings: dict[str, Any] = {
+        "vocab_size": tiny_model._shape.vocab_size,
+        "context_length": 128,
+        "num_pages": 120,
+        "page_size": 4,
+        "max_batch_tokens": 48,
+        "max_sequences": 12,
+        "prefill_chunk": 32,
+    }
+    return Engine(
+        tiny_model._model,
+        tiny_model._shape,
+        tiny_model._ops,
+        SAMPLERS,
+        EngineSettings(**{**settings, **changes}),
+        CPU,
+        graphs=graphs,
+    )
+
+
+@pytest.mark.parametrize("num_pages", [34, 120])
+def test_a_llama_over_the_references_gives_the_tokens_of_the_plain_path(
+    tiny_model: TinyModel, num_pages: int
+) -> None:
+    events = make_workload(77, num_requests=14)
+    graphs = CountingGraphs()
+    plain = make_tiny_engine(tiny_model, None, num_pages=num_pages)
+    ahead = make_tiny_engine(tiny_model, graphs, num_pages=num_pages)
+    num_late = count_late_steps(ahead)
+    assert_equal_outputs(play(ahead, events), play(plain, events))
+    assert num_late() > 10
+    assert any(0 in lens for lens in graphs.lens)  # some were padded
+
+
+def test_a_decode_step_writes_the_slots_of_its_tokens_and_no_other(tiny_model: TinyModel) -> None:
+    """Three rows are padded to four: whatever the fourth holds, it is kept nowhere."""
+    graphs = CountingGraphs()
+    engine = make_tiny_engine(tiny_model, graphs)
+    for number in range(3):
+        prompt = [3 + number, *range(4, 9 + number)]
+        engine.add(make_request(str(number), prompt, max_tokens=20, ignore_eos=True))
+    for _ in range(6):
+        engine.step()
+        before = [read_slots(cache) for cache in engine._runner._caches]
+        num_replayed = len(graphs.lens)
+        places = {s: s.num_computed for s in engine._scheduler.running}
+        engine.step()
+        expected = {
+            sequence.pages[place // 4] * 4 + place % 4 for sequence, place in places.items()
+        }
+        assert len(expected) == 3
+        for cache, old in zip(engine._runner._caches, before, strict=True):
+            is_changed = (read_slots(cache) != old).any(1)
+            assert set(is_changed.nonzero()[:, 0].tolist()) == expected
+    assert graphs.lens[num_replayed:]
+    assert graphs.lens[-1][-1] == 0
+
+
+def read_slots(cache: KVCache) -> torch.Tensor:
+    """Return keys and values of each slot."""
+    both = [kept.transpose(1, 2).flatten(0, 1).flatten(1) for kept in (cache.key, cache.value)]
+    return torch.cat(both, dim=1).clone()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -150,3 +152,17 @@ def test_a_sink_is_a_token_without_a_value() -> None:
     share = got / plain  # what the tokens have of the softmax, the same for all numbers of a head
     assert ((share > 0) & (share < 1)).all()
     torch.testing.assert_close(share, share[..., :1].expand_as(share), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("window", [None, 40])
+def test_decodes_may_be_told_bounds_of_their_lengths(window: int | None) -> None:
+    """A step that is captured for long contexts gives short ones, and padding, the same."""
+    example = describe([(1, 3), (1, 300), (1, 0), (1, 64)], (4, 2, 16), window=window)
+
+    class Bounded(type(KERNEL)):
+        def attend(self, q_TNH, cache, batch, **settings):
+            return super().attend(q_TNH, cache, replace(batch, cached_lens=(1024,) * 4), **settings)
+
+    assert KERNEL.is_replayable
+    got = apply_attention(Bounded(), example)
+    assert torch.equal(got, apply_attention(KERNEL, example))

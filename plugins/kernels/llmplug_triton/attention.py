@@ -51,6 +51,8 @@ class PagedAttention:
     values are multiplied in the dtype of the queries and summed in float32.
     """
 
+    is_replayable = True
+
     def allocate(
         self,
         num_pages: int,
@@ -139,7 +141,10 @@ def _plan(batch: AttentionBatch, tile_queries: int, window: int | None) -> _Plan
     ]
     return _Plan(
         num_chunks=count_chunks(max(1, *seen)) if seen else 0,
-        tiles=torch.tensor(tiles, dtype=torch.int32, device=batch.cached_lens_S.device),
+        # Of decodes alone nothing may come from the host, as their launches are captured.
+        tiles=torch.tensor(tiles, dtype=torch.int32, device=batch.cached_lens_S.device)
+        if tiles
+        else torch.empty((0, 2), dtype=torch.int32, device=batch.cached_lens_S.device),
     )
 
 
