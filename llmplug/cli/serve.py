@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from llmplug.engine.process import EngineProcess
     from llmplug.plan import TextPlan
     from llmplug.registry import Registry
+    from llmplug.server.missing_model import MissingModel
     from llmplug.server.model_service import EngineConnection, ModelService
     from llmplug.specs import Progress
 
@@ -79,17 +80,43 @@ def _serve(config: Config, processes: Iterator[EngineProcess]) -> None:
     for plugin in registry.report.problems:
         logging.getLogger("llmplug").warning("%s", plugin)
     with TerminalProgress() as progress:
-        models = [
-            _make_model(model, config, registry, progress, processes) for model in config.models
-        ]
+        models, missing = _make_models(config, registry, progress, processes)
         gc.freeze()  # tokenizers live on: no collection need look at them while requests wait
         gc.enable()
         try:
-            service = Service(models, assemble.describe_samplers(registry))
+            service = Service(models, assemble.describe_samplers(registry), missing)
             serve(create_app(service, config.server), config.server)
         except OSError as error:
             where = f"{config.server.host}, port {config.server.port}"
             raise ConfigError(f"cannot listen on {where}: {error.strerror or error}") from error
+
+
+def _make_models(
+    config: Config, registry: Registry, progress: Progress, processes: Iterator[EngineProcess]
+) -> tuple[list[ModelService], list[MissingModel]]:
+    """Make what serves each model; one whose files cannot be read leaves the others.
+
+    Raises:
+        LlmplugError: the config is wrong, or no model is left.
+    """
+    from llmplug.errors import CheckpointError, SourceError
+    from llmplug.server.missing_model import MissingModel
+
+    models: list[ModelService] = []
+    failures: dict[str, SourceError | CheckpointError] = {}
+    for model in config.models:
+        try:
+            models.append(_make_model(model, config, registry, progress, processes))
+        except (SourceError, CheckpointError) as error:
+            failures[model.name] = error
+    if not models:
+        raise next(iter(failures.values()))
+    for name, reason in failures.items():
+        logging.getLogger("llmplug").error("%s cannot be served: %s", name, reason)
+    for process in processes:  # of those that failed
+        process.discard()
+    missing = [MissingModel(m.name, m.aliases) for m in config.models if m.name in failures]
+    return models, missing
 
 
 def _make_model(

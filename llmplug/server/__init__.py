@@ -4,6 +4,7 @@ app.py         create_app wires routes, signals and errors; serve runs it
 lifecycle.py   signals of the process: go red, drain, end what is left, stop the engines
 service.py     the models that are served, and the lives of their engines
 model_service.py  one of them; the only place that ties text to an engine
+missing_model.py  one that is in the config and cannot be served
 on_demand.py   an engine that a request wakes and silence lets fall asleep
 prepare_chat.py  from a checked chat request to a generation
 thinking.py    what a request asks of a model's thinking

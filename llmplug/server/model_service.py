@@ -201,15 +201,7 @@ class ModelService:
 
     def card(self) -> dict[str, Any]:
         """OpenAI's model object."""
-        card: dict[str, Any] = {
-            "id": self.name,
-            "object": "model",
-            "created": self.created,
-            "owned_by": "llmplug",
-        }
-        card["state"] = self.client.state
-        if self.aliases:
-            card["aliases"] = list(self.aliases)
+        card = make_card(self.name, self.created, self.client.state, self.aliases)
         if self.task != "generate":
             card["task"] = self.task
         if self.context_length is not None:
@@ -309,6 +301,12 @@ class ModelService:
         return await _run(
             len(ids), lambda: _make_echo(self.tokenizer, prompt, ids, has_offsets=has_offsets)
         )
+
+
+def make_card(name: str, created: int, state: str, aliases: Sequence[str]) -> dict[str, Any]:
+    """Write what OpenAI's model object says of every model, and in which state it is."""
+    card = {"id": name, "object": "model", "created": created, "owned_by": "llmplug"}
+    return {**card, "state": state, **({"aliases": list(aliases)} if aliases else {})}
 
 
 def _open_template(tokenizer: Tokenizer, source: str) -> ChatRenderer:

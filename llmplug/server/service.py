@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from llmplug.server.admission import Ticket
     from llmplug.server.channel_text import Reading
     from llmplug.server.deltas import Usage
+    from llmplug.server.missing_model import MissingModel
     from llmplug.server.model_service import ModelService
     from llmplug.specs import Task
     from llmplug.types import PoolRequest, ThinkingBudget
@@ -49,11 +50,15 @@ class Service:
     """All models of one server."""
 
     def __init__(
-        self, models: Sequence[ModelService], samplers: Sequence[Mapping[str, Any]] = ()
+        self,
+        models: Sequence[ModelService],
+        samplers: Sequence[Mapping[str, Any]] = (),
+        missing: Sequence[MissingModel] = (),
     ) -> None:
         """Start nothing yet.
 
         Args:
+            missing: models of the config that cannot be served.
             samplers: a description of each, in the order in which they run.
         """
         self.models = tuple(models)
@@ -61,6 +66,7 @@ class Service:
         self.metrics = Metrics(self._read_stats)
         self._metrics = {model.name: self.metrics.for_model(model.name) for model in models}
         self._by_name = {name: model for model in models for name in (model.name, *model.aliases)}
+        self._missing = {name: model for model in missing for name in (model.name, *model.aliases)}
         self._starts: list[asyncio.Task[None]] = []
 
     def find(self, name: str) -> ModelService:
@@ -68,8 +74,11 @@ class Service:
 
         Raises:
             ModelNotFound: there is none.
+            EngineUnavailable: there should be one, and its files could not be read.
         """
         model = self._by_name.get(name)
+        if model is None and name in self._missing:
+            raise self._missing[name].refuse()
         if model is None:
             raise ModelNotFound(
                 f"The model {name[:100]!r} does not exist. Served here: "
@@ -229,7 +238,24 @@ class Service:
 
     def describe_state(self) -> list[dict[str, Any]]:
         """Say for each model whether it is ready, and if not, why."""
-        return [_describe_state(model) for model in self.models]
+        missing = [{"model": each.name, "state": each.state} for each in self._list_missing()]
+        return [_describe_state(model) for model in self.models] + missing
+
+    def list_cards(self) -> list[dict[str, Any]]:
+        """Describe each model of the config as OpenAI's model object."""
+        missing = [each.card() for each in self._list_missing()]
+        return [model.card() for model in self.models] + missing
+
+    def find_card(self, name: str) -> dict[str, Any]:
+        """Describe one model, by name or alias.
+
+        Raises:
+            ModelNotFound: there is none.
+        """
+        return (self._missing.get(name) or self.find(name)).card()
+
+    def _list_missing(self) -> list[MissingModel]:
+        return list(dict.fromkeys(self._missing.values()))
 
     @property
     def is_ready(self) -> bool:

@@ -30,6 +30,7 @@ models:
 - {{name: lazy, aliases: [org/lazy], source: {whole}, start: lazy, keep_alive_s: 0.5, {settings}}}
 - {{name: broken, source: {broken}, {settings}}}
 - {{name: reader, source: {reader}, start: lazy, keep_alive_s: 0.5, {settings}}}
+- {{name: absent, aliases: [org/absent], source: {whole}/nowhere, {settings}}}
 - {{name: broken-later, source: {broken}, start: lazy, {settings}}}
 """
 SETTINGS = "device: cpu, cache: {memory: 4MiB}, threads: 1"
@@ -94,12 +95,14 @@ def test_an_engine_comes_with_a_request_and_goes_with_silence(server: Process) -
 
 
 def test_a_model_that_cannot_start_leaves_the_others(server: Process) -> None:
-    for name in ("broken", "broken-later"):
+    for name in ("broken", "broken-later", "absent"):
         answer = complete(server, name)
         assert answer.status_code == 503
         assert answer.json()["error"]["code"] == "engine_unavailable"
         assert states(server)[name] == "failed"
-    assert server.log.read_text().count("model.norm.weight") >= 2  # the log says why
+    log = server.log.read_text()
+    assert log.count("model.norm.weight") >= 2  # it says why
+    assert "absent cannot be served: no such file or folder" in log
     assert server.is_ready()
     assert say(server, "first") == say(server, "lazy")
 
@@ -127,7 +130,8 @@ def test_a_model_that_dies_leaves_the_others(server: Process) -> None:
 def test_cards_tell_what_is_known_before_an_engine_runs(server: Process) -> None:
     cards = httpx.get(f"{server.url}/v1/models", timeout=DEADLINE_S).json()["data"]
     described = {
-        card["id"]: (card.get("aliases"), card["max_model_len"], card.get("task")) for card in cards
+        card["id"]: (card.get("aliases"), card.get("max_model_len"), card.get("task"))
+        for card in cards
     }
     assert described == {
         "first": (["org/first"], 256, None),
@@ -135,4 +139,8 @@ def test_cards_tell_what_is_known_before_an_engine_runs(server: Process) -> None
         "broken": (None, 256, None),
         "reader": (None, 90, "embed"),
         "broken-later": (None, 256, None),
+        "absent": (["org/absent"], None, None),
     }
+    for name in ("absent", "org/absent"):
+        card = httpx.get(f"{server.url}/v1/models/{name}", timeout=DEADLINE_S).json()
+        assert (card["id"], card["state"]) == ("absent", "failed")

@@ -20,11 +20,10 @@ def add_routes(app: Sanic[Any, Any]) -> None:
 
 
 async def list_models(request: Request) -> HTTPResponse:
-    """List the models that are served."""
-    cards = [model.card() for model in request.app.ctx.service.models]
-    return as_json({"object": "list", "data": cards})
+    """List the models of the config, and how each of them is."""
+    return as_json({"object": "list", "data": request.app.ctx.service.list_cards()})
 
 
 async def show_model(request: Request, model: str) -> HTTPResponse:
     """Describe one model, found by name or alias."""
-    return as_json(request.app.ctx.service.find(unquote(model)).card())
+    return as_json(request.app.ctx.service.find_card(unquote(model)))
