@@ -33,6 +33,10 @@ MERGE_QUEUE_SIZE = 64
 DEADLINE = "deadline_ms"  # the `stop_reason` of an answer that it cuts off
 
 
+# Deltas of the engine, each with the number of its prompt.
+Numbered = AsyncGenerator[tuple[int, SequenceDelta], None]
+
+
 class Generator(Protocol):
     """The part of the engine's client that a generation needs."""
 
@@ -120,7 +124,10 @@ class Generation:
         self._metrics.begin()
         outcome = "abort"
         try:
-            async with aclosing(self._sources()) as source, aclosing(self._timed(source)) as timed:
+            async with (
+                aclosing(self._sources()) as source,
+                aclosing(self._in_time(source)) as timed,
+            ):
                 async for number, delta in timed:
                     for out in await self._take(number, delta, started_at):
                         yield out
@@ -162,15 +169,12 @@ class Generation:
                 await self._client.abort(self._requests[number].request_id, delta.index)
         return out
 
-    async def _timed(
-        self, source: AsyncGenerator[tuple[int, SequenceDelta], None]
-    ) -> AsyncGenerator[tuple[int, SequenceDelta], None]:
-        """Yield what comes before the deadline, if there is one."""
+    def _in_time(self, source: Numbered) -> Numbered:
+        """What comes before the deadline; where there is none, no generator more runs per token."""
         ends_at = self.delivery.ends_at
-        if ends_at is None:
-            async for item in source:
-                yield item
-            return
+        return source if ends_at is None else self._until(ends_at, source)
+
+    async def _until(self, ends_at: float, source: Numbered) -> Numbered:
         while True:
             try:
                 async with asyncio.timeout(ends_at - time.perf_counter()) as deadline:
@@ -278,7 +282,7 @@ class Generation:
             self._metrics.observe_gap(now - self._last_token_at)
         self._last_token_at = now
 
-    async def _sources(self) -> AsyncGenerator[tuple[int, SequenceDelta], None]:
+    async def _sources(self) -> Numbered:
         """Run all requests; their deltas come as they are made."""
         if len(self._requests) == 1:
             async with aclosing(self._client.generate(self._requests[0])) as deltas:
