@@ -6,7 +6,7 @@ import re
 
 MAX_DEPTH = 128  # of nested arrays and objects: what is deeper is malformed
 
-_PLAIN = re.compile(r'[^"\\\x00-\x1f]*')  # of a string
+_PLAIN = re.compile(r'[^"\\\x00-\x1f]+')  # of a string
 _DIGITS = "0123456789"
 
 # What a character leads to, beside the name of a place:
@@ -72,6 +72,7 @@ _STEPS = {
     **_strings("key", "colon"),
     **_strings("string", _END),
 }
+_STRINGS = frozenset({"string", "key"})
 _WHOLE_NUMBERS = frozenset({"zero", "integer", "fraction", "power"})
 _FIRST = {"{": "first key", "[": "first item"}
 _AFTER = {"{": "after pair", "[": "after item"}
@@ -97,9 +98,9 @@ class JsonScanner:
         while at < end and not self.is_done:
             step = _STEPS[place].get(text[at])
             if step is None:
-                plain_end = _plain_end(text, at) if place in {"string", "key"} else at
-                if plain_end > at:
-                    at = plain_end
+                plain = _PLAIN.match(text, at) if place in _STRINGS else None
+                if plain is not None:
+                    at = plain.end()
                 elif place in _WHOLE_NUMBERS:
                     place = self._end_value()
                 else:
@@ -127,8 +128,3 @@ class JsonScanner:
     def _end_value(self) -> str:
         self.is_done = not self._open
         return _AFTER[self._open[-1]] if self._open else _END
-
-
-def _plain_end(text: str, at: int) -> int:
-    match = _PLAIN.match(text, at)
-    return at if match is None else match.end()

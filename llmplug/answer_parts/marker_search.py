@@ -20,6 +20,9 @@ class Found(NamedTuple):
     marker: str
 
 
+_BEGUN = Found(0, "")
+
+
 class MarkerSearch:
     """Looks for a few markers, of which some may be the beginning of others.
 
@@ -39,6 +42,8 @@ class MarkerSearch:
         """Look into `text`; `is_whole`: nothing follows it, so no beginning becomes a marker."""
         if self._firsts.isdisjoint(text):
             return Found(len(text), "")
+        if text in self._beginnings and not is_whole:
+            return _BEGUN
         match = self._pattern.search(text)
         at = len(text) if match is None else match.start()
         if not is_whole:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from llmplug.dialect import Event, Opening
 
 SPACE = " \t\n\r"
+_encode = json.JSONEncoder(ensure_ascii=False).encode  # made once: it costs more than to use it
 
 
 class EventLog(list["Event"]):
@@ -26,6 +27,8 @@ class EventLog(list["Event"]):
 
     def take(self) -> list[Event]:
         """Hand over the events, and begin anew."""
+        if not self:
+            return []
         events = list(self)
         self.clear()
         return events
@@ -192,4 +195,4 @@ class SectionReader:
 
 def escape(text: str) -> str:
     """Write a piece of text as it stands within a JSON string."""
-    return json.dumps(text, ensure_ascii=False)[1:-1]
+    return _encode(text)[1:-1] if text else ""

@@ -142,7 +142,8 @@ class ChannelSplitter:
 
     def _read_calls(self, reader: CallReader, text: str) -> str | None:
         events, left = reader.feed(text)
-        self._add(events)
+        if events:
+            self._add(events)
         if left is not None:
             self._reader = None
             if not reader.ended_as_text:

@@ -61,7 +61,7 @@ def _markers_of(syntax: TaggedCalls) -> _Markers:
         in_call=search_for(key_start, call_end),
         in_name=search_for(*ends, name_start),
         in_key=search_for(*syntax.key[1]),
-        in_value=search_for(value_end),
+        in_value=search_for(value_end, syntax.pad + value_end),
         quote_start=quotes[0],
         in_quotes=search_for(quotes[1] + value_end),
     )
@@ -210,16 +210,13 @@ class TaggedReader(SectionReader):
 
     def _stream_value(self, text: str) -> str:
         """A string: it leaves as it comes, but for what may be its end."""
-        text = self._unhold(text)
-        found = self._in_value.find(text)
-        if found.marker:
-            self._argue(escape(text[: found.at].removesuffix(self._syntax.pad)) + '"')
-            self._state = self._read_tag
-            return text[found.at + len(found.marker) :]
-        sure = max(0, found.at - len(self._syntax.pad))
-        self._argue(escape(text[:sure]))
-        self._held = text[sure:]
-        return ""
+        value, rest = self._take_up_to(text, self._in_value)
+        self._argue(escape(value))
+        if rest is None:
+            return ""
+        self._argue('"')
+        self._state = self._read_tag
+        return rest
 
     def _hold_value(self, text: str) -> str:
         """Anything else: what it is shows when it is whole."""
@@ -227,7 +224,7 @@ class TaggedReader(SectionReader):
         self._value.append(value)
         if rest is None:
             return ""
-        self._argue(self._as_json("".join(self._value).removesuffix(self._syntax.pad)))
+        self._argue(self._as_json("".join(self._value)))
         self._value = []
         self._state = self._read_tag
         return rest
