@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import random
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from operator import attrgetter
 from typing import Any
 
@@ -11,10 +13,24 @@ import pytest
 
 from llmplug.errors import CheckpointError, ConfigError, EngineUnavailable
 from llmplug.server.on_demand import RETRY_S, EngineOnDemand
-from llmplug.types import GenerateRequest, PoolRequest, SamplingParams
+from llmplug.types import GenerateRequest, PoolRequest, SamplingParams, SequenceDelta
 
 from .conftest import Running, StartServer, until
-from .fake_engine import FakeEngine, Script, endless, speak
+from .fake_engine import TOKENIZER, FakeEngine, Script, endless, ids_of, speak
+
+ABC: list[Any] = [*ids_of("abc"), TOKENIZER.eos_token_id]
+
+
+class StrictEngine(FakeEngine):
+    """Refuses requests before it is ready and after it is stopped, as a real one does."""
+
+    async def generate(self, request: GenerateRequest) -> AsyncGenerator[SequenceDelta, None]:
+        if self.state != "ready":
+            raise EngineUnavailable(f"The engine is {self.state}.")
+        async with aclosing(super().generate(request)) as deltas:
+            async for delta in deltas:
+                assert not self.is_stopped
+                yield delta
 
 
 class Engines:
@@ -27,7 +43,7 @@ class Engines:
         self.may_be_ready = True
 
     def connect(self) -> FakeEngine:
-        engine = FakeEngine(self.script)
+        engine = StrictEngine(self.script)
         engine.failure = self.failures.pop(0) if self.failures else None  # type: ignore[assignment]
         if not self.may_be_ready:
             engine.may_be_ready.clear()
@@ -151,6 +167,46 @@ async def test_a_stop_ends_before_the_next_start(engines: Engines) -> None:
     may_stop.set()
     assert await asked
     assert first.is_stopped
+    await engine.stop()
+
+
+async def test_however_requests_come_each_is_answered_and_one_engine_runs_at_a_time(
+    engines: Engines,
+) -> None:
+    engines.script = speak("abc")
+    most = 0
+
+    def connect() -> FakeEngine:
+        nonlocal most
+        made = engines.connect()
+        begin = made.start
+
+        async def start() -> None:
+            nonlocal most
+            await begin()
+            running = [each for each in engines.made if each.loading and not each.is_stopped]
+            most = max(most, len(running))
+
+        made.start = start  # type: ignore[method-assign]
+        return made
+
+    engine = EngineOnDemand("toy", connect, keep_alive_s=0.001)
+    draw = random.Random(5)
+
+    async def ask_later(number: int) -> list[int]:
+        await asyncio.sleep(draw.random() * 0.5)
+        asked = ask(engine, str(number))
+        if number % 5 == 0:  # some go away
+            await asyncio.sleep(draw.random() * 0.002)
+            asked.cancel()
+            await asyncio.gather(asked, return_exceptions=True)
+            return ABC
+        return await asked
+
+    answers = await asyncio.gather(*(ask_later(i) for i in range(300)))
+    assert answers == [ABC] * 300
+    assert (most, engine._num_open) == (1, 0)
+    assert len(engines.made) > 3  # it did fall asleep in between
     await engine.stop()
 
 
