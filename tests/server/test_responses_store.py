@@ -15,10 +15,11 @@ import pytest
 from openai.types.responses import Response, ResponseItemList
 
 from llmplug.config import ResponsesConfig
-from llmplug.server.responses.sqlite_file import IN_MEMORY, SqliteFile
+from llmplug.server.responses.sqlite_file import SqliteFile
 from llmplug.server.responses.sqlite_responses import SqliteResponses
 from llmplug.server.responses.store import StoredResponse
 from llmplug.server.responses.writer import ResponseEvent
+from llmplug.server.sqlite_thread import IN_MEMORY
 
 from .conftest import Running, StartServer, until
 from .fake_engine import endless, speak

@@ -1,31 +1,26 @@
 """One SQLite file of entries (responses, conversations), their items and their events.
 
-It is bounded: what was used longest ago goes first. One thread of this process does all of its
-work, so that the event loop never waits for a disk; several processes may share the file.
+It is bounded: what was used longest ago goes first.
 """
 
 from __future__ import annotations
 
-import asyncio
-import os
 import sqlite3
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import msgspec
 
-from llmplug.server.errors import HttpError
 from llmplug.server.responses.store import UNFINISHED
+from llmplug.server.sqlite_thread import SqliteThread
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from llmplug.server.responses.input_items import Item
     from llmplug.server.schema.responses_reply import Fields
 
-IN_MEMORY = Path(":memory:")
-BUSY_TIMEOUT_S = 10.0  # another process may hold the file while it writes
 # `alive_at`: when the writer of an unfinished entry was last heard of; times are unix time, s.
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS entries (
@@ -71,60 +66,31 @@ CREATE TRIGGER IF NOT EXISTS entries_out AFTER DELETE ON entries BEGIN
 END;
 """
 
-Result = TypeVar("Result")
 
-
-class SqliteFile:
-    """A file that only its user may read; it is opened when first used.
+class SqliteFile(SqliteThread):
+    """A file of entries; see `SqliteThread`.
 
     Args:
-        path: of the file; `IN_MEMORY`: in this process alone, until it ends.
+        path: of the file.
         max_bytes: of everything that is kept, about.
         ttl_s: seconds after which an entry goes that nobody used.
     """
 
     def __init__(self, path: Path, *, max_bytes: int, ttl_s: float) -> None:
-        self._path = path
+        super().__init__(
+            path,
+            _SCHEMA,
+            name="responses",
+            apology="What is stored of responses cannot be reached; the server's log says why. A "
+            "request with 'store' false needs none of it.",
+        )
         self._max_bytes = max_bytes
         self._ttl_s = ttl_s
-        self._connection: sqlite3.Connection | None = None
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="responses")
 
     @property
     def oldest_use(self) -> float:
         """The time of use before which an entry is gone."""
         return time.time() - self._ttl_s
-
-    async def run(self, work: Callable[[sqlite3.Connection], Result]) -> Result:
-        """Do `work` in the thread, as one transaction.
-
-        Raises:
-            HttpError: the file cannot be opened, read or written.
-        """
-
-        def transact() -> Result:
-            if self._connection is None:
-                self._connection = _open(self._path)
-            with self._connection as db:  # commits, or rolls back on an exception
-                db.execute("BEGIN IMMEDIATE")
-                return work(db)
-
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self._thread, transact)
-        except (OSError, sqlite3.Error) as error:
-            raise HttpError(
-                500,
-                "What is stored of responses cannot be reached; the server's log says why. A "
-                "request with 'store' false needs none of it.",
-                code="store_failed",
-                kind="server_error",
-            ) from error
-
-    async def close(self) -> None:
-        """Close the file; a later call opens it again."""
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            await asyncio.get_running_loop().run_in_executor(self._thread, connection.close)
 
     def make_room(self, db: sqlite3.Connection, newest_id: str) -> None:
         """Delete what expired, and what was used longest ago until the rest is small enough.
@@ -140,21 +106,6 @@ class SqliteFile:
             )
             if deleted.rowcount == 0:
                 break
-
-
-def _open(path: Path) -> sqlite3.Connection:
-    if path != IN_MEMORY:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # It holds what people wrote: made before SQLite would make it readable for all.
-        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
-    db = sqlite3.connect(
-        path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
-    )
-    db.execute("PRAGMA journal_mode = WAL")
-    db.execute("PRAGMA synchronous = NORMAL")  # a crash of the machine may cost the last answers
-    db.execute("PRAGMA secure_delete = ON")  # what was deleted is not to be found in the file
-    db.executescript(f"BEGIN IMMEDIATE;{_SCHEMA}COMMIT;")
-    return db
 
 
 def read_size(db: sqlite3.Connection) -> int:

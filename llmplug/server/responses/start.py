@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,8 +9,9 @@ from llmplug.server.framing import use_framing
 from llmplug.server.responses.background import BackgroundRuns
 from llmplug.server.responses.framing import RESPONSES
 from llmplug.server.responses.sqlite_conversations import SqliteConversations
-from llmplug.server.responses.sqlite_file import IN_MEMORY, SqliteFile
+from llmplug.server.responses.sqlite_file import SqliteFile
 from llmplug.server.responses.sqlite_responses import SqliteResponses
+from llmplug.server.sqlite_thread import IN_MEMORY, state_folder
 
 if TYPE_CHECKING:
     from sanic import Sanic
@@ -41,5 +41,4 @@ def _choose_path(path: str) -> Path:
         return IN_MEMORY
     if path != "auto":
         return Path(path).expanduser()
-    root = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
-    return Path(root) / "llmplug" / "responses.sqlite"
+    return state_folder() / "responses.sqlite"
