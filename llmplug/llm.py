@@ -5,6 +5,8 @@ from llmplug import LLM, SamplingParams
 with LLM("config/mine.yaml") as llm:
     for answer in llm.generate(["Once upon a time"], SamplingParams(max_tokens=32)):
         print(answer.text)
+
+A model that reads texts whole has `embed` instead of `generate` and `chat`.
 """
 
 from __future__ import annotations
@@ -17,15 +19,22 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+import numpy as np
+
 from llmplug import assemble
 from llmplug.chat.bad_words import encode_bad_words
 from llmplug.chat.detokenize import Detokenizer
 from llmplug.chat.stop_strings import StopResult, StopStrings
 from llmplug.config import Config, load
+from llmplug.engine.pool_limits import MAX_TEXTS
 from llmplug.errors import ConfigError, InvalidRequest, from_wire
-from llmplug.types import FinishReason, GenerateRequest, SamplingParams
+from llmplug.types import FinishReason, GenerateRequest, PoolRequest, SamplingParams
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from llmplug.engine.engine import Engine
+    from llmplug.engine.pooling import PoolingEngine
     from llmplug.specs import Progress
     from llmplug.types import SequenceDelta, TokenLogprob
 
@@ -126,6 +135,56 @@ class LLM:
         ids = self.plan.renderer.render([dict(message) for message in messages])
         return self._run([ids], params or SamplingParams(), n, continues_text=False)
 
+    def embed(
+        self,
+        texts: Prompt | Sequence[Prompt],
+        *,
+        prompt_name: str | None = None,
+        dimensions: int | None = None,
+        is_normalised: bool | None = None,
+        is_cut: bool = False,
+    ) -> NDArray[np.float32]:
+        """Make a vector of each text.
+
+        Args:
+            texts: what they spell stays text; or token ids, which are read as they are.
+            prompt_name: of the checkpoint's prompts, put before each text; None: its default.
+            dimensions: numbers to keep of each vector; None: all.
+            is_normalised: whether vectors have length 1; None: as the checkpoint says.
+            is_cut: texts that are too long lose their end; else they are refused.
+
+        Returns:
+            vectors_ND, in the order of the texts.
+
+        Raises:
+            InvalidRequest: a text is wrong, or the model does not embed; nothing is read then.
+        """
+        from llmplug.engine.pooling import PoolingEngine
+
+        engine, pooling = self._engine, self.plan.pooling
+        if not isinstance(engine, PoolingEngine) or pooling is None:
+            raise InvalidRequest(f"{self.plan.name} generates; see `task` of its config")
+        prompt = pooling.find_prompt(prompt_name)
+        most = engine.limits.max_tokens if is_cut else None
+        prompts = [
+            self.tokenizer.encode_within(prompt + text, most)
+            if isinstance(text, str)
+            else self._to_ids(text)[:most]
+            for text in _as_list(texts)
+        ]
+        requests = [
+            PoolRequest(
+                request_id=f"llm-{secrets.token_hex(8)}",
+                prompts=prompts[start : start + MAX_TEXTS],
+                is_normalised=is_normalised,
+                dimensions=dimensions,
+            )
+            for start in range(0, len(prompts), MAX_TEXTS)
+        ]
+        values = self._pool(engine, requests)
+        width = dimensions or engine.limits.width
+        return np.frombuffer(b"".join(values), "<f4").reshape(len(prompts), width)
+
     def close(self) -> None:
         """Give the memory of weights and cache back."""
         del self._engine
@@ -148,6 +207,23 @@ class LLM:
             return list(prompt)
         raise InvalidRequest("a prompt is a text or a list of token ids", param="prompt")
 
+    def _pool(self, engine: PoolingEngine, requests: Sequence[PoolRequest]) -> list[bytes]:
+        """Return what each request's vectors are."""
+        values: dict[str, bytes] = {}
+        try:
+            for request in requests:
+                engine.add(request)
+            while engine.has_work:
+                for result in engine.step().results:
+                    if result.error is not None:
+                        raise from_wire(result.error)
+                    values[result.request_id] = result.values
+                self._progress("embedding", len(values), len(requests))
+        finally:
+            for request in requests:
+                engine.abort(request.request_id)
+        return [values[request.request_id] for request in requests]
+
     def _run(
         self,
         prompts: Sequence[list[int]],
@@ -156,12 +232,13 @@ class LLM:
         *,
         continues_text: bool,
     ) -> list[Completion]:
+        engine = self._engine_that_generates()
         answers: dict[tuple[str, int], _Answer] = {}
         params = encode_bad_words(params, self.tokenizer)
         ids = [f"llm-{secrets.token_hex(8)}" for _ in prompts]
         try:
             for request_id, prompt_ids in zip(ids, prompts, strict=True):
-                self._engine.add(
+                engine.add(
                     GenerateRequest(
                         request_id=request_id,
                         prompt_ids=prompt_ids,
@@ -179,16 +256,23 @@ class LLM:
                             keep_leading_space=continues_text,
                         ),
                     )
-            self._drain(answers)
+            self._drain(engine, answers)
         finally:
             for request_id in ids:
-                self._engine.abort(request_id)
+                engine.abort(request_id)
         return [answer.completion for answer in answers.values()]
 
-    def _drain(self, answers: Mapping[tuple[str, int], _Answer]) -> None:
+    def _engine_that_generates(self) -> Engine:
+        from llmplug.engine.engine import Engine
+
+        if not isinstance(self._engine, Engine):
+            raise InvalidRequest(f"{self.plan.name} reads texts whole and generates none")
+        return self._engine
+
+    def _drain(self, engine: Engine, answers: Mapping[tuple[str, int], _Answer]) -> None:
         done = 0
-        while self._engine.has_work:
-            for delta in self._engine.step().deltas:
+        while engine.has_work:
+            for delta in engine.step().deltas:
                 answer = answers.get((delta.request_id, delta.index))
                 # The engine still tells the end of what we aborted, in an earlier call too.
                 if answer is None or answer.is_done:
@@ -197,7 +281,7 @@ class LLM:
                 if answer.is_done:
                     done += 1
                     self._progress("generating", done, len(answers))
-                    self._engine.abort(delta.request_id, delta.index)
+                    engine.abort(delta.request_id, delta.index)
 
 
 class _Answer:

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol
 
+from llmplug.errors import InvalidRequest
+
 if TYPE_CHECKING:
     import torch
 
@@ -53,3 +55,22 @@ class Pooling:
     prompts: Mapping[str, str] = field(default_factory=dict)
     default_prompt: str | None = None
     source: str = ""
+
+    def find_prompt(self, name: str | None) -> str:
+        """Return what is put before a text.
+
+        Args:
+            name: None: what is put there unasked.
+        Raises:
+            InvalidRequest: there is no prompt of that name.
+        """
+        wanted = self.default_prompt if name is None else name
+        if wanted is None:
+            return ""
+        if wanted not in self.prompts:
+            known = ", ".join(sorted(self.prompts)) or "none"
+            raise InvalidRequest(
+                f"'prompt_name' is {wanted[:64]!r}; this model knows: {known}.",
+                param="prompt_name",
+            )
+        return self.prompts[wanted]

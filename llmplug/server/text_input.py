@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from llmplug.engine.pool_limits import MAX_TEXTS
-from llmplug.errors import InvalidRequest
 from llmplug.server.model_service import INLINE_CHARS
 from llmplug.server.schema.messages import read_messages
 from llmplug.server.schema.prompts import read_prompts
@@ -109,18 +108,7 @@ def find_prompt(model: ModelService, name: str | None) -> str:
     Raises:
         InvalidRequest: it has no prompt of that name.
     """
-    pooling = model.pooling
-    if pooling is None:
-        return ""
-    wanted = pooling.default_prompt if name is None else name
-    if wanted is None:
-        return ""
-    if wanted not in pooling.prompts:
-        known = ", ".join(sorted(pooling.prompts)) or "none"
-        raise InvalidRequest(
-            f"'prompt_name' is {wanted[:64]!r}; this model knows: {known}.", param="prompt_name"
-        )
-    return pooling.prompts[wanted]
+    return "" if model.pooling is None else model.pooling.find_prompt(name)
 
 
 def _cut_ids(ids: list[int], max_tokens: int, keeps_end: bool) -> list[int]:
