@@ -4,7 +4,7 @@ The twin of `runner.Runner`. Decode steps are padded to a few sizes, so that eac
 and launched as a whole; chosen tokens can stay on the device as the next step's input.
 
 Legend: S sequences in this step, B rows of a decode step with its padding, T packed tokens, D model
-width, V vocabulary.
+width.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from array import array
 from typing import TYPE_CHECKING
 
 from llmplug.engine.device_state import DeviceState, StateLayout
-from llmplug.engine.graphs import Computed, DecodeGraphs
+from llmplug.engine.graphs import DecodeGraphs
 from llmplug.engine.row_table import RowTable
 from llmplug.engine.runner import Runner
-from llmplug.engine.transfers import send
+from llmplug.engine.transfers import send_array
 
 if TYPE_CHECKING:
     from collections.abc import Sequence as SequenceOf
@@ -51,25 +51,19 @@ class DeviceRunner(Runner):
         self._graphs = DecodeGraphs(graphs, settings.max_sequences, settings.context_length)
         self._steps: dict[int, Step] = {}  # by rows, padding included
         self._padding_row = settings.max_sequences
-        self._ready: Computed | None = None  # logits that nobody has asked for yet
 
     def run(self, schedule: Schedule) -> torch.Tensor:
-        """Compute a step's tokens, filling their slots of the caches: hidden_TD."""
-        self._ready = None
+        """Compute a step's tokens, filling their slots of the caches: hidden_TD.
+
+        Of decodes alone it lasts until the next step.
+        """
         changes = self._rows.find_changes(schedule)
         return self._mix(schedule, changes) if schedule.chunks else self._decode(schedule, changes)
-
-    def compute_logits(self, hidden_TD: torch.Tensor, rows: list[int]) -> torch.Tensor:
-        """Compute float32 logits_SV of some rows of hidden_TD; the caller may edit them."""
-        ready, self._ready = self._ready, None
-        if ready is not None and hidden_TD is ready.hidden_BD and len(rows) == len(hidden_TD):
-            return ready.logits_BV
-        return super().compute_logits(hidden_TD, rows)
 
     def keep(self, sequences: SequenceOf[Sequence], ids_S: torch.Tensor) -> None:
         """Keep chosen tokens on the device, for the step that computes them."""
         rows = array("q", [sequence.row for sequence in sequences])
-        self._state.keep(send(rows, self._device), ids_S)
+        self._state.keep(send_array(rows, self._device), ids_S)
 
     def _decode(self, schedule: Schedule, changes: dict[int, int]) -> torch.Tensor:
         decodes = schedule.decodes
@@ -78,20 +72,14 @@ class DeviceRunner(Runner):
         self._rows.set_decodes(rows, changes)
         self._write(array("q", [*changes, *changes.values()]), len(changes))
         cached_lens = [sequence.num_computed + 1 for sequence in decodes] + [0] * num_padding
-        step = self._steps.setdefault(len(rows), self._make_step(len(rows)))
-        computed = self._graphs.run(step, tuple(cached_lens))
-        self._ready = Computed(
-            computed.hidden_BD[: len(decodes)], computed.logits_BV[: len(decodes)]
-        )
-        return self._ready.hidden_BD
+        if len(rows) not in self._steps:
+            self._steps[len(rows)] = self._make_step(len(rows))
+        hidden_BD = self._graphs.run(self._steps[len(rows)], tuple(cached_lens))
+        return hidden_BD[: len(decodes)]
 
     def _make_step(self, num_rows: int) -> Step:
-        def compute(cached_lens: tuple[int, ...]) -> Computed:
-            batch = self._state.start_decodes(num_rows, cached_lens)
-            hidden_BD = self._model.forward(
-                batch.token_ids_T, batch.positions_T, self._caches, batch.attention
-            )
-            return Computed(hidden_BD, self._model.compute_logits(hidden_BD))
+        def compute(cached_lens: tuple[int, ...]) -> torch.Tensor:
+            return self._forward(self._state.start_decodes(num_rows, cached_lens))
 
         return compute
 
@@ -115,13 +103,11 @@ class DeviceRunner(Runner):
             tuple(query_lens),
             tuple(cached_lens),
         )
-        return self._model.forward(
-            batch.token_ids_T, batch.positions_T, self._caches, batch.attention
-        )
+        return self._forward(batch)
 
     def _write(self, sent: array[int], num_changes: int) -> torch.Tensor:
         """Send all a step needs in one go, write the changes down, return what is behind them."""
-        received = send(sent, self._device)
+        received = send_array(sent, self._device)
         if num_changes:
             self._state.write(received[:num_changes], received[num_changes : 2 * num_changes])
         return received[2 * num_changes :]

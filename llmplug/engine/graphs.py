@@ -5,19 +5,20 @@ that fit in. It is captured when such a step comes for the second time, by the e
 between two launches: capturing runs nothing on the device, and costs the host about what a step
 costs that is not captured. Sizes that never come twice cost nothing.
 
-Legend: B rows of a decode step, padding included.
+What is captured ends with the hidden states. Logits are large, and each graph would keep its own.
+
+Legend: B rows of a decode step, padding included, D model width.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
+
+import torch
 
 if TYPE_CHECKING:
-    import torch
-
     from llmplug.ops import KernelTable
 
 _log = logging.getLogger(__name__)
@@ -25,17 +26,9 @@ SMALL_BUCKETS = (1, 2, 4)  # rows; then every eight
 BUCKET_ROWS = 8
 MIN_CONTEXT = 256  # tokens; then its doubles
 
-
-@dataclass(frozen=True, slots=True)
-class Computed:
-    """What a decode step gives, row by row; where it is replayed, always in the same place."""
-
-    hidden_BD: torch.Tensor
-    logits_BV: torch.Tensor
-
-
-# Computes a step of rows with so many tokens in the cache, 0 where a row is padding.
-Step = Callable[[tuple[int, ...]], Computed]
+# Computes a step of rows with so many tokens in the cache, 0 where a row is padding: hidden_BD,
+# which lasts until the next step.
+Step = Callable[[tuple[int, ...]], torch.Tensor]
 
 
 class GraphRunner(Protocol):
@@ -50,28 +43,34 @@ class GraphRunner(Protocol):
 
 
 class CudaGraphs:
-    """Records launches in a CUDA graph; all graphs share one pool of memory.
+    """Records launches in CUDA graphs.
 
-    The graphs run one after the other, so that what one leaves behind is read before the next one
-    writes there: logits are sampled, in the order of the stream, before the next step.
+    They share one pool of memory, as they run one after the other: what one leaves behind is used,
+    in the order of the stream, before the next one writes there.
     """
 
-    def __init__(self) -> None:
-        self._pool: Any = None
+    def __init__(self, device: torch.device) -> None:
+        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self._pool = torch.cuda.graph_pool_handle()
 
     def capture(self, step: Step, bounds: tuple[int, ...]) -> Step:
         """Record the launches of `step`; lengths on the host are not asked for again."""
-        import torch
-
+        # Not `torch.cuda.graph`, which waits for the device and gives its free memory back.
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool):
-            computed = step(bounds)
-        if self._pool is None:
-            self._pool = graph.pool()
+        current = torch.cuda.current_stream()
+        self._stream.wait_stream(current)
+        with torch.cuda.stream(self._stream):
+            # Other threads, such as those of grammars, may use the device meanwhile.
+            graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
+            try:
+                hidden_BD = step(bounds)
+            finally:
+                graph.capture_end()
+        current.wait_stream(self._stream)
 
-        def replay(_: tuple[int, ...]) -> Computed:
+        def replay(_: tuple[int, ...]) -> torch.Tensor:
             graph.replay()
-            return computed
+            return hidden_BD
 
         return replay
 
@@ -88,7 +87,7 @@ def choose_graphs(device: torch.device, ops: KernelTable) -> GraphRunner:
     """Return what launches decode steps as a whole, where device and kernels allow it."""
     # A stranger's attention need not know the attribute.
     if device.type == "cuda" and getattr(ops.attention, "is_replayable", False):
-        return CudaGraphs()
+        return CudaGraphs(device)
     return EagerGraphs()
 
 
@@ -115,7 +114,7 @@ class DecodeGraphs:
             bound *= 2
         return min(bound, self._context_length)
 
-    def run(self, step: Step, cached_lens: tuple[int, ...]) -> Computed:
+    def run(self, step: Step, cached_lens: tuple[int, ...]) -> torch.Tensor:
         """Run a step of so many tokens in the cache of each row; captured if it was seen before.
 
         Args:

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING
 import torch
 
 from llmplug.engine.batch import make_batch
+from llmplug.ops import send_to_device
 
 if TYPE_CHECKING:
+    from llmplug.engine.batch import Batch
     from llmplug.engine.scheduler import Schedule
     from llmplug.engine.settings import EngineSettings
     from llmplug.ops import KernelTable, KVCache
@@ -52,7 +54,9 @@ class Runner:
 
     def run(self, schedule: Schedule) -> torch.Tensor:
         """Compute a step's tokens, filling their slots of the caches: hidden_TD."""
-        batch = make_batch(schedule, self._page_size, self._device)
+        return self._forward(make_batch(schedule, self._page_size, self._device))
+
+    def _forward(self, batch: Batch) -> torch.Tensor:
         return self._model.forward(
             batch.token_ids_T, batch.positions_T, self._caches, batch.attention
         )
@@ -61,4 +65,4 @@ class Runner:
         """Compute float32 logits_SV of some rows of hidden_TD; the caller may edit them."""
         if len(rows) == len(hidden_TD):
             return self._model.compute_logits(hidden_TD)
-        return self._model.compute_logits(hidden_TD[torch.tensor(rows, device=self._device)])
+        return self._model.compute_logits(hidden_TD[send_to_device(rows, self._device)])

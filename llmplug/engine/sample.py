@@ -24,6 +24,7 @@ from llmplug.engine.sampler_choice import find_biases, find_chain, order_specs
 from llmplug.engine.thinking import force_ends
 from llmplug.engine.token_bans import forbid_tokens
 from llmplug.errors import EngineError
+from llmplug.ops import send_to_device
 from llmplug.specs import SamplerRow, SamplerSpec
 
 if TYPE_CHECKING:
@@ -177,7 +178,7 @@ class SamplerChain:
                 else:
                     sampler.apply(logits_SV, turn.sampler_rows)
             else:
-                rows_R = torch.tensor(turn.rows, device=logits_SV.device)
+                rows_R = send_to_device(turn.rows, logits_SV.device)
                 logits_RV = logits_SV[rows_R]
                 if is_last:
                     if ids_S is None:
@@ -282,4 +283,5 @@ def _hold_back_stops(logits_SV: torch.Tensor, sequences: list[Sequence]) -> None
     """Forbid the ids that end a sequence, until its `min_tokens` are there."""
     for row, sequence in enumerate(sequences):
         if sequence.stop_ids and sequence.is_stop_held_back:
-            logits_SV[row, sorted(sequence.stop_ids)] = float("-inf")
+            ids = send_to_device(sorted(sequence.stop_ids), logits_SV.device)
+            logits_SV[row].index_fill_(0, ids, float("-inf"))

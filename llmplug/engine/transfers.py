@@ -11,16 +11,17 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-def send(values: array[int], device: torch.device) -> torch.Tensor:
+def send_array(values: array[int], device: torch.device) -> torch.Tensor:
     """Send int64 numbers to the device, in the order of its work; the host goes on at once.
 
-    Page-locked memory is torch's to hand out again, once the device has read it.
+    The twin of `llmplug.ops.send_to_device` for what is an array already.
     """
-    # A copy: whoever holds the array may change it.
-    sent = torch.empty(len(values), dtype=torch.int64, pin_memory=device.type == "cuda")
-    if len(values):
-        sent.copy_(torch.frombuffer(values, dtype=torch.int64))
-    return sent.to(device, non_blocking=True)
+    if not values:
+        return torch.empty(0, dtype=torch.int64, device=device)
+    tensor = torch.frombuffer(values, dtype=torch.int64)
+    if device.type == "cuda":  # torch keeps the page-locked copy until the device has read it
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
 
 
 class Fetcher:

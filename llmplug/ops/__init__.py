@@ -29,6 +29,7 @@ from llmplug.ops.silu_mul import SILU_MUL, silu_mul
 from llmplug.ops.stored_weights import Fp8Tensor, Int4Codes, PackedInt4Tensor
 from llmplug.ops.table import KernelChoice, KernelTable, Op, choose_kernels, load_kernels
 from llmplug.ops.text_attention import TEXT_ATTENTION, TextBatch, text_attention
+from llmplug.ops.transfer import send_to_device
 
 # What is composed of other ops comes after them.
 REFERENCES: dict[str, Op] = {
@@ -90,6 +91,7 @@ __all__ = [
     "rms_norm",
     "rope",
     "route_experts",
+    "send_to_device",
     "silu_mul",
     "text_attention",
 ]

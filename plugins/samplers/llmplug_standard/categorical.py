@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import torch
+from llmplug.ops import send_to_device
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    import torch
 
     from llmplug import SamplerRow
     from llmplug.ops import KernelTable
@@ -38,8 +40,8 @@ def draw_tokens(
     device = logits_RV.device
     ids_R: torch.Tensor = ops.choose_tokens(
         logits_RV,
-        torch.tensor(temperatures, device=device),
-        torch.tensor([row.seed for row in rows], device=device),
-        torch.tensor([row.position for row in rows], device=device),
+        send_to_device(temperatures, device),
+        send_to_device([row.seed for row in rows], device),
+        send_to_device([row.position for row in rows], device),
     )
     return ids_R

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import torch
+from llmplug.ops import send_to_device
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    import torch
 
     from llmplug import SamplerRow
     from llmplug.ops import KernelTable
@@ -24,7 +26,7 @@ class FilterTokens:
         size, device = logits_RV.shape[1], logits_RV.device
         self._ops.filter_tokens(
             logits_RV,
-            torch.tensor([min(row.params.top_k, size) for row in rows], device=device),
-            torch.tensor([row.params.top_p for row in rows], device=device),
-            torch.tensor([row.params.min_p for row in rows], device=device),
+            send_to_device([min(row.params.top_k, size) for row in rows], device),
+            send_to_device([row.params.top_p for row in rows], device),
+            send_to_device([row.params.min_p for row in rows], device),
         )

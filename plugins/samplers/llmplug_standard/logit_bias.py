@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import torch
+from llmplug.ops import send_to_device
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    import torch
 
     from llmplug import SamplerRow
 
@@ -26,5 +28,5 @@ class LogitBias:
             ids += bias.keys()
             biases += bias.values()
         device = logits_RV.device
-        where = (torch.tensor(places, device=device), torch.tensor(ids, device=device))
-        logits_RV[where] += torch.tensor(biases, device=device)
+        where = (send_to_device(places, device), send_to_device(ids, device))
+        logits_RV[where] += send_to_device(biases, device)

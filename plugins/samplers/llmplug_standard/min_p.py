@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import torch
+from llmplug.ops import send_to_device
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    import torch
 
     from llmplug import SamplerRow
 
@@ -20,6 +22,6 @@ class MinP:
 
     def apply(self, logits_RV: torch.Tensor, rows: Sequence[SamplerRow]) -> None:
         """Forbid what is less probable."""
-        shares = torch.tensor([row.params.min_p for row in rows], device=logits_RV.device)
+        shares = send_to_device([row.params.min_p for row in rows], logits_RV.device)
         bounds_R1 = logits_RV.amax(dim=-1, keepdim=True) + shares.log()[:, None]
         logits_RV.masked_fill_(logits_RV < bounds_R1, float("-inf"))

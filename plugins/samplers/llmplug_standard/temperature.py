@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import torch
+from llmplug.ops import send_to_device
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    import torch
 
     from llmplug import SamplerRow
 
@@ -18,4 +20,4 @@ class Temperature:
     def apply(self, logits_RV: torch.Tensor, rows: Sequence[SamplerRow]) -> None:
         """Divide each row by its temperature."""
         temperatures = [row.params.temperature for row in rows]
-        logits_RV.div_(torch.tensor(temperatures, device=logits_RV.device)[:, None])
+        logits_RV.div_(send_to_device(temperatures, logits_RV.device)[:, None])

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from llmplug.ops import send_to_device
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -24,7 +26,7 @@ class TopK:
         """Forbid what is not among each row's k highest."""
         size = logits_RV.shape[-1]
         counts = [min(row.params.top_k, size) for row in rows]
-        counts_R1 = torch.tensor(counts, device=logits_RV.device)[:, None]
+        counts_R1 = send_to_device(counts, logits_RV.device)[:, None]
         # One more than stays: whether it equals the last that stays.
         values_RK, ids_RK = find_highest(logits_RV, min(max(counts) + 1, size))
         lowest_R1 = values_RK.gather(1, counts_R1 - 1)

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from llmplug.ops import send_to_device
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -24,7 +26,7 @@ class TopP:
         """Forbid what lies beyond each row's share of the probability."""
         device = logits_RV.device
         shares = [row.params.top_p for row in rows]
-        shares_R1 = torch.tensor(shares, dtype=torch.float64, device=device)[:, None]
+        shares_R1 = send_to_device(shares, device, torch.float64)[:, None]
         # Stable: the lowest id of equal ones comes first, and stays.
         sorted_RV, ids_RV = logits_RV.sort(dim=-1, descending=True, stable=True)
         probs_RV = sorted_RV.softmax(dim=-1, dtype=torch.float64)
