@@ -12,6 +12,7 @@ explain.py    Config -> rows that say where each value came from, YAML, JSON sch
 from llmplug.config.explain import ExplainRow, dump_yaml, explain, schema
 from llmplug.config.fields import (
     AdminConfig,
+    BatchesConfig,
     CacheConfig,
     Config,
     KernelsConfig,
@@ -29,6 +30,7 @@ from llmplug.config.loading import from_source, load, parse
 
 __all__ = [
     "AdminConfig",
+    "BatchesConfig",
     "CacheConfig",
     "Config",
     "ExplainRow",

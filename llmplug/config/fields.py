@@ -63,6 +63,24 @@ class ResponsesConfig(Section):
     )
 
 
+class BatchesConfig(Section):
+    """Files and batches: where they are kept, and how much of them."""
+
+    path: Name = Field(
+        "auto",
+        description="A folder; auto: llmplug/batches where programs keep their state; none: there "
+        "are no files and batches.",
+    )
+    max_bytes: Size = Field(10 * 2**30, ge=1, description="Of all files together.")
+    max_file_bytes: Size = Field(100 * 2**20, ge=1, description="Of one file.")
+    ttl_s: float = Field(
+        30 * 86400.0, gt=0, allow_inf_nan=False, description="Seconds after which a file goes."
+    )
+    at_once: int = Field(
+        16, ge=1, le=1024, description="Lines of one batch that are answered at the same time."
+    )
+
+
 class ServerConfig(Section):
     """Where the server listens, and for whom."""
 
@@ -110,6 +128,7 @@ class ServerConfig(Section):
     responses: ResponsesConfig = Field(
         ResponsesConfig(), description="What the Responses API stores."
     )
+    batches: BatchesConfig = Field(BatchesConfig(), description="Files and batches.")
     admin: AdminConfig = Field(AdminConfig(), description="Health and levers, apart.")
     tls: TlsConfig | None = Field(None, description="Encryption; null: none.")
 

@@ -18,6 +18,7 @@ from llmplug.server import gate
 from llmplug.server.admin import open_admin
 from llmplug.server.admission import Admission
 from llmplug.server.auth import open_key_ring
+from llmplug.server.batches.start import open_batches
 from llmplug.server.errors import OpenAIErrorHandler
 from llmplug.server.lifecycle import Lifecycle
 from llmplug.server.responses.start import open_responses
@@ -91,6 +92,7 @@ def create_app(service: Service, settings: ServerConfig) -> Sanic[Any, Any]:
     app.ctx.strict_fields = settings.strict_fields
     app.ctx.reasoning_names = settings.reasoning_fields
     open_responses(app, settings.responses)
+    open_batches(app, settings.batches)
     gate.install(app)
     for routes in (
         chat,

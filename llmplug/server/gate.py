@@ -54,6 +54,10 @@ def _takes_no_body(request: Request) -> bool:
 
 
 async def _read_body(request: Request) -> None:
+    """Read the body, within the bound of its route: `ctx_max_bytes`, or that of the server."""
+    most = getattr(request.route and request.route.ctx, "max_bytes", None)
+    if most is not None:
+        request.stream.request_max_size = most  # type: ignore[union-attr]
     try:
         async with asyncio.timeout(BODY_TIMEOUT_S):
             await request.receive_body()  # type: ignore[no-untyped-call]
@@ -73,10 +77,11 @@ async def _read_body(request: Request) -> None:
 
 def _check_media_type(request: Request) -> None:
     header = str(request.headers.getone("content-type", ""))
-    if header.partition(";")[0].strip().lower() != "application/json":
+    wanted = getattr(request.route and request.route.ctx, "media_type", "application/json")
+    if header.partition(";")[0].strip().lower() != wanted:
         raise HttpError(
             415,
-            "The body must be sent as 'Content-Type: application/json'.",
+            f"The body must be sent as 'Content-Type: {wanted}'.",
             code="unsupported_media_type",
         )
 

@@ -98,9 +98,10 @@ def _describe_route(route: Route, method: str, schemas: dict[str, Json]) -> Json
             for name in names
         ]
     if schema is not None:
+        media_type = getattr(route.ctx, "media_type", "application/json")
         operation["requestBody"] = {
             "required": True,
-            "content": {"application/json": {"schema": _add_schema(schema, schemas)}},
+            "content": {media_type: {"schema": _add_schema(schema, schemas)}},
         }
     return operation
 

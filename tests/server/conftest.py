@@ -13,7 +13,7 @@ import pytest
 from sanic import Sanic
 
 from llmplug.chat.channels import Dialect
-from llmplug.config import ResponsesConfig, ServerConfig
+from llmplug.config import BatchesConfig, ResponsesConfig, ServerConfig
 from llmplug.pooling import Pooling
 from llmplug.server.app import create_app, start_server, stop_server
 from llmplug.server.model_service import GrammarCheck, ModelService
@@ -104,7 +104,11 @@ async def start() -> AsyncIterator[StartServer]:
         )
         engine.task = task
         service = Service([model])
-        settings = {"responses": ResponsesConfig(path="memory"), **settings}
+        settings = {
+            "responses": ResponsesConfig(path="memory"),
+            "batches": BatchesConfig(path="none"),
+            **settings,
+        }
         app = create_app(service, ServerConfig(**settings))
         sock = socket.create_server(("127.0.0.1", 0))
         sock.setblocking(False)

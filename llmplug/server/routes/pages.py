@@ -17,12 +17,23 @@ DEFAULT_PAGE_ITEMS = 20  # OpenAI's, as is the next
 MAX_PAGE_ITEMS = 100
 
 
-def cut_page(request: Request, items: Sequence[Item]) -> dict[str, Any]:
-    """The page of a list that a request asks for, the newest first unless it says otherwise."""
+def cut_page(
+    request: Request,
+    items: Sequence[Item],
+    default: int = DEFAULT_PAGE_ITEMS,
+    most: int = MAX_PAGE_ITEMS,
+) -> dict[str, Any]:
+    """The page of a list that a request asks for, the newest first unless it says otherwise.
+
+    Args:
+        items: the oldest first.
+        default: items of a page, unless the request says.
+        most: that it may say.
+    """
     order = request.args.get("order", "desc")
     if order not in {"asc", "desc"}:
         raise InvalidRequest("'order' must be asc or desc.", param="order")
-    limit = read_number(request, "limit", DEFAULT_PAGE_ITEMS, 1, MAX_PAGE_ITEMS)
+    limit = read_number(request, "limit", default, 1, most)
     listed = list(items) if order == "asc" else list(reversed(items))
     after = request.args.get("after")
     if after is not None:

@@ -1,0 +1,158 @@
+"""/v1/files: what batches read, and what they write."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, Field
+from sanic.request.parameters import RequestParameters
+from sanic.response import file_stream
+
+from llmplug.errors import InvalidRequest
+from llmplug.server.admission import admit
+from llmplug.server.batches.objects import make_file
+from llmplug.server.errors import HttpError, as_json
+from llmplug.server.record import record_of
+from llmplug.server.routes.pages import cut_page
+
+if TYPE_CHECKING:
+    from sanic import Request, Sanic
+    from sanic.response import HTTPResponse, ResponseStream
+
+    from llmplug.server.batches.file_store import FileStore
+    from llmplug.server.batches.objects import StoredFile
+
+PURPOSE = "batch"
+MAX_NAME_CHARS = 255
+MAX_PAGE_FILES = 10_000  # OpenAI's, and what it lists unless told otherwise
+LIFETIME_S = (3600, 30 * 86400)  # OpenAI's bounds
+
+
+class FileUpload(BaseModel):
+    """Fields of the form of `POST /v1/files`."""
+
+    file: bytes
+    purpose: str
+    lifetime_s: int | None = Field(None, alias="expires_after[seconds]")
+
+
+def add_routes(app: Sanic[Any, Any], max_bytes: int) -> None:
+    """Add these endpoints.
+
+    Args:
+        max_bytes: of an upload.
+    """
+    one = "/v1/files/<file_id:str>"
+    app.add_route(
+        upload_file,
+        "/v1/files",
+        methods=["POST"],
+        ctx_schema=FileUpload,
+        ctx_media_type="multipart/form-data",
+        ctx_max_bytes=max_bytes,
+    )
+    app.add_route(list_files, "/v1/files", methods=["GET"])
+    app.add_route(show_file, one, methods=["GET"])
+    app.add_route(delete_file, one, methods=["DELETE"])
+    app.add_route(show_content, f"{one}/content", methods=["GET"])  # type: ignore[arg-type]
+
+
+async def upload_file(request: Request) -> HTTPResponse:
+    """Keep a file for batches."""
+    ticket = admit(request, 0)  # for the bytes that it takes meanwhile
+    try:
+        uploaded = request.files.get("file") if request.files else None
+        form = request.form if request.form is not None else RequestParameters()
+        if uploaded is None:
+            raise InvalidRequest(
+                "'file' is required, as a part of the form.",
+                param="file",
+                code="missing_required_parameter",
+            )
+        if form.get("purpose") != PURPOSE:
+            raise InvalidRequest(
+                f"'purpose' must be {PURPOSE}: files are for batches here.", param="purpose"
+            )
+        store = _store_of(request)
+        file = make_file(
+            record_of(request).caller,
+            PURPOSE,
+            (uploaded.name or "file")[:MAX_NAME_CHARS],
+            len(uploaded.body),
+            store.choose_expiry(_read_lifetime(form.get("expires_after[seconds]"))),
+        )
+        await store.add(file, uploaded.body)
+    finally:
+        ticket.close()
+    return as_json(file.to_json())
+
+
+async def list_files(request: Request) -> HTTPResponse:
+    """List the files, a page at a time."""
+    purpose = request.args.get("purpose")
+    files = await _store_of(request).list_owned(record_of(request).caller, purpose)
+    listed = [file.to_json() for file in files]
+    return as_json(cut_page(request, listed, MAX_PAGE_FILES, MAX_PAGE_FILES))
+
+
+async def show_file(request: Request, file_id: str) -> HTTPResponse:
+    """Describe a file."""
+    return as_json((await find_file(request, file_id)).to_json())
+
+
+async def show_content(request: Request, file_id: str) -> ResponseStream:
+    """Answer with what a file holds."""
+    file = await find_file(request, file_id)
+    return await file_stream(
+        _store_of(request).path_of(file.id), mime_type="application/octet-stream"
+    )
+
+
+async def delete_file(request: Request, file_id: str) -> HTTPResponse:
+    """Forget a file."""
+    file = await find_file(request, file_id)
+    if not await _store_of(request).delete(file.owner, file.id):
+        raise HttpError(409, "A batch still reads this file.", code="file_in_use")
+    return as_json({"id": file_id, "object": "file", "deleted": True})
+
+
+async def find_file(request: Request, file_id: str, param: str | None = None) -> StoredFile:
+    """Return a file of the caller.
+
+    Args:
+        param: the field that names it; None: the path does.
+    Raises:
+        HttpError: 404, there is none.
+        InvalidRequest: there is none, and a field names it.
+    """
+    file = await _store_of(request).find(record_of(request).caller, file_id)
+    if file is not None:
+        return file
+    if param is None:
+        raise _no_file(file_id)
+    raise InvalidRequest(
+        f"'{param}' is {file_id[:100]!r}, which is the id of no file.", param=param
+    )
+
+
+def _store_of(request: Request) -> FileStore:
+    store: FileStore = request.app.ctx.files
+    return store
+
+
+def _no_file(file_id: str) -> HttpError:
+    return HttpError(404, f"There is no file {file_id[:100]!r}.", code="file_not_found")
+
+
+def _read_lifetime(text: str | None) -> int | None:
+    """Read `expires_after[seconds]`; None: as long as files are kept."""
+    if text is None:
+        return None
+    least, most = LIFETIME_S
+    is_number = text.isascii() and text.isdigit() and len(text) < 18
+    if not is_number or not least <= int(text) <= most:
+        raise InvalidRequest(
+            f"'expires_after.seconds' must be a whole number from {least} to {most}.",
+            param="expires_after.seconds",
+        )
+    return int(text)
