@@ -57,6 +57,7 @@ async def prepare_chat(
         logprobs=asked.num_logprobs,
         prompt_logprobs=asked.prompt_logprobs,
         extra=extra,
+        beams=asked.beams,
     )
     use = read_tools(asked.tools, asked.tool_choice, asked.parallel_tool_calls)
     dialect = model.dialect

@@ -67,7 +67,7 @@ async def prepare_completion(
         ids,
         sampling,
         ticket,
-        num_sequences=1 if asked.n is None else asked.n,
+        num_sequences=asked.num_made,
         priority=asked.priority or 0,
         cache_salt=cache_salt,
         tenant=tenant,
@@ -85,11 +85,13 @@ def _make_sampling(
     """Build the engine's parameters; it makes a token where only the prompt is asked for."""
     echoed = asked.logprobs if asked.echo else None
     wanted = [count for count in (echoed, asked.prompt_logprobs) if count is not None]
+    is_rated = asked.num_made > asked.num_shown
     sampling = asked.to_sampling(
         max_tokens=asked.token_limit or 1,
-        logprobs=asked.logprobs,
+        logprobs=0 if is_rated and asked.logprobs is None else asked.logprobs,
         prompt_logprobs=max(wanted, default=None),
         extra=extra,
+        beams=asked.beams,
     )
     style = find_style(model.tokenizer) if asked.suffix else None
     if style is None:

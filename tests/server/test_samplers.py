@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -177,3 +178,73 @@ async def test_chats_have_the_true_top_tokens(http, tiny) -> None:
         values = [each["logprob"] for each in token["top_logprobs"]]
         assert values == sorted(values, reverse=True)
         assert len({(e["token"], tuple(e["bytes"] or ())) for e in token["top_logprobs"]}) == 20
+
+
+async def test_beams_over_http(http, tiny) -> None:
+    import torch
+
+    ids = torch.tensor([ids_of(tiny, PROMPT)])
+    expected = tiny.reference.generate(
+        ids, attention_mask=torch.ones_like(ids), max_new_tokens=8, do_sample=False, num_beams=4,
+        num_return_sequences=2, length_penalty=0.5, pad_token_id=258,
+    )[:, ids.shape[1] :].tolist()  # fmt: skip
+    fields = {"use_beam_search": True, "length_penalty": 0.5, "return_token_ids": True}
+    reply = await complete(http, n=2, best_of=4, ignore_eos=False, **fields)
+    assert reply.status_code == 200, reply.text
+    assert [choice["token_ids"] for choice in reply.json()["choices"]] == expected
+    assert reply.json()["usage"]["completion_tokens"] == sum(map(len, expected))
+    whole = [choice["text"] for choice in reply.json()["choices"]]
+    streamed = ["", ""]
+    async with http.stream(
+        "POST",
+        "/v1/completions",
+        json={
+            "model": "tiny",
+            "prompt": PROMPT,
+            "max_tokens": 8,
+            "n": 2,
+            "best_of": 4,
+            "stream": True,
+            **fields,
+        },
+    ) as stream:
+        async for line in stream.aiter_lines():
+            if line.startswith("data: {"):
+                for choice in json.loads(line.removeprefix("data: "))["choices"]:
+                    streamed[choice["index"]] += choice["text"]
+    assert streamed == whole
+    chat = {"model": "tiny", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 5}
+    body = {**chat, "n": 3, "use_beam_search": True, "return_token_ids": True}
+    reply = await http.post("/v1/chat/completions", json=body)
+    assert reply.status_code == 200, reply.text
+    assert len({tuple(choice["token_ids"]) for choice in reply.json()["choices"]}) == 3
+    for wrong in (
+        {"temperature": 0.7}, {"logprobs": 2}, {"n": 5}, {"best_of": 65}, {"length_penalty": 101},
+        {"early_stopping": "soon"}, {"top_k": 3},
+    ):  # fmt: skip
+        body = {"n": 1, "best_of": 4, "use_beam_search": True, **wrong}
+        reply = await complete(http, **body)
+        param = "best_of" if "n" in wrong else next(iter(wrong))
+        assert (reply.status_code, reply.json()["error"]["param"]) == (400, param)
+    reply = await complete(http, length_penalty=2)
+    assert (reply.status_code, reply.json()["error"]["param"]) == (400, "length_penalty")
+
+
+async def test_the_best_of_several_answers_are_shown(http) -> None:
+    fields = {"seed": 5, "temperature": 1.5, "prompt": [PROMPT, "Another"]}
+    every = (await complete(http, n=6, logprobs=0, **fields)).json()
+    for logprobs in (None, 0):
+        best = (await complete(http, n=2, best_of=6, logprobs=logprobs, **fields)).json()
+        assert [choice["index"] for choice in best["choices"]] == [0, 1, 2, 3]
+        counts = [reply["usage"]["completion_tokens"] for reply in (best, every)]
+        assert counts[0] == counts[1]
+        for place in range(2):
+            group = every["choices"][6 * place : 6 * place + 6]
+            group.sort(key=lambda choice: -sum(choice["logprobs"]["token_logprobs"]))
+            shown = best["choices"][2 * place : 2 * place + 2]
+            assert [c["text"] for c in shown] == [c["text"] for c in group[:2]]
+            assert all((c["logprobs"] is None) == (logprobs is None) for c in shown)
+    for wrong in ({"n": 3}, {"stream": True}, {"echo": True}, {"best_of": 1000}):
+        reply = await complete(http, **{"best_of": 2, **wrong})
+        assert reply.status_code == 400
+        assert reply.json()["error"]["param"] in {"best_of", "n"}

@@ -18,6 +18,7 @@ from llmplug.server.routes.answer import (
     rename_param,
 )
 from llmplug.server.routes.chat import salt_for
+from llmplug.server.schema.best_of import BestOfReply
 from llmplug.server.schema.completions import CompletionsRequest
 from llmplug.server.schema.completions_reply import CompletionsReply
 from llmplug.server.schema.fields import UNSERVED_IN_COMPLETIONS, split_fields
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from sanic import Request, Sanic
     from sanic.response import HTTPResponse
 
+    from llmplug.server.schema.reply import Reply
     from llmplug.server.service import Service
 
 
@@ -65,11 +67,13 @@ async def create_completion(request: Request) -> HTTPResponse | None:
                 tenant=record_of(request).caller,
                 delivery=read_delivery(request, asked),
             )
-            reply = CompletionsReply(
+            reply: Reply = CompletionsReply(
                 make_head(model, "cmpl"),
                 TokenNames(model.tokenizer, as_ids=bool(asked.return_tokens_as_token_ids)),
                 choose_shown(asked, generation, has_logprobs=asked.logprobs is not None),
             )
+            if asked.num_made > asked.num_shown:
+                reply = BestOfReply(reply, asked.num_shown, asked.num_made)
             return await answer(request, generation, reply, headers)
         except InvalidRequest as error:
             raise rename_param(error, _param_names(asked)) from None

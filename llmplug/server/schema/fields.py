@@ -42,7 +42,6 @@ _UNSERVED_EVERYWHERE: Mapping[str, Neutral] = {
     "guided_json": _is_empty,
     "guided_regex": _is_empty,
     "logprob_token_ids": _is_empty,
-    "use_beam_search": _is_empty,
 }
 UNSERVED_IN_CHAT: Mapping[str, Neutral] = {
     **_UNSERVED_EVERYWHERE,
@@ -57,7 +56,9 @@ UNSERVED_IN_CHAT: Mapping[str, Neutral] = {
 # What chats and completions serve, and other ways to ask for the same do not.
 SERVED_ELSEWHERE: Mapping[str, Neutral] = {
     "deadline_ms": _is_empty,
+    "early_stopping": _is_empty,
     "echo": _is_empty,
+    "length_penalty": _is_empty,
     "overflow": _is_one_of("clamp"),
     "prompt_logprobs": _is_empty,
     "return_token_ids": _is_empty,
@@ -65,6 +66,7 @@ SERVED_ELSEWHERE: Mapping[str, Neutral] = {
     "timings": _is_empty,
     "truncate_prompt_tokens": _is_empty,
     "truncation_side": _is_empty,
+    "use_beam_search": _is_empty,
 }
 UNSERVED_IN_COMPLETIONS: Mapping[str, Neutral] = {
     **_UNSERVED_EVERYWHERE,

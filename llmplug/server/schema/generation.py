@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from llmplug.errors import InvalidRequest
 from llmplug.server.schema.sampling import SamplingFields
+from llmplug.types import BeamParams
 
 WHOLE_CONTEXT = -1  # of `truncate_prompt_tokens`: what the context holds beside the answer
 MAX_DEADLINE_MS = 24 * 3600 * 1000
@@ -21,6 +22,9 @@ class GenerationFields(SamplingFields):
     truncation_side: Literal["left", "right"] | None = None
     overflow: Literal["clamp", "error", "truncate"] | None = None
     deadline_ms: int | None = None
+    use_beam_search: bool | None = None
+    length_penalty: float | None = None
+    early_stopping: Any = None  # the engine's limits check it: a union spoils errors' paths
     timings: bool | None = None
 
     def check_generation(self) -> None:
@@ -46,6 +50,26 @@ class GenerationFields(SamplingFields):
             raise InvalidRequest(
                 f"'deadline_ms' must be from 1 to {MAX_DEADLINE_MS}.", param="deadline_ms"
             )
+
+        for name in ("length_penalty", "early_stopping"):
+            if getattr(self, name) is not None and not self.use_beam_search:
+                raise InvalidRequest(f"'{name}' needs 'use_beam_search'.", param=name)
+
+    @property
+    def num_beams(self) -> int:
+        """As wide as a beam search is to be."""
+        return 1 if self.n is None else self.n
+
+    @property
+    def beams(self) -> BeamParams | None:
+        """The beam search that is asked for."""
+        if not self.use_beam_search:
+            return None
+        return BeamParams(
+            width=self.num_beams,
+            length_penalty=1.0 if self.length_penalty is None else self.length_penalty,
+            early_stopping=False if self.early_stopping is None else self.early_stopping,
+        )
 
     @property
     def may_truncate(self) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from llmplug.errors import InvalidRequest
-from llmplug.types import SamplingParams
+from llmplug.types import BeamParams, SamplingParams
 
 # Far above what anybody uses; keeps a list of strings from becoming work per character.
 MAX_STOP_STRINGS = 64
@@ -90,6 +90,7 @@ class SamplingFields(BaseModel):
         logprobs: int | None,
         extra: dict[str, Any],
         prompt_logprobs: int | None = None,
+        beams: BeamParams | None = None,
     ) -> SamplingParams:
         """Build the engine's parameters."""
         return SamplingParams(
@@ -115,6 +116,7 @@ class SamplingFields(BaseModel):
             samplers=tuple(self.samplers) if isinstance(self.samplers, list) else self.samplers,
             allowed_token_ids=read_allowed_ids(self.allowed_token_ids),
             bad_words=read_bad_words(self.bad_words),
+            beams=beams,
         )
 
 

@@ -44,5 +44,6 @@ def llmplug_samplers() -> list[SamplerSpec]:
             is_active=lambda params: params.temperature > 0 and params.dynatemp_range > 0,
             make=_make,
             order=-10,
+            reads_history=False,
         )
     ]

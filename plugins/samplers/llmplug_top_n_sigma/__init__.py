@@ -43,5 +43,6 @@ def llmplug_samplers() -> list[SamplerSpec]:
             is_active=lambda params: params.temperature > 0 and params.top_n_sigma > 0,
             make=_make,
             order=5,
+            reads_history=False,
         )
     ]

@@ -43,5 +43,6 @@ def llmplug_samplers() -> list[SamplerSpec]:
             is_active=lambda params: params.temperature > 0 and params.typical_p < 1,
             make=_make,
             order=15,
+            reads_history=False,
         )
     ]

@@ -51,5 +51,6 @@ def llmplug_samplers() -> list[SamplerSpec]:
             is_active=_is_active,
             make=_make,
             order=40,
+            reads_history=False,
         )
     ]
