@@ -38,7 +38,8 @@ def test_every_openai_field_is_known(
 
 @pytest.mark.parametrize("schema", [ChatRequest, CompletionsRequest])
 def test_every_sampling_parameter_can_be_sent(schema: type[BaseModel]) -> None:
-    made_by_us = {"extra", "prompt_logprobs"}  # from unclaimed fields; from `echo`
+    # From unclaimed fields; from `echo`; from `use_beam_search`.
+    made_by_us = {"extra", "prompt_logprobs", "beams"}
     assert set(SamplingParams.__struct_fields__) - made_by_us - set(schema.model_fields) == set()
 
 
