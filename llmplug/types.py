@@ -143,6 +143,7 @@ class SequenceDelta(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     logprobs: list[TokenLogprob] | None = None  # one per token id, if asked
     prompt_logprobs: list[TokenLogprob | None] | None = None  # with the first delta, if asked
     num_cached_tokens: int = 0  # prompt tokens found in the prefix cache; with the first delta
+    queue_s: float = 0.0  # that it waited for its first step; with the first delta
     finish_reason: FinishReason | None = None
     stop_token_id: int | None = None  # the id that stopped it, if one did
     error: WireError | None = None
@@ -154,7 +155,6 @@ class EngineStats(msgspec.Struct, frozen=True, kw_only=True):
     num_running: int = 0
     num_waiting: int = 0
     num_pages_used: int = 0
-    queue_s: float = 0.0  # that it waited for its first step; with the first delta
     num_pages: int = 0
     num_steps: int = 0
     num_preemptions: int = 0
