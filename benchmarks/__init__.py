@@ -12,6 +12,9 @@ report     timings to numbers; defines them
 compare    ours / theirs
 machine    what it ran on
 
+embeddings how fast texts are embedded, beside sentence-transformers (encode_peer)
+structured what holding answers to a form costs
+
 quality    what a weight format costs in quality, without a server
 samplers   what sampling alone costs, without a server
 cpu_kernels   what the kernels alone reach
