@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from llmplug.grammar import GrammarBackend, Vocabulary
     from llmplug.ops import KernelChoice
     from llmplug.resources import Keep
-    from llmplug.specs import BuildContext, Checkpoint, KernelSpec, Progress
+    from llmplug.specs import BuildContext, Checkpoint, KernelSpec, Model, Progress
 
 
 def cache_dir() -> Path:
@@ -153,7 +153,9 @@ def plan_engine(
     device = resources.choose_device(config)
     dtype = resources.choose_dtype(config, device.chosen)
     cache_dtype = resources.choose_cache_dtype(config, dtype.chosen)
-    choices += [device, dtype, cache_dtype, resources.choose_launch(config, device.chosen)]
+    choices += [device, dtype, cache_dtype]
+    if files.pooling is None:
+        choices.append(resources.choose_launch(config, device.chosen))
     kernels = choose_kernels(
         REFERENCES, _allowed_kernels(config, registry, choices), device.chosen, dtype.chosen
     )
@@ -309,10 +311,18 @@ def build_engine(
 
     if plan.config.threads is not None:
         torch.set_num_threads(plan.config.threads)
-    context = _load_model(plan, registry, progress)
-    progress("engine", 0, 1)
-    make = _make_engine if plan.pooling is None else _make_pooling_engine
-    engine = make(plan, context, registry)
+    try:
+        context = _load_model(plan, registry, progress)
+        progress("engine", 0, 1)
+        make = _make_engine if plan.pooling is None else _make_pooling_engine
+        engine = make(plan, context, registry)
+    except torch.OutOfMemoryError as error:
+        num_tokens = plan.settings.num_pages * plan.settings.page_size
+        raise ConfigError(
+            resources.explain_shortage(
+                plan.memory, plan.settings.context_length, num_tokens, plan.device
+            )
+        ) from error
     engine.report["kernels"] = {choice.op: choice.kernel for choice in context.ops.choices}
     progress("engine", 1, 1)
     return engine
@@ -352,18 +362,38 @@ def _make_engine(plan: EnginePlan, context: BuildContext, registry: Registry) ->
     from llmplug.engine.engine import Engine
     from llmplug.engine.graphs import choose_graphs
 
+    model = plan.model.build(context)
+    settings = plan.settings
+    if plan.device == "cuda" and plan.config.cache.memory == "auto":
+        settings = _fit_settings(plan, model, context)
     is_ahead = resources.choose_launch(plan.config, plan.device).chosen == "ahead"
     return Engine(
-        plan.model.build(context),
+        model,
         context.shape,
         context.ops,
         [entry.spec for entry in registry.samplers.unique()],
-        plan.settings,
+        settings,
         context.device,
         open_grammars=_grammar_opener(plan, registry),
         read_vocabulary=partial(_read_vocabulary, plan),
         graphs=choose_graphs(context.device, context.ops) if is_ahead else None,
     )
+
+
+def _fit_settings(plan: EnginePlan, model: Model, context: BuildContext) -> EngineSettings:
+    """Give the cache what is left on a GPU beside the weights and the largest step."""
+    from llmplug.engine.measure import CudaMeter, measure_workspace
+
+    meter = CudaMeter(context.device)
+    weights = meter.reset()
+    workspace = measure_workspace(
+        model, context.shape, context.ops, plan.settings, context.device, meter
+    )
+    meter.reset()
+    free = resources.measure_available(plan.device)
+    memory = resources.fit_cache(plan, weights=weights, workspace=workspace, free=free)
+    page_bytes = memory.kv_per_token * plan.settings.page_size
+    return dataclasses.replace(plan.settings, num_pages=memory.cache // page_bytes)
 
 
 def _make_pooling_engine(plan: EnginePlan, context: BuildContext, _: Registry) -> PoolingEngine:

@@ -28,7 +28,11 @@ MIB = 2**20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryPlan:
-    """Where the memory of an engine goes, in bytes. Weights and workspace are estimates."""
+    """Where the memory of an engine goes, in bytes.
+
+    Weights and workspace are computed from headers and shapes; on a GPU, once it has loaded the
+    weights, measured.
+    """
 
     weights: int
     kv_per_token: int

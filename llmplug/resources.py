@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from llmplug.config import ModelConfig
+    from llmplug.plan import EnginePlan
     from llmplug.specs import Checkpoint, LazyTensor, ModelShape, Weight
 
     Keep = Callable[[LazyTensor, str], KeptWeight | None]  # of a KernelSpec
@@ -62,7 +63,7 @@ def choose_launch(config: ModelConfig, device: str) -> Choice:
     """Choose whether a step waits for the tokens of the last one: `ahead` or `in turn`."""
     wanted = config.scheduler.launch_ahead
     if wanted != "auto":
-        chosen = "ahead" if wanted == "on" else "in turn"
+        chosen = "ahead" if wanted else "in turn"
         return Choice(topic="launch of steps", chosen=chosen, why="the config says so")
     if device == "cuda":
         return Choice(topic="launch of steps", chosen="ahead", why="a GPU need not wait for us")
@@ -135,8 +136,39 @@ def plan_memory(
     )
     is_short = num_pages < pages_per_sequence and not is_pooling
     if is_short or plan.total > available:
-        raise ConfigError(_explain_shortage(plan, context_length, num_pages * page_size, device))
+        raise ConfigError(explain_shortage(plan, context_length, num_pages * page_size, device))
     return num_pages, plan
+
+
+def fit_cache(plan: EnginePlan, *, weights: int, workspace: int, free: int) -> MemoryPlan:
+    """Size the cache anew, once the weights are loaded and a full step was measured.
+
+    Args:
+        weights: bytes that they take on the device.
+        workspace: bytes that a full step takes beside them and the cache.
+        free: bytes that are free beside the weights.
+
+    Raises:
+        ConfigError: it does not fit; the message has the sum and three ways out.
+    """
+    settings = plan.settings
+    page_bytes = plan.memory.kv_per_token * settings.page_size
+    pages_per_sequence = math.ceil(settings.context_length / settings.page_size)
+    room = int((free - workspace) * AUTO_CACHE_SHARE[plan.device])
+    num_pages = min(settings.max_sequences * pages_per_sequence, room // page_bytes)
+    measured = MemoryPlan(
+        weights=weights,
+        kv_per_token=plan.memory.kv_per_token,
+        cache=max(0, num_pages) * page_bytes,
+        workspace=workspace,
+        available=weights + free,
+    )
+    if num_pages < pages_per_sequence:
+        num_tokens = max(0, num_pages) * settings.page_size
+        raise ConfigError(
+            explain_shortage(measured, settings.context_length, num_tokens, plan.device)
+        )
+    return measured
 
 
 def plan_weights(
@@ -248,7 +280,12 @@ def _read_cgroup_limit() -> int | None:
     return None if limit == "max" else max(0, int(limit) - current)
 
 
-def _explain_shortage(plan: MemoryPlan, context_length: int, tokens: int, device: str) -> str:
+def explain_shortage(plan: MemoryPlan, context_length: int, tokens: int, device: str) -> str:
+    """Say what does not fit, as a sum, and three ways out.
+
+    Args:
+        tokens: that the cache holds.
+    """
     return (
         f"not enough memory on {device}: weights {format_bytes(plan.weights)} + cache "
         f"{format_bytes(plan.cache)} ({tokens} tokens) + workspace {format_bytes(plan.workspace)} "

@@ -15,9 +15,18 @@ import pytest
 import torch
 from tiny import EOS_ID, make_checkpoint
 
-from llmplug import CheckpointError, ConfigError, KernelInputError, PluginError, resources
+from llmplug import (
+    CheckpointError,
+    ConfigError,
+    GenerateRequest,
+    KernelInputError,
+    PluginError,
+    SamplingParams,
+    resources,
+)
 from llmplug.assemble import build_engine, cache_dir, load_registry, plan_model, sampler_fields
 from llmplug.config import from_source
+from llmplug.engine.engine import Engine
 from llmplug.plan import ModelPlan, format_bytes
 
 MIB = 2**20
@@ -116,6 +125,59 @@ def test_what_does_not_fit_is_refused_with_the_sum(
     monkeypatch.setattr(resources, "measure_available", lambda device: MIB)
     with pytest.raises(ConfigError, match=r"not enough memory on cpu: weights .* = .* available"):
         make_plan(made, f"cache.memory={memory}")
+
+
+def test_a_measured_step_sizes_the_cache_anew(made: Path) -> None:
+    plan = make_plan(made, "scheduler.max_sequences=4000", "scheduler.max_batch_tokens=4000")
+    memory = resources.fit_cache(plan, weights=5 * MIB, workspace=4 * MIB, free=20 * MIB)
+    page = 16 * plan.memory.kv_per_token
+    assert 4 * MIB - page < memory.cache <= 4 * MIB  # a quarter of what the step leaves
+    assert memory.cache % page == 0
+    assert (memory.weights, memory.workspace) == (5 * MIB, 4 * MIB)
+    few = make_plan(made, "scheduler.max_sequences=1")
+    memory = resources.fit_cache(few, weights=0, workspace=0, free=2**40)
+    assert memory.cache == few.memory.cache  # no more than its sequences can fill
+
+
+def test_a_measured_step_that_leaves_too_little_is_refused_with_the_sum(made: Path) -> None:
+    message = r"weights 5.0 MiB \+ cache 0.* \+ workspace 30.0 MiB .* of 25.0 MiB .*; set a smaller"
+    with pytest.raises(ConfigError, match=message):
+        resources.fit_cache(make_plan(made), weights=5 * MIB, workspace=30 * MIB, free=20 * MIB)
+
+
+def test_a_device_that_runs_out_while_loading_is_told_with_the_sum(
+    made: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run_out(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("llmplug.engine.loading.load_weights", run_out)
+    plan = make_plan(made)
+    registry = load_registry(from_source(str(made)))
+    with pytest.raises(ConfigError, match=r"not enough memory on cpu: weights .* = .*; set a"):
+        build_engine(plan, registry, ignore_progress)
+
+
+def test_steps_are_launched_ahead_where_the_config_says_so(made: Path) -> None:
+    """With the kernels that this machine has: the same tokens, one step later."""
+    registry = load_registry(from_source(str(made)))
+    told = []
+    for wanted, chosen in (("auto", "in turn"), ("false", "in turn"), ("true", "ahead")):
+        plan = make_plan(made, f"scheduler.launch_ahead={wanted}", "scheduler.max_sequences=8")
+        assert choice_of(plan, "launch of steps")[0] == chosen
+        engine = build_engine(plan, registry, ignore_progress)
+        assert isinstance(engine, Engine)
+        for number in range(3):
+            prompt = [5 + number] * (3 + number)
+            sampling = SamplingParams(temperature=0.5 * number, seed=1, max_tokens=12 + number)
+            request = GenerateRequest(request_id=str(number), prompt_ids=prompt, sampling=sampling)
+            engine.add(request)
+        deltas = [engine.step().deltas]
+        while engine.has_work:
+            deltas.append(engine.step().deltas)
+        assert bool(deltas[0]) == (chosen == "in turn")
+        told.append(sorted((d.request_id, tuple(d.token_ids)) for step in deltas for d in step))
+    assert told[0] == told[1] == told[2]
 
 
 def test_a_cache_that_holds_no_whole_sequence_is_refused(folder: Path) -> None:

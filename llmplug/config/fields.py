@@ -176,7 +176,7 @@ class SchedulerConfig(Section):
         description="What a step may take, so that prompts do not hold up whoever is being "
         "answered; auto: 50, or four times what the step takes without prompts where that is more.",
     )
-    launch_ahead: Literal["auto", "on", "off"] = Field(
+    launch_ahead: bool | Literal["auto"] = Field(
         "auto",
         description="Whether steps are launched before the tokens of the last one are known here, "
         "those without prompts as a whole (CUDA graphs); auto: on GPUs.",
