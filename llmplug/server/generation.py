@@ -192,14 +192,15 @@ class Generation:
         """End what the deadline found unfinished.
 
         Raises:
-            HttpError: 504, nothing was generated.
+            HttpError: 408, nothing was generated.
         """
         if self._num_open and not any(self._has_started):
+            # Not a 5xx: the deadline is the client's, and nothing here is to be repaired.
             raise HttpError(
-                504,
+                408,
                 f"Nothing was generated within '{DEADLINE}'.",
                 code="deadline_exceeded",
-                kind="server_error",
+                kind="timeout_error",
                 headers={"x-should-retry": "false"},  # clients of OpenAI's heed it
             )
         out: list[ChoiceDelta] = []

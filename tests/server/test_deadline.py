@@ -59,7 +59,7 @@ async def test_one_that_said_nothing_is_empty_beside_one_that_did(start: StartSe
 async def test_nothing_is_an_error(start: StartServer, is_streamed: bool) -> None:
     server = await start(silent)
     response = await server.chat(deadline_ms=20, stream=is_streamed)
-    assert response.status_code == 504
+    assert response.status_code == 408
     assert response.json()["error"]["code"] == "deadline_exceeded"
     assert response.headers["x-should-retry"] == "false"
     await until(lambda: server.engine.num_open == 0)
