@@ -8,6 +8,7 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 	2>/dev/null && echo $$python && break; done)
 
 BIN := $(VENV)/bin
+FUZZ := build/fuzz
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 INSTALL := $(PIP) install -qq --constraint constraints.txt
 # Stamps: newer than the two files that say what is installed, or pip runs again.
@@ -16,7 +17,7 @@ WORK_READY := $(VENV)/.ready-to-work
 FROZEN := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test test-fast lint fix types docs bench check wheel wheel-check \
+.PHONY: help setup serve test test-fast test-fuzz lint fix types docs bench check wheel wheel-check \
 	freeze clean
 
 help:  ## list the targets
@@ -33,6 +34,11 @@ test: $(WORK_READY)  ## run the whole suite (ARGS goes to pytest)
 
 test-fast: $(WORK_READY)  ## run the suite without what is slow
 	@$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+test-fuzz: $(WORK_READY)  ## send the server whatever schemathesis makes up (it is installed apart)
+	@test -x $(FUZZ)/bin/schemathesis || { $(BIN)/python -m venv $(FUZZ) && \
+		$(FUZZ)/bin/python -m pip --disable-pip-version-check install -qq 'schemathesis>=4,<5'; }
+	@$(BIN)/python -m pytest tests/server/test_schemathesis.py tests/server/test_fuzz.py $(ARGS)
 
 lint: $(WORK_READY)  ## check style, and who imports whom
 	@$(BIN)/ruff check --quiet .

@@ -1,0 +1,34 @@
+"""Schemathesis over the server's description; `make test-fuzz` installs it apart, and runs this."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from .conftest import StartServer
+from .test_fuzz import StrictEngine
+
+PROGRAM = Path(__file__).parents[2] / "build" / "fuzz" / "bin" / "schemathesis"
+MAX_S = 100
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not PROGRAM.exists(), reason="schemathesis is not installed: make test-fuzz")
+async def test_no_request_makes_the_server_fail(start: StartServer) -> None:
+    server = await start(engine=StrictEngine())
+    process = await asyncio.create_subprocess_exec(
+        PROGRAM,
+        "run",
+        f"{server.url}/openapi.json",
+        "--checks=not_a_server_error",
+        "--phases=coverage,fuzzing",
+        f"--max-time={MAX_S}",
+        "--seed=1",
+        "--no-color",
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    output, _ = await process.communicate()
+    assert process.returncode == 0, output.decode()[-5000:]
