@@ -80,7 +80,7 @@ def _serve(config: Config, processes: Iterator[EngineProcess]) -> None:
     for plugin in registry.report.problems:
         logging.getLogger("llmplug").warning("%s", plugin)
     with TerminalProgress() as progress:
-        models, missing = _make_models(config, registry, progress, processes)
+        models, missing = make_models(config, registry, progress, processes)
         gc.freeze()  # tokenizers live on: no collection need look at them while requests wait
         gc.enable()
         try:
@@ -91,7 +91,7 @@ def _serve(config: Config, processes: Iterator[EngineProcess]) -> None:
             raise ConfigError(f"cannot listen on {where}: {error.strerror or error}") from error
 
 
-def _make_models(
+def make_models(
     config: Config, registry: Registry, progress: Progress, processes: Iterator[EngineProcess]
 ) -> tuple[list[ModelService], list[MissingModel]]:
     """Make what serves each model; one whose files cannot be read leaves the others.

@@ -23,6 +23,7 @@ sse.py         server-sent events with exactly one terminal event
 errors.py      every exception -> status and OpenAI's error body
 metrics.py     Prometheus
 record.py      one access-log line a request
+batches/       files, and batches of requests in them, with and without a server
 responses/     what the Responses API needs beside the rest: items, events, a store
 schema/        what requests and replies look like
 routes/        one file an endpoint

@@ -21,7 +21,7 @@ from .conftest import DEADLINE_S, Running, StartServer, chat_fields, until
 from .fake_engine import endless, fail_after, silent, speak
 from .strict_openai import check_openai
 
-CHAT = "/v1/chat/completions"
+CHAT: Any = "/v1/chat/completions"  # of any endpoint, as far as types go
 
 
 def write_lines(*bodies: Any, url: str = CHAT) -> bytes:
@@ -97,7 +97,7 @@ async def test_chats(server: Running, client: openai.AsyncOpenAI) -> None:
     ],
 )
 async def test_other_endpoints(
-    client: openai.AsyncOpenAI, endpoint: str, body: dict[str, Any], key: str
+    client: openai.AsyncOpenAI, endpoint: Any, body: dict[str, Any], key: str
 ) -> None:
     batch = await start_batch(client, write_lines(body, url=endpoint), endpoint)
     batch = await wait_over(client, batch.id)
@@ -304,6 +304,45 @@ async def test_batch_waits_for_a_server_with_its_model(start: StartServer, tmp_p
     await second.app.ctx.batch_runs.resume()
     async with openai.AsyncOpenAI(base_url=f"{second.url}/v1", api_key="none") as client:
         assert (await wait_over(client, batch.id)).status == "completed"
+
+
+async def test_killed_while_it_says_how_it_ended(
+    start: StartServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The files are there, and nothing says so yet: the next server makes them once more."""
+    settings = BatchesConfig(path=str(tmp_path))
+    first = await start(speak("Hello"), batches=settings)
+    has_tried = asyncio.Event()
+
+    async def die(_: Any) -> None:
+        has_tried.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(first.app.ctx.batches, "finish", die)
+    async with openai.AsyncOpenAI(base_url=f"{first.url}/v1", api_key="none") as client:
+        bodies = [chat_fields(), chat_fields(temperature=9)]
+        batch = await start_batch(client, write_lines(*bodies))
+        await asyncio.wait_for(has_tried.wait(), DEADLINE_S)
+    await first.app.ctx.batch_runs.stop()
+    second = await start(silent, batches=settings)
+    async with openai.AsyncOpenAI(base_url=f"{second.url}/v1", api_key="none") as client:
+        batch = await wait_over(client, batch.id)
+        assert batch.status == "completed"
+        assert list(await read_answers(client, batch.output_file_id)) == ["line-0"]
+        assert list(await read_answers(client, batch.error_file_id)) == ["line-1"]
+        assert len([file async for file in client.files.list(purpose="batch_output")]) == 2
+
+
+async def test_lines_leave_places_for_requests(start: StartServer, tmp_path: Path) -> None:
+    settings = BatchesConfig(path=str(tmp_path))
+    server = await start(silent, batches=settings, max_waiting_requests=8)
+    async with openai.AsyncOpenAI(base_url=f"{server.url}/v1", api_key="none") as client:
+        await start_batch(client, write_lines(*[chat_fields()] * 9))
+        await until(lambda: server.engine.num_open == 2)
+        server.engine.script = speak("Hello")
+        assert (await server.chat()).status_code == 200
+        assert server.engine.num_open == 2
+    await server.app.ctx.batch_runs.stop()
 
 
 async def test_lists(client: openai.AsyncOpenAI) -> None:

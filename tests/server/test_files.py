@@ -12,7 +12,6 @@ import openai
 import pytest
 
 from llmplug.config import BatchesConfig
-from llmplug.server.batches import file_store
 
 from .conftest import Running, StartServer
 
@@ -33,9 +32,11 @@ async def client(server: Running) -> AsyncIterator[openai.AsyncOpenAI]:
         yield client
 
 
-async def upload(server: Running, data: bytes = b"{}", **form: str) -> httpx.Response:
+async def upload(
+    server: Running, data: bytes = b"{}", form: dict[str, str] | None = None
+) -> httpx.Response:
     return await server.http.post(
-        "/v1/files", files={"file": ("a.jsonl", data)}, data={"purpose": "batch", **form}
+        "/v1/files", files={"file": ("a.jsonl", data)}, data={"purpose": "batch", **(form or {})}
     )
 
 
@@ -81,7 +82,7 @@ async def test_expiry(
     assert abs(made.expires_at - made.created_at - 3600) <= 1
     assert (tmp_path / "files" / made.id).exists()
     later = time.time() + 3601
-    monkeypatch.setattr(file_store.time, "time", lambda: later)
+    monkeypatch.setattr(time, "time", lambda: later)
     with pytest.raises(openai.NotFoundError):
         await client.files.retrieve(made.id)
     await upload(server, b"x" * 30_000)  # there is room again
@@ -98,7 +99,7 @@ async def test_expiry(
     ],
 )
 async def test_refused(server: Running, form: dict[str, str], param: str) -> None:
-    reply = await upload(server, **form)
+    reply = await upload(server, form=form)
     assert (reply.status_code, reply.json()["error"]["param"]) == (400, param)
 
 

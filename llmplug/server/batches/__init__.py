@@ -8,5 +8,6 @@ batch_store.py batches and the answers to their lines
 objects.py     OpenAI's file and batch objects
 runs.py        batches while they run
 server_lock.py which servers live, of those that share a folder
+offline.py     the same without a server: from file to file
 start.py       opens all of this, and closes it
 """

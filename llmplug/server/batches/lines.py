@@ -47,7 +47,9 @@ class Problem:
     param: str | None = None
 
 
-def read_lines(data: bytes, endpoint: str | None) -> tuple[list[Line], list[Problem]]:
+def read_lines(
+    data: bytes, endpoint: str | None, max_lines: float = MAX_LINES
+) -> tuple[list[Line], list[Problem]]:
     """Read an input file; empty lines are passed by.
 
     Args:
@@ -69,10 +71,10 @@ def read_lines(data: bytes, endpoint: str | None) -> tuple[list[Line], list[Prob
         else:
             seen.add(found.custom_id)
             lines.append(found)
-        if len(problems) >= MAX_PROBLEMS or len(lines) > MAX_LINES:
+        if len(problems) >= MAX_PROBLEMS or len(lines) > max_lines:
             break
-    if len(lines) > MAX_LINES:
-        problems.append(Problem(0, f"More than {MAX_LINES} lines.", "too_many_lines"))
+    if len(lines) > max_lines:
+        problems.append(Problem(0, f"More than {max_lines} lines.", "too_many_lines"))
     if not lines and not problems:
         problems.append(Problem(0, "The file holds no line.", "empty_file"))
     return lines, problems

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from llmplug.config import BatchesConfig
 
+MAX_SHARE = 4  # lines take no more than a quarter of the places for requests that wait
+
 
 def open_batches(app: Sanic[Any, Any], settings: BatchesConfig) -> None:
     """Give `app` its files and batches, unless the config wants none."""
@@ -35,7 +37,7 @@ def open_batches(app: Sanic[Any, Any], settings: BatchesConfig) -> None:
         context.batches,
         context.files,
         ServerLock(folder / "servers"),
-        at_once=settings.at_once,
+        at_once=min(settings.at_once, max(1, context.admission.max_waiting // MAX_SHARE)),
     )
     files.add_routes(app, settings.max_file_bytes)
     batches.add_routes(app)
