@@ -26,7 +26,7 @@ from llmplug.ops.rope import ROPE, make_rope_table, rope
 from llmplug.ops.rope_store import ROPE_STORE
 from llmplug.ops.route_experts import ROUTE_EXPERTS, route_experts
 from llmplug.ops.silu_mul import SILU_MUL, silu_mul
-from llmplug.ops.stored_weights import Fp8Tensor, Int4Codes, PackedInt4Tensor
+from llmplug.ops.stored_weights import Fp8Tensor, IntCodes, PackedIntTensor
 from llmplug.ops.table import KernelChoice, KernelTable, Op, choose_kernels, load_kernels
 from llmplug.ops.text_attention import TEXT_ATTENTION, TextBatch, text_attention
 from llmplug.ops.transfer import send_to_device
@@ -65,13 +65,13 @@ __all__ = [
     "DenseLinear",
     "DenseWeight",
     "Fp8Tensor",
-    "Int4Codes",
+    "IntCodes",
     "KVCache",
     "KernelChoice",
     "KernelTable",
     "LoadedTensor",
     "Op",
-    "PackedInt4Tensor",
+    "PackedIntTensor",
     "PagedAttention",
     "TextBatch",
     "add_rms_norm",

@@ -16,7 +16,7 @@ from llmplug.errors import KernelInputError
 if TYPE_CHECKING:
     from llmplug.specs import LazyTensor
 
-_PER_WORD = 8  # codes of 4 bits in an int32
+_WORD_BITS = 32
 # Which of 8 neighbouring outputs the nibbles of an AWQ word hold, the lowest first.
 # Source: https://github.com/casper-hansen/AutoAWQ, awq/utils/packing_utils.py
 _AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
@@ -24,12 +24,12 @@ _FP8_BLOCK = 128  # outputs and inputs of a block with one scale
 
 
 @dataclass(frozen=True, slots=True)
-class Int4Codes:
-    """A weight in 4 bits: (code - zero) * scale, each group of inputs with its own two."""
+class IntCodes:
+    """A weight in few bits: (code - zero) * scale, each group of inputs with its own two."""
 
-    code_OI: torch.Tensor  # uint8, 0 to 15
+    code_OI: torch.Tensor  # uint8, 0 to 15 where they have 4 bits
     scale_OG: torch.Tensor
-    zero_OG: torch.Tensor  # uint8, 0 to 16
+    zero_OG: torch.Tensor  # int16, 0 to 16 where they have 4 bits, to 256 where they have 8
 
     def dequantise(self) -> torch.Tensor:
         """Return weight_OI in float32."""
@@ -39,17 +39,18 @@ class Int4Codes:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PackedInt4Tensor:
+class PackedIntTensor:
     """A linear weight of a GPTQ or AWQ checkpoint, still in its file.
 
     Attributes:
-        layout: `GPTQ`: words hold 8 neighbouring inputs of an output, zeros are stored less one.
+        layout: `GPTQ`: words hold neighbouring inputs of an output, zeros are stored less one.
             `GPTQ_V2`: the same with zeros as they are. `AWQ`: words hold 8 outputs of an input.
-        words: int32; GPTQ: (I / 8, O), AWQ: (I, O / 8).
-        zeros: int32 (G, O / 8).
+        words: int32, each of W = 32 / bits codes; GPTQ: (I / W, O), AWQ: (I, O / W).
+        zeros: int32 (G, O / W).
         scales: (G, O).
-        group_of_I: int32; the group of each input, where they are not in order (`desc_act`); None
-            is faster than one that says that they are.
+        group_of_I: int32; the group of each input, in any order where the weight was made with
+            `desc_act`; None: in order.
+        bits: of a code, 4 or 8; AWQ has 4.
     """
 
     layout: Literal["GPTQ", "GPTQ_V2", "AWQ"]
@@ -57,17 +58,19 @@ class PackedInt4Tensor:
     zeros: LazyTensor
     scales: LazyTensor
     group_of_I: LazyTensor | None = None
+    bits: Literal[4, 8] = 4
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Outputs, inputs."""
         rows, columns = self.words.shape
-        return (columns * _PER_WORD, rows) if self.layout == "AWQ" else (columns, rows * _PER_WORD)
+        per_word = _WORD_BITS // self.bits
+        return (columns * per_word, rows) if self.layout == "AWQ" else (columns, rows * per_word)
 
     @property
     def format(self) -> str:
-        """The layout."""
-        return self.layout
+        """The layout; with the bits where they are not 4."""
+        return self.layout if self.bits == 4 else f"{self.layout} {self.bits} bits"
 
     @property
     def num_bytes(self) -> int:
@@ -80,7 +83,11 @@ class PackedInt4Tensor:
         """Inputs that share a scale."""
         return self.shape[1] // self.scales.shape[0]
 
-    def codes(self) -> Int4Codes | None:
+    def has_groups_in_order(self) -> bool:
+        """Say whether groups are neighbouring inputs; reads `group_of_I`, no codes."""
+        return self._find_order() is None
+
+    def codes(self) -> IntCodes | None:
         """Return the codes, one byte each; None where groups are out of order."""
         return None if self._find_order() is not None else self._read_all()
 
@@ -96,34 +103,46 @@ class PackedInt4Tensor:
         """Refuse: the bytes are in several tensors; kernels read `codes`."""
         raise KernelInputError(f"a weight in the layout {self.layout} has no bytes of one tensor")
 
-    def _read_all(self) -> Int4Codes:
-        return Int4Codes(self._read_codes(), self.scales.load().T.contiguous(), self._read_zeros())
+    def _read_all(self) -> IntCodes:
+        return IntCodes(self._read_codes(), self.scales.load().T.contiguous(), self._read_zeros())
 
     def _find_order(self) -> torch.Tensor | None:
         """Return the group of each input, None where groups are neighbouring inputs."""
         if self.group_of_I is None:
             return None
         groups_I = self.group_of_I.load().long()
+        num_groups = self.scales.shape[0]
+        if groups_I.shape != (self.shape[1],) or not (
+            (groups_I >= 0).all() and (groups_I < num_groups).all()
+        ):
+            raise KernelInputError(
+                f"a {self.format} weight of {self.shape} names groups that it has not: there must "
+                f"be one of {num_groups} for each input"
+            )
         in_order_I = torch.arange(len(groups_I)) // self.group
         return None if torch.equal(groups_I, in_order_I) else groups_I
 
     def _read_codes(self) -> torch.Tensor:
         if self.layout == "AWQ":
             return _unpack_columns(self.words.load(), _AWQ_ORDER).T.contiguous()
-        # As the columns of the transposed words: 8 neighbouring inputs of one output.
-        return _unpack_columns(self.words.load().T, tuple(range(_PER_WORD)))
+        # As the columns of the transposed words: neighbouring inputs of one output.
+        return _unpack_columns(self.words.load().T, self._find_places())
 
     def _read_zeros(self) -> torch.Tensor:
-        order = _AWQ_ORDER if self.layout == "AWQ" else tuple(range(_PER_WORD))
-        zero_OG = _unpack_columns(self.zeros.load(), order).T.contiguous()
+        zero_OG = _unpack_columns(self.zeros.load(), self._find_places()).T.contiguous().short()
         return zero_OG + 1 if self.layout == "GPTQ" else zero_OG
 
+    def _find_places(self) -> tuple[int, ...]:
+        return _AWQ_ORDER if self.layout == "AWQ" else tuple(range(_WORD_BITS // self.bits))
 
-def _unpack_columns(words: torch.Tensor, order: tuple[int, ...]) -> torch.Tensor:
-    """Unpack int32 (R, C) to codes (R, 8 C), uint8; nibble n of a word is column `order[n]`."""
-    codes = torch.empty((*words.shape, _PER_WORD), dtype=torch.uint8)
-    for nibble, place in enumerate(order):
-        codes[..., place] = (words >> (4 * nibble) & 15).to(torch.uint8)
+
+def _unpack_columns(words: torch.Tensor, places: tuple[int, ...]) -> torch.Tensor:
+    """Unpack int32 (R, C) to codes (R, W C), uint8; code n of a word is column `places[n]`."""
+    per_word = len(places)
+    bits = _WORD_BITS // per_word
+    codes = torch.empty((*words.shape, per_word), dtype=torch.uint8)
+    for number, place in enumerate(places):
+        codes[..., place] = (words >> (bits * number) & ((1 << bits) - 1)).to(torch.uint8)
     return codes.flatten(1)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from llmplug.ops import LoadedTensor, PackedInt4Tensor
+from llmplug.ops import LoadedTensor, PackedIntTensor
 
 # The bits of a word that hold output 0, 1, 2, ... of eight: AWQ deals them out in two hands.
 AWQ_SHIFTS = (0, 16, 4, 20, 8, 24, 12, 28)
@@ -22,17 +22,20 @@ def make_numbers(
 
 
 def pack_columns(codes: torch.Tensor, shifts: tuple[int, ...]) -> torch.Tensor:
-    """Eight neighbouring columns in a word, column c at bit `shifts[c % 8]`."""
+    """As many neighbouring columns in a word as there are shifts, column c at bit `shifts[c]`."""
     words = [
-        [sum(int(row[first + c]) << shifts[c] for c in range(8)) for first in range(0, len(row), 8)]
-        for row in codes
+        [
+            sum(code << shift for code, shift in zip(row[first:], shifts, strict=False))
+            for first in range(0, len(row), len(shifts))
+        ]
+        for row in codes.tolist()
     ]
     return torch.tensor(words, dtype=torch.int64).to(torch.int32)  # the top bit becomes the sign
 
 
 def make_int4_tensor(
     layout: str, outputs: int, inputs: int, group: int, *, seed: int = 0, is_in_order: bool = True
-) -> PackedInt4Tensor:
+) -> PackedIntTensor:
     codes_IO, zeros_GO, scales_GO = make_numbers(outputs, inputs, group, seed)
     order_I = None
     in_turn = tuple(range(0, 32, 4))
@@ -43,7 +46,7 @@ def make_int4_tensor(
         zeros = pack_columns(zeros_GO - int(layout == "GPTQ"), in_turn)
     if not is_in_order:
         order_I = LoadedTensor((torch.arange(inputs) % (inputs // group)).int())
-    return PackedInt4Tensor(
+    return PackedIntTensor(
         layout=layout,
         words=LoadedTensor(words),
         zeros=LoadedTensor(zeros),

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from llmplug import KeptWeight, KernelInputError
-from llmplug.ops import Fp8Tensor, PackedInt4Tensor
+from llmplug.ops import Fp8Tensor, PackedIntTensor
 from llmplug_triton.scaled_product import (
     MINIMUM_STORED,
     ZERO_8,
@@ -61,9 +61,10 @@ def _find_own_format(source: LazyTensor) -> str | None:
     """Return the format of the file if its numbers can stay as they are and are not dense."""
     if source.format in GGUF_BLOCKS:
         return source.format if source.shape[1] % _GGUF_GROUP == 0 else None
-    if isinstance(source, PackedInt4Tensor):
+    if isinstance(source, PackedIntTensor):
         is_known = source.shape[1] % source.group == 0 and source.group % _GGUF_GROUP == 0
-        return source.format if is_known and source.group_of_I is None else None
+        is_known = is_known and source.bits == 4 and source.has_groups_in_order()
+        return source.format if is_known else None
     return source.format if isinstance(source, Fp8Tensor) else None
 
 
@@ -82,7 +83,7 @@ def _count_bytes(source: LazyTensor, name: str) -> int:
         return outputs * inputs // _GGUF_GROUP * GGUF_BLOCKS[name]
     if name == "int4":
         return outputs * -(-inputs // _INT4_GROUP) * (_INT4_GROUP // 2 + 4)
-    if isinstance(source, PackedInt4Tensor) and name == source.format:
+    if isinstance(source, PackedIntTensor) and name == source.format:
         groups = source.scales.shape[0]
         scale_bytes = source.scales.num_bytes // (outputs * groups)
         return outputs * (inputs // 2 + groups * (scale_bytes + 1))
@@ -103,7 +104,7 @@ def pack_source(source: LazyTensor, name: str, device: torch.device) -> ScaledWe
         refuse_gpu_without_fp8(device, "weights.format to int8")
     if name in GGUF_BLOCKS:
         return _PACK_GGUF[name](source.raw().to(device).contiguous(), source.shape[1])
-    if isinstance(source, PackedInt4Tensor) and name == source.format:
+    if isinstance(source, PackedIntTensor) and name == source.format:
         return _pack_codes(source, device)
     if isinstance(source, Fp8Tensor) and name == source.format:
         return _pack_fp8(source, device)
@@ -154,7 +155,7 @@ def _read_halves(blocks_OGB: torch.Tensor, offset: int) -> torch.Tensor:
     return blocks_OGB[..., offset : offset + 2].contiguous().view(torch.float16)[..., 0]
 
 
-def _pack_codes(source: PackedInt4Tensor, device: torch.device) -> ScaledWeight:
+def _pack_codes(source: PackedIntTensor, device: torch.device) -> ScaledWeight:
     codes = source.codes()
     if codes is None:
         raise KernelInputError(f"a {source.format} weight whose groups are out of order")
@@ -166,7 +167,7 @@ def _pack_codes(source: PackedInt4Tensor, device: torch.device) -> ScaledWeight:
         group=source.group,
         is_int4=True,
         zero=ZERO_STORED,
-        shift_OG=codes.zero_OG.to(device).contiguous(),
+        shift_OG=codes.zero_OG.to(device, torch.uint8).contiguous(),
     )
 
 

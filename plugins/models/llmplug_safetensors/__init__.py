@@ -1,8 +1,8 @@
 """Folders as the Hugging Face hub has them: config.json, safetensors, tokenizer.json.
 
 `weights.py` finds the weight files and maps them, `tokenizer.py` gathers what a tokenizer is made
-of, `json_files.py` reads the small files, `checkpoint.py` puts it together. Pickles are never
-loaded.
+of, `quantisation.py` reads how weights are quantised and `quantised_weights.py` gathers those,
+`json_files.py` reads the small files, `checkpoint.py` puts it together. Pickles are never loaded.
 """
 
 from __future__ import annotations

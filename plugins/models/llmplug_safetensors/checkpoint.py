@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 from llmplug import CheckpointError, TokenizerFiles
 from llmplug_safetensors import tokenizer
 from llmplug_safetensors.json_files import read_json, read_object
+from llmplug_safetensors.quantisation import AWQ_FILE, FIELD, GPTQ_FILE, read_quantisation
+from llmplug_safetensors.quantised_weights import gather_weights
 from llmplug_safetensors.weights import INDEX_FILE, find_weight_files, open_tensors
 
 if TYPE_CHECKING:
@@ -22,6 +24,8 @@ _LARGE_FILES = frozenset({tokenizer.TOKENIZER_FILE, INDEX_FILE, "vocab.json", "d
 _SMALL_FILES = (
     _CONFIG_FILE,
     _GENERATION_FILE,
+    GPTQ_FILE,
+    AWQ_FILE,
     INDEX_FILE,
     tokenizer.TOKENIZER_FILE,
     tokenizer.CONFIG_FILE,
@@ -39,7 +43,10 @@ class SafetensorsCheckpoint:
         self._weight_files, file_of = find_weight_files(path)
         self._config = _read_config(self._folder / _CONFIG_FILE)
         self._generation_config = read_object(self._folder / _GENERATION_FILE)
-        self._tensors = open_tensors(self._weight_files, file_of)
+        self._quantisation = read_quantisation(self._config, self._folder)
+        # It is seen to here: architectures, which would refuse it, get plain names of weights.
+        self._config.pop(FIELD, None)
+        self._stored = open_tensors(self._weight_files, file_of)
 
     @property
     def path(self) -> Path:
@@ -48,7 +55,10 @@ class SafetensorsCheckpoint:
 
     @property
     def config(self) -> Mapping[str, Any]:
-        """The fields of config.json; `dtype` also where the file has the older `torch_dtype`."""
+        """The fields of config.json, without `quantization_config`, which is seen to here.
+
+        `dtype` is there also where the file has the older `torch_dtype`.
+        """
         return self._config
 
     @property
@@ -56,10 +66,12 @@ class SafetensorsCheckpoint:
         """The fields of generation_config.json, None where there is none."""
         return self._generation_config
 
-    @property
+    @functools.cached_property
     def tensors(self) -> Mapping[str, LazyTensor]:
-        """Tensors by name, of all weight files."""
-        return self._tensors
+        """Tensors by name, of all weight files; a quantised weight is one tensor."""
+        if self._quantisation is None:
+            return self._stored
+        return gather_weights(self._stored, self._quantisation)
 
     @functools.cached_property
     def tokenizer(self) -> TokenizerFiles:
