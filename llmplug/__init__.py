@@ -16,6 +16,7 @@ _PUBLIC = {
     "llmplug.hookspecs": ("hookimpl",),
     "llmplug.llm": ("LLM", "Completion"),
     "llmplug.types": (
+        "BeamParams",
         "FinishReason",
         "GenerateRequest",
         "SamplingParams",
@@ -221,6 +222,9 @@ if TYPE_CHECKING:
     )
     from llmplug.specs import (
         Weight as Weight,
+    )
+    from llmplug.types import (
+        BeamParams as BeamParams,
     )
     from llmplug.types import (
         FinishReason as FinishReason,

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from llmplug.engine.sample import SamplerChain
     from llmplug.engine.scheduler import Scheduler
     from llmplug.grammar import Vocabulary
+    from llmplug.types import BeamParams
 
 
 class BeamGroup:
@@ -28,6 +29,7 @@ class BeamGroup:
     def __init__(
         self,
         request: GenerateRequest,
+        beams: BeamParams,
         chain: SamplerChain,
         scheduler: Scheduler,
         eos_token_ids: frozenset[int],
@@ -37,28 +39,25 @@ class BeamGroup:
         """Make the slots, and let the first one run.
 
         Args:
-            request: checked; it asks for beams.
+            request: checked, so that it says `max_tokens`.
+            beams: what it asks for.
             first_arrival: of the slots, which arrive one after the other.
             read_vocabulary: asked for if there are stop strings.
         """
         sampling = request.sampling
-        assert sampling.beams is not None  # noqa: S101 - whoever calls has looked
-        assert sampling.max_tokens is not None  # noqa: S101 - limits fill it in
         self.request = request
         self.open_indexes = set(range(request.num_sequences))  # answers that are still to be told
         self._scheduler = scheduler
-        self._min_tokens, self._max_tokens = sampling.min_tokens, sampling.max_tokens
+        self._min_tokens, self._max_tokens = sampling.min_tokens, sampling.max_tokens or 1
         self._stops = [text.encode() for text in sampling.stop]
         self._token_bytes: Items[bytes] = read_vocabulary().token_bytes if self._stops else ()
         self._stop_ids = frozenset(sampling.stop_token_ids)
         if not sampling.ignore_eos:
             self._stop_ids |= eos_token_ids
-        self._search = BeamSearch(
-            sampling.beams, self._max_tokens, len(self._stop_ids), self._find_end
-        )
+        self._search = BeamSearch(beams, self._max_tokens, len(self._stop_ids), self._find_end)
         samplers = chain.select_for_beams(sampling, self._search.num_candidates)
         self.slots: list[Sequence] = []
-        for place in range(sampling.beams.width):
+        for place in range(beams.width):
             slot = Sequence(
                 request,
                 place,

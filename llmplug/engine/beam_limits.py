@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from llmplug.specs import SamplerSpec
-    from llmplug.types import GenerateRequest, SamplingParams
+    from llmplug.types import BeamParams, GenerateRequest, SamplingParams
 
 MAX_WIDTH = 64
 _LENGTH_PENALTY = Range(1.0, -100.0, 100.0)
@@ -53,12 +53,11 @@ def check_beams(
             _refuse(name)
 
 
-def check_with_beams(request: GenerateRequest, sampling: SamplingParams) -> None:
+def check_with_beams(request: GenerateRequest, beams: BeamParams) -> None:
     """Refuse what contradicts beams in the rest of a request."""
-    assert sampling.beams is not None  # noqa: S101 - whoever calls has looked
-    if request.num_sequences > sampling.beams.width:
+    if request.num_sequences > beams.width:
         raise InvalidRequest(
-            f"n ({request.num_sequences}) is above the {sampling.beams.width} beams.", param="n"
+            f"n ({request.num_sequences}) is above the {beams.width} beams.", param="n"
         )
     if request.grammar:
         _refuse("response_format")

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from llmplug.grammar import CompiledGrammar, GrammarBackend, Vocabulary
     from llmplug.ops import KernelTable
     from llmplug.specs import Model, ModelShape, SamplerSpec
+    from llmplug.types import BeamParams
 
 # Steps that fail one after another before the engine gives itself up: one may be a request's
 # fault, several are the device's or ours.
@@ -148,7 +149,7 @@ class Engine:
         if request.request_id in self._requests:
             raise InvalidRequest(f"The request id {request.request_id!r} is in use.")
         if request.sampling.beams is not None:
-            self._add_beams(request)
+            self._add_beams(request, request.sampling.beams)
             return
         samplers = self._chain.select(request.sampling)
         seed = request.sampling.seed
@@ -176,9 +177,10 @@ class Engine:
         for sequence in sequences:
             self._scheduler.add(sequence)
 
-    def _add_beams(self, request: GenerateRequest) -> None:
+    def _add_beams(self, request: GenerateRequest, beams: BeamParams) -> None:
         group = BeamGroup(
             request,
+            beams,
             self._chain,
             self._scheduler,
             self.settings.eos_token_ids,

@@ -82,7 +82,7 @@ def normalise(request: GenerateRequest, limits: RequestLimits) -> GenerateReques
     if request.grammar:
         _check_with_grammar(sampling)
     if sampling.beams is not None:
-        check_with_beams(request, sampling)
+        check_with_beams(request, sampling.beams)
     thinking = request.thinking
     if thinking is not None:
         thinking = fit_budget(thinking, sampling.max_tokens or room, limits.vocab_size)

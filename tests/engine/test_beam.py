@@ -13,12 +13,13 @@ from tiny import EOS_ID
 
 from llmplug import InvalidRequest, SamplingParams
 from llmplug.engine.beam import BeamSearch
+from llmplug.engine.graphs import EagerGraphs
 from llmplug.engine.limits import normalise
 from llmplug.grammar import Vocabulary
 from llmplug.types import BeamParams, FinishReason
 
 PROMPTS = [[7, 40, 99, 12, 200, 3], [250, 1, 30], list(range(40, 57))]
-NUM_TOKENS = 14
+NUM_TOKENS = 10
 # Tokens that end answers: with the one of the checkpoint alone, answers of a tiny random model are
 # all as long as may be.
 STOP_IDS = (*range(40), 117, 19)
@@ -26,7 +27,9 @@ STOP_IDS = (*range(40), 117, 19)
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory) -> TinyModel:
-    return TinyModel(tmp_path_factory.mktemp("tiny"))
+    model = TinyModel(tmp_path_factory.mktemp("tiny"))
+    model.answers = {}  # transformers', each asked for once
+    return model
 
 
 def ask(name: Any, prompt: list[int], width: int, n: int | None = None, **fields: Any):
@@ -47,13 +50,20 @@ def answers_of(found, name: Any) -> list[list[int]]:
     return [output_of(deltas) for deltas in answers]
 
 
-@torch.inference_mode()
 def reference(tiny: TinyModel, prompt: list[int], width: int, stop_ids=(), **options: Any):
+    key = (tuple(prompt), width, stop_ids, repr(options))
+    if key not in tiny.answers:
+        tiny.answers[key] = generate(tiny, prompt, width, stop_ids, options)
+    return tiny.answers[key]
+
+
+@torch.inference_mode()
+def generate(tiny: TinyModel, prompt: list[int], width: int, stop_ids, options: dict[str, Any]):
     ids = torch.tensor([prompt])
     out = tiny.reference.generate(
         ids,
         attention_mask=torch.ones_like(ids),
-        max_new_tokens=options.pop("max_new_tokens", NUM_TOKENS),
+        max_new_tokens=NUM_TOKENS,
         do_sample=False,
         num_beams=width,
         num_return_sequences=width,
@@ -69,7 +79,7 @@ def reference(tiny: TinyModel, prompt: list[int], width: int, stop_ids=(), **opt
     return answers
 
 
-@pytest.mark.parametrize("width", [2, 3, 4, 7])
+@pytest.mark.parametrize("width", [2, 4, 7])
 @pytest.mark.parametrize(
     ("length_penalty", "early_stopping"),
     [(0.0, "never"), (1.0, False), (1.0, True), (2.0, False), (2.0, "never"), (-1.0, True)],
@@ -77,10 +87,10 @@ def reference(tiny: TinyModel, prompt: list[int], width: int, stop_ids=(), **opt
 def test_answers_are_transformers(tiny, width, length_penalty, early_stopping) -> None:
     options = {"length_penalty": length_penalty, "early_stopping": early_stopping}
     engine = tiny.make_engine()
-    for i, prompt in enumerate(PROMPTS):
+    for i, prompt in enumerate(PROMPTS[:2]):
         engine.add(ask(i, prompt, width, stop_token_ids=STOP_IDS, **options))
     found = drain(engine)
-    for i, prompt in enumerate(PROMPTS):
+    for i, prompt in enumerate(PROMPTS[:2]):
         expected = reference(tiny, prompt, width, STOP_IDS, **options)
         assert answers_of(found, i) == expected
     assert engine.stats.num_pages_used == 0
@@ -108,6 +118,8 @@ def test_one_beam_is_greedy(tiny) -> None:
 @pytest.mark.parametrize(
     "changes",
     [
+        {"graphs": EagerGraphs()},
+        {"graphs": EagerGraphs(), "num_pages": 16, "is_prefix_cached": False},
         {"page_size": 1, "num_pages": 400},
         {"page_size": 16, "num_pages": 40},
         {"prefill_chunk": 2, "max_batch_tokens": 16},

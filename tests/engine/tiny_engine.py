@@ -19,6 +19,7 @@ import llmplug_typical_p
 import llmplug_xtc
 from llmplug import BuildContext
 from llmplug.engine.engine import Engine
+from llmplug.engine.graphs import GraphRunner
 from llmplug.engine.loading import load_weights
 from llmplug.engine.settings import EngineSettings
 from llmplug.grammar import Vocabulary
@@ -54,7 +55,10 @@ class TinyModel:
         )  # fmt: skip
 
     def make_engine(
-        self, read_vocabulary: Callable[[], Vocabulary] | None = None, **changes: Any
+        self,
+        read_vocabulary: Callable[[], Vocabulary] | None = None,
+        graphs: GraphRunner | None = None,
+        **changes: Any,
     ) -> Engine:
         settings = {
             "vocab_size": self._shape.vocab_size,
@@ -68,7 +72,7 @@ class TinyModel:
         }
         return Engine(
             self._model, self._shape, self._ops, SAMPLERS, EngineSettings(**settings), CPU,
-            read_vocabulary=read_vocabulary,
+            read_vocabulary=read_vocabulary, graphs=graphs,
         )  # fmt: skip
 
     @torch.inference_mode()
