@@ -1,6 +1,7 @@
 """The description of the API, made of the route table and the schemas that requests are read by.
 
-A route says with `ctx_schema` which schema reads its body; the first line of its handler's
+A route says with `ctx_schema` which schema reads its body, and may say with `ctx_reply` what its
+reply looks like; the first line of its handler's
 docstring is its summary.
 """
 
@@ -11,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from llmplug import __version__
+from llmplug.server.openapi_replies import REPLIES
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -89,7 +91,7 @@ def _describe_route(route: Route, method: str, schemas: dict[str, Json]) -> Json
     operation: Json = {
         "operationId": re.sub(r"\W+", "_", f"{method.lower()}_{route.path}").strip("_"),
         "summary": (route.handler.__doc__ or "").strip().partition("\n")[0],
-        "responses": _describe_replies(is_streamed=is_streamed),
+        "responses": _describe_replies(_refer_to_reply(route, schemas), is_streamed=is_streamed),
     }
     names = _PARAMETER.findall(route.path)
     if names:
@@ -106,8 +108,17 @@ def _describe_route(route: Route, method: str, schemas: dict[str, Json]) -> Json
     return operation
 
 
-def _describe_replies(*, is_streamed: bool) -> Json:
-    content: Json = {"application/json": {"schema": {"type": "object"}}}
+def _refer_to_reply(route: Route, schemas: dict[str, Json]) -> Json:
+    """Put what a route says of its reply among the components; return what refers to it."""
+    name: str | None = getattr(route.ctx, "reply", None)
+    if name is None:
+        return {"type": "object"}
+    schemas[name] = REPLIES[name]
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def _describe_replies(reply: Json, *, is_streamed: bool) -> Json:
+    content: Json = {"application/json": {"schema": reply}}
     if is_streamed:
         content["text/event-stream"] = {"schema": {"type": "string"}}
     error = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}

@@ -7,6 +7,7 @@ from html.parser import HTMLParser
 from typing import Any
 
 import jsonschema
+import pytest
 
 from .conftest import Running, StartServer
 
@@ -68,6 +69,24 @@ async def test_it_takes_what_the_server_takes(start: StartServer) -> None:
         schema = {**reference["schema"], "components": api["components"]}
         assert jsonschema.Draft202012Validator(schema).is_valid(body) == is_good
         assert (await server.http.post(path, json=body)).is_success == is_good
+
+
+@pytest.mark.parametrize("fields", [{}, {"return_token_ids": True, "timings": True}])
+async def test_replies_are_as_described(start: StartServer, fields: dict[str, Any]) -> None:
+    server = await start()
+    api = await describe(server)
+    more = {"stop": "wor", "prompt_logprobs": 0} if fields else {}
+    for path, method, response in (
+        ("/v1/chat/completions", "post", await server.chat(**fields, **more)),
+        ("/v1/completions", "post", await server.complete(**fields, **more)),
+        ("/v1/models", "get", await server.http.get("/v1/models")),
+    ):
+        content = api["paths"][path][method]["responses"]["200"]["content"]
+        schema = {**content["application/json"]["schema"], "components": api["components"]}
+        body = response.json()
+        jsonschema.Draft202012Validator(schema).validate(body)
+        name = schema["$ref"].rpartition("/")[2]
+        assert body.keys() <= api["components"]["schemas"][name]["properties"].keys()
 
 
 async def test_keys_are_described_where_there_are_any(start: StartServer) -> None:

@@ -36,7 +36,11 @@ if TYPE_CHECKING:
 def add_routes(app: Sanic[Any, Any]) -> None:
     """Add this endpoint."""
     app.add_route(
-        create_chat_completion, "/v1/chat/completions", methods=["POST"], ctx_schema=ChatRequest
+        create_chat_completion,
+        "/v1/chat/completions",
+        methods=["POST"],
+        ctx_schema=ChatRequest,
+        ctx_reply="ChatCompletion",
     )
 
 

@@ -37,7 +37,11 @@ if TYPE_CHECKING:
 def add_routes(app: Sanic[Any, Any]) -> None:
     """Add this endpoint."""
     app.add_route(
-        create_completion, "/v1/completions", methods=["POST"], ctx_schema=CompletionsRequest
+        create_completion,
+        "/v1/completions",
+        methods=["POST"],
+        ctx_schema=CompletionsRequest,
+        ctx_reply="Completion",
     )
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+from pydantic import Field
+
 from llmplug.errors import InvalidRequest
 from llmplug.server.schema.sampling import SamplingFields
 from llmplug.types import BeamParams
@@ -21,7 +23,7 @@ class GenerationFields(SamplingFields):
     truncate_prompt_tokens: int | None = None
     truncation_side: Literal["left", "right"] | None = None
     overflow: Literal["clamp", "error", "truncate"] | None = None
-    deadline_ms: int | None = None
+    deadline_ms: int | None = Field(None, ge=1, le=MAX_DEADLINE_MS)
     use_beam_search: bool | None = None
     length_penalty: float | None = None
     early_stopping: Any = None  # the engine's limits check it: a union spoils errors' paths
@@ -34,7 +36,7 @@ class GenerationFields(SamplingFields):
             InvalidRequest: `param` names the field, or one of the two.
         """
         self.check_stream_options()
-        length, deadline = self.truncate_prompt_tokens, self.deadline_ms
+        length = self.truncate_prompt_tokens
         if length is not None and length != WHOLE_CONTEXT and length < 1:
             raise InvalidRequest(
                 f"'truncate_prompt_tokens' must be at least 1, or {WHOLE_CONTEXT} for what the "
@@ -45,10 +47,6 @@ class GenerationFields(SamplingFields):
             raise InvalidRequest(
                 "'truncation_side' needs 'truncate_prompt_tokens', or 'overflow' to be 'truncate'.",
                 param="truncation_side",
-            )
-        if deadline is not None and not 1 <= deadline <= MAX_DEADLINE_MS:
-            raise InvalidRequest(
-                f"'deadline_ms' must be from 1 to {MAX_DEADLINE_MS}.", param="deadline_ms"
             )
 
         for name in ("length_penalty", "early_stopping"):
