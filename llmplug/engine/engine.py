@@ -313,8 +313,7 @@ class Engine:
         Where none of them needs the host for the next one, the host need not know them yet.
         """
         flight = Flight(schedule, forward, started_s)
-        is_free = not any(sequence.needs_host for sequence in forward.sequences)
-        if self._ahead is not None and forward.logits_SV is not None and is_free:
+        if self._ahead is not None and forward.logits_SV is not None and forward.is_free:
             self._sample_ahead(flight, self._ahead, forward.logits_SV)
         if not flight.is_late:
             flight.samples = self._sample_now(schedule, forward)

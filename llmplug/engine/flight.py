@@ -32,6 +32,11 @@ class Forward:
     masks: Future[Masks] | None = None  # for those of the S that have a grammar
     error: Exception | None = None
 
+    @property
+    def is_free(self) -> bool:
+        """Whether all that get a token can go on before the host knows it."""
+        return not any(sequence.needs_host for sequence in self.sequences)
+
 
 @dataclass(slots=True)
 class Sample:

@@ -108,10 +108,7 @@ class SamplerChain:
 
     def read_ahead(self, report_2S: torch.Tensor) -> list[Choice]:
         """Make choices of what `choose_ahead` reports, once it is on the host."""
-        return [
-            Choice(token_id, self._find_error(token_id, is_finite=bool(is_finite)))
-            for token_id, is_finite in zip(*report_2S.tolist(), strict=True)
-        ]
+        return self._make_choices(*report_2S.tolist())
 
     def select_for_beams(
         self, sampling: SamplingParams, num_candidates: int
@@ -204,17 +201,20 @@ class SamplerChain:
         if min(token_ids) < 0 or max(token_ids) >= self._vocab_size:
             ids_S = ids_S.clamp(0, self._vocab_size - 1)
         logits: list[float] = logits_SV.gather(1, ids_S[:, None])[:, 0].tolist()
-        return [
-            Choice(token_id, self._find_error(token_id, is_finite=math.isfinite(logit)))
-            for token_id, logit in zip(token_ids, logits, strict=True)
-        ]
+        return self._make_choices(token_ids, [math.isfinite(logit) for logit in logits])
 
-    def _find_error(self, token_id: int, *, is_finite: bool) -> EngineError | None:
-        if not 0 <= token_id < self._vocab_size:
-            return EngineError(f"a sampler chose token {token_id}, which does not exist")
-        if not is_finite:
-            return EngineError("the model's logits are not finite, or every token is forbidden")
-        return None
+    def _make_choices(self, token_ids: list[int], are_finite: list[bool]) -> list[Choice]:
+        choices = []
+        for token_id, is_finite in zip(token_ids, are_finite, strict=True):
+            error = None
+            if not 0 <= token_id < self._vocab_size:
+                error = EngineError(f"a sampler chose token {token_id}, which does not exist")
+            elif not is_finite:
+                error = EngineError(
+                    "the model's logits are not finite, or every token is forbidden"
+                )
+            choices.append(Choice(token_id, error))
+        return choices
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,7 +270,7 @@ def _make_row(sequence: Sequence, step: int) -> SamplerRow:
         sequence.request.prompt_ids,
         sequence.output_ids,
         sequence.seed,
-        sequence.next_position,
+        len(sequence.token_ids) + sequence.num_pending,
         sequence.sampler_states[step],
     )
 

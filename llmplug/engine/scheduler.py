@@ -175,7 +175,8 @@ class Scheduler:
     def advance(self, sequence: Sequence, num_tokens: int) -> None:
         """Note that a step has computed tokens; pages that became full can be shared."""
         sequence.num_computed += num_tokens
-        self.publish(sequence)
+        if sequence.num_computed // self._pool.page_size > sequence.num_published:
+            self.publish(sequence)
 
     def publish(self, sequence: Sequence) -> None:
         """Let others share the full pages of a sequence, as far as its tokens are known."""

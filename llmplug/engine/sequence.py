@@ -117,11 +117,6 @@ class Sequence:
         return len(self.token_ids) + self.num_pending - self.num_computed
 
     @property
-    def next_position(self) -> int:
-        """Place of the next token to be chosen, counted from the start of the prompt."""
-        return len(self.token_ids) + self.num_pending
-
-    @property
     def is_full(self) -> bool:
         """Whether it ends with what is pending, whatever that is."""
         most = self.request.sampling.max_tokens
