@@ -18,6 +18,7 @@ deltas.py      what is new in a reply
 admission.py   how many requests may wait
 gate.py        what happens before a handler runs: request id, key, body
 auth.py        who may call what
+form.py        the parts of an uploaded form
 body.py        bytes -> JSON -> checked fields
 sse.py         server-sent events with exactly one terminal event
 errors.py      every exception -> status and OpenAI's error body

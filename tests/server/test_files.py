@@ -12,6 +12,8 @@ import openai
 import pytest
 
 from llmplug.config import BatchesConfig
+from llmplug.errors import InvalidRequest
+from llmplug.server.form import read_form
 
 from .conftest import Running, StartServer
 
@@ -38,6 +40,10 @@ async def upload(
     return await server.http.post(
         "/v1/files", files={"file": ("a.jsonl", data)}, data={"purpose": "batch", **(form or {})}
     )
+
+
+def write_expiry(seconds: str) -> dict[str, str]:
+    return {"expires_after[anchor]": "created_at", "expires_after[seconds]": seconds}
 
 
 async def test_what_comes_back_is_what_was_sent(client: openai.AsyncOpenAI) -> None:
@@ -93,9 +99,11 @@ async def test_expiry(
     ("form", "param"),
     [
         ({"purpose": "fine-tune"}, "purpose"),
-        ({"expires_after[seconds]": "1"}, "expires_after.seconds"),
-        ({"expires_after[seconds]": "9" * 30}, "expires_after.seconds"),
-        ({"expires_after[seconds]": "²"}, "expires_after.seconds"),
+        ({"expires_after[seconds]": "3600"}, "expires_after.anchor"),
+        ({"expires_after[anchor]": "created_at"}, "expires_after.seconds"),
+        (write_expiry("1"), "expires_after.seconds"),
+        (write_expiry("9" * 30), "expires_after.seconds"),
+        (write_expiry("²"), "expires_after.seconds"),
     ],
 )
 async def test_refused(server: Running, form: dict[str, str], param: str) -> None:
@@ -103,23 +111,47 @@ async def test_refused(server: Running, form: dict[str, str], param: str) -> Non
     assert (reply.status_code, reply.json()["error"]["param"]) == (400, param)
 
 
+NAMED = b'Content-Disposition: form-data; name="%s"\r\n\r\n%s\r\n--b'
+FORM_HEAD = {"Content-Type": "multipart/form-data; boundary=b"}
+
+
 @pytest.mark.parametrize(
-    "body",
+    ("body", "code"),
     [
-        b"no form",
-        b"--b\r\n",
-        b"--b--\r\n",
-        b'--b\r\nContent-Disposition: form-data; name="file"\r\n\r\nx\r\n--b--\r\n',
-        b'--b\r\nContent-Disposition: form-data; filename="a"\r\n\r\nx\r\n--b--\r\n',
-        b"--b\r\n\r\n\r\n--b--\r\n",
-        b"\xff" * 100,
+        (b"no form", "invalid_form"),
+        (b"--b\r\n", "invalid_form"),
+        (b"--b--\r\n", "missing_required_parameter"),
+        (b"--b\r\n\r\n\r\n--b--\r\n", "invalid_form"),
+        (b"--b\r\n" + NAMED % (b"file", b"x"), "invalid_form"),
+        (b"--b\r\n" + NAMED % (b"file", b"x") + b"--", "missing_required_parameter"),
+        (b"--b" + (b"\r\n" + NAMED % (b"file", b"x")) * 2 + b"--", "invalid_form"),
+        (b"--b" + b"\r\nX: y" * 1000 + b"\r\n" + NAMED % (b"file", b"") + b"--", "invalid_form"),
+        (
+            b"--b\r\n" + b'Content-Disposition: form-data; filename="a"\r\n\r\n\r\n--b--',
+            "invalid_form",
+        ),
+        (b"\xff" * 100, "invalid_form"),
     ],
 )
-async def test_forms_without_a_file(server: Running, body: bytes) -> None:
-    head = {"Content-Type": "multipart/form-data; boundary=b"}
-    reply = await server.http.post("/v1/files", content=body, headers=head)
-    assert reply.status_code == 400
-    assert reply.json()["error"]["param"] in {"file", None}
+async def test_wrong_forms(server: Running, body: bytes, code: str) -> None:
+    reply = await server.http.post("/v1/files", content=body, headers=FORM_HEAD)
+    assert (reply.status_code, reply.json()["error"]["code"]) == (400, code)
+
+
+def test_many_parts_are_not_read() -> None:
+    """They would stop everybody else for as long as it takes."""
+    names = [b"%d" % i for i in range(100_000)]
+    body = b"--b" + b"".join(b"\r\n" + NAMED % (name, b"") for name in names) + b"--"
+    with pytest.raises(InvalidRequest, match="too many parts"):
+        read_form(FORM_HEAD["Content-Type"], body)
+    few = b"--b" + b"".join(b"\r\n" + NAMED % (name, name) for name in names[:16]) + b"--"
+    found = read_form(FORM_HEAD["Content-Type"], few)
+    assert {part.name: part.text for part in found.values()} == {str(i): str(i) for i in range(16)}
+
+
+async def test_unknown_fields_are_told(server: Running) -> None:
+    reply = await upload(server, form={"colour": "red"})
+    assert (reply.status_code, reply.headers["X-Llmplug-Ignored"]) == (200, "colour")
 
 
 async def test_json_is_no_form(server: Running) -> None:

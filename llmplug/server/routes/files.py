@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, Field
-from sanic.request.parameters import RequestParameters
 from sanic.response import file_stream
 
 from llmplug.errors import InvalidRequest
 from llmplug.server.admission import admit
 from llmplug.server.batches.objects import make_file
 from llmplug.server.errors import HttpError, as_json
+from llmplug.server.form import Part, read_form
 from llmplug.server.record import record_of
 from llmplug.server.routes.pages import cut_page
+from llmplug.server.unknown_fields import report_unknown
 
 if TYPE_CHECKING:
     from sanic import Request, Sanic
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
     from llmplug.server.batches.objects import StoredFile
 
 PURPOSE = "batch"
+FIELDS = frozenset({"file", "purpose", "expires_after[anchor]", "expires_after[seconds]"})
 MAX_NAME_CHARS = 255
 MAX_PAGE_FILES = 10_000  # OpenAI's, and what it lists unless told otherwise
 LIFETIME_S = (3600, 30 * 86400)  # OpenAI's bounds
@@ -33,7 +37,8 @@ class FileUpload(BaseModel):
 
     file: bytes
     purpose: str
-    lifetime_s: int | None = Field(None, alias="expires_after[seconds]")
+    anchor: str | None = Field(None, alias="expires_after[anchor]")
+    seconds: int | None = Field(None, alias="expires_after[seconds]")
 
 
 def add_routes(app: Sanic[Any, Any], max_bytes: int) -> None:
@@ -61,30 +66,30 @@ async def upload_file(request: Request) -> HTTPResponse:
     """Keep a file for batches."""
     ticket = admit(request, 0)  # for the bytes that it takes meanwhile
     try:
-        uploaded = request.files.get("file") if request.files else None
-        form = request.form if request.form is not None else RequestParameters()
-        if uploaded is None:
+        form = await asyncio.to_thread(read_form, request.content_type, request.body)
+        headers = report_unknown(request, form.keys() - FIELDS)
+        uploaded, store = form.get("file"), _store_of(request)
+        if uploaded is None or uploaded.filename is None:
             raise InvalidRequest(
-                "'file' is required, as a part of the form.",
+                "'file' is required, as a part of the form with a file name.",
                 param="file",
                 code="missing_required_parameter",
             )
-        if form.get("purpose") != PURPOSE:
+        if "purpose" not in form or form["purpose"].text != PURPOSE:
             raise InvalidRequest(
                 f"'purpose' must be {PURPOSE}: files are for batches here.", param="purpose"
             )
-        store = _store_of(request)
         file = make_file(
             record_of(request).caller,
             PURPOSE,
-            (uploaded.name or "file")[:MAX_NAME_CHARS],
-            len(uploaded.body),
-            store.choose_expiry(_read_lifetime(form.get("expires_after[seconds]"))),
+            uploaded.filename[:MAX_NAME_CHARS] or "file",
+            len(uploaded.data),
+            store.choose_expiry(_read_lifetime(form)),
         )
-        await store.add(file, uploaded.body)
+        await store.add(file, uploaded.data)
     finally:
         ticket.close()
-    return as_json(file.to_json())
+    return as_json(file.to_json(), headers)
 
 
 async def list_files(request: Request) -> HTTPResponse:
@@ -144,11 +149,17 @@ def _no_file(file_id: str) -> HttpError:
     return HttpError(404, f"There is no file {file_id[:100]!r}.", code="file_not_found")
 
 
-def _read_lifetime(text: str | None) -> int | None:
-    """Read `expires_after[seconds]`; None: as long as files are kept."""
-    if text is None:
+def _read_lifetime(form: Mapping[str, Part]) -> int | None:
+    """Read `expires_after`; None: as long as files are kept."""
+    anchor, seconds = form.get("expires_after[anchor]"), form.get("expires_after[seconds]")
+    if anchor is None and seconds is None:
         return None
+    if anchor is None or anchor.text != "created_at":
+        raise InvalidRequest(
+            "'expires_after.anchor' must be created_at.", param="expires_after.anchor"
+        )
     least, most = LIFETIME_S
+    text = "" if seconds is None else seconds.text
     is_number = text.isascii() and text.isdigit() and len(text) < 18
     if not is_number or not least <= int(text) <= most:
         raise InvalidRequest(
