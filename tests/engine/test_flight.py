@@ -18,7 +18,7 @@ from pydantic import BaseModel
 
 from llmplug import SamplerSpec
 from llmplug.engine.graphs import EagerGraphs
-from llmplug.types import FinishReason
+from llmplug.types import BeamParams, FinishReason
 
 
 def test_the_host_learns_tokens_one_step_late_and_drops_the_one_too_many() -> None:
@@ -143,3 +143,16 @@ def test_a_sampler_that_fails_ahead_fails_as_it_does_in_turn() -> None:
         outputs.append({key: output_of(deltas) for key, deltas in found.items()})
     assert outputs[0] == outputs[1]
     assert outputs[0]["b", 0] == expected_output([4, 5, 6, 7], 8)
+
+
+def test_beams_wait_for_their_tokens_beside_others_and_find_the_same_answers() -> None:
+    outputs = []
+    for graphs in (None, EagerGraphs()):
+        engine = make_engine(graphs=graphs, num_pages=60)
+        beams = BeamParams(width=3)
+        engine.add(make_request("beams", [1, 2, 3, 4, 5], max_tokens=11, beams=beams))
+        engine.add(make_request("greedy", [4, 5, 6, 7], max_tokens=20))
+        outputs.append({key: output_of(deltas) for key, deltas in drain(engine).items()})
+        assert engine.stats.num_pages_used == 0
+    assert outputs[0] == outputs[1]
+    assert outputs[0]["greedy", 0] == expected_output([4, 5, 6, 7], 20)
