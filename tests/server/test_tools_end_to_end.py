@@ -5,6 +5,7 @@ SmolLM2 knows no tools: what it writes is senseless, and fits its schema all the
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -201,6 +202,24 @@ def test_langchain_binds_tools(process: Process) -> None:
             {"Weather": Weather, "Stop": Stop}[call["name"]].model_validate(call["args"])
     typed = model.with_structured_output(Weather).invoke("What will the weather be in Rome?")
     assert isinstance(typed, Weather)
+
+
+def test_pydantic_ai_makes_a_model(process: Process) -> None:
+    pydantic_ai = pytest.importorskip("pydantic_ai")
+    from pydantic_ai.models.openai import OpenAIChatModel
+    from pydantic_ai.providers.openai import OpenAIProvider
+
+    async def ask(output: object) -> object:
+        url = f"{process.url}/v1"
+        async with openai.AsyncOpenAI(base_url=url, api_key="none", max_retries=0) as client:
+            model = OpenAIChatModel("small", provider=OpenAIProvider(openai_client=client))
+            agent = pydantic_ai.Agent(
+                model, output_type=output, model_settings={"max_tokens": 300, "temperature": 0}
+            )
+            return (await agent.run("What will the weather be in Rome?")).output
+
+    for output in (pydantic_ai.ToolOutput(Weather), pydantic_ai.NativeOutput(Weather)):
+        assert isinstance(asyncio.run(ask(output)), Weather)
 
 
 def test_instructor_makes_a_model(process: Process) -> None:
