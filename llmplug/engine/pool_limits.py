@@ -71,7 +71,7 @@ def _check_prompt(name: str, prompt: list[int], limits: PoolLimits) -> None:
     if len(prompt) > limits.max_tokens:
         raise ContextLengthExceeded(
             f"This model's maximum context length is {limits.max_tokens} tokens, but {name} has "
-            f"{len(prompt)}; shorten it, or set truncate_prompt_tokens.",
+            f"{len(prompt)}; shorten it, or have it cut.",
             param=name,
         )
     for token_id in prompt:
