@@ -11,7 +11,7 @@ import httpx
 import openai
 import pytest
 
-from llmplug.config import BatchesConfig
+from llmplug.config import BatchesConfig, KeyConfig
 from llmplug.errors import InvalidRequest
 from llmplug.server.form import read_form
 
@@ -171,3 +171,15 @@ async def test_none_are_served_where_the_config_says_so(start: StartServer) -> N
     for path in ("/v1/files", "/v1/batches"):
         reply: Any = await server.http.get(path)
         assert (reply.status_code, reply.json()["error"]["code"]) == (404, "unknown_url")
+
+
+async def test_nothing_without_a_key(start: StartServer, tmp_path: Path) -> None:
+    keys = (KeyConfig(key="a-secret-key"),)
+    server = await start(batches=BatchesConfig(path=str(tmp_path)), api_keys=keys)
+    found = [route for route in server.app.router.routes if route.path.startswith("v1/files")]
+    found += [route for route in server.app.router.routes if route.path.startswith("v1/batches")]
+    assert len(found) == 9
+    for route in found:
+        for method in route.methods:
+            reply = await server.http.request(method, f"/{route.path}")
+            assert reply.status_code == 401, (method, route.path)
