@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,6 @@ from llmplug import CheckpointError, KernelInputError
 from llmplug.ops import (
     REFERENCES,
     Fp8Tensor,
-    KernelTable,
     PackedIntTensor,
     choose_kernels,
     load_kernels,
@@ -63,12 +63,13 @@ def take_kernels(name: str) -> Any:
     """References, but for the op `linear` of one plugin."""
     (point,) = entry_points(group="llmplug", name=name)
     (spec,) = [spec for spec in point.load().llmplug_kernels() if spec.op == "linear"]
-    reason = None if name == "triton" else spec.supports("cpu", "float32")
+    if name == "triton":  # it refuses CPUs, and knows nothing of its interpreter
+        spec = replace(spec, supports=lambda device, dtype: None)
+    reason = spec.supports("cpu", "float32")
     if reason is not None:
         pytest.skip(reason)
-    table = load_kernels(REFERENCES, [], choose_kernels(REFERENCES, [], "cpu", "float32"))
-    # The Triton kernel refuses CPUs, but for its interpreter: no spec can be chosen for that.
-    return KernelTable({**{op: getattr(table, op) for op in REFERENCES}, "linear": spec.load()})
+    specs = [(spec, name)]
+    return load_kernels(REFERENCES, specs, choose_kernels(REFERENCES, specs, "cpu", "float32"))
 
 
 def expected_logits(plain: Path) -> torch.Tensor:
