@@ -72,10 +72,14 @@ def _open(path: Path, schema: str) -> sqlite3.Connection:
     db = sqlite3.connect(
         path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
     )
-    db.execute("PRAGMA journal_mode = WAL")
-    db.execute("PRAGMA synchronous = NORMAL")  # a crash of the machine may cost the last answers
-    db.execute("PRAGMA secure_delete = ON")  # what was deleted is not to be found in the file
-    db.executescript(f"BEGIN IMMEDIATE;{schema}COMMIT;")
+    try:
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("PRAGMA synchronous = NORMAL")  # a crash of the machine may cost the last answers
+        db.execute("PRAGMA secure_delete = ON")  # what was deleted is not to be found in the file
+        db.executescript(f"BEGIN IMMEDIATE;{schema}COMMIT;")
+    except sqlite3.Error:
+        db.close()
+        raise
     return db
 
 

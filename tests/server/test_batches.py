@@ -345,6 +345,14 @@ async def test_lines_leave_places_for_requests(start: StartServer, tmp_path: Pat
     await server.app.ctx.batch_runs.stop()
 
 
+async def test_damaged_database_leaves_the_rest(start: StartServer, tmp_path: Path) -> None:
+    await asyncio.to_thread((tmp_path / "batches.sqlite").write_bytes, b"no database" * 100)
+    server = await start(batches=BatchesConfig(path=str(tmp_path)))
+    assert (await server.chat()).status_code == 200
+    reply = await server.http.get("/v1/batches")
+    assert (reply.status_code, reply.json()["error"]["code"]) == (500, "store_failed")
+
+
 async def test_lists(client: openai.AsyncOpenAI) -> None:
     batches = [await start_batch(client, write_lines(chat_fields())) for _ in range(3)]
     for batch in batches:

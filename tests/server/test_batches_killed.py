@@ -6,6 +6,7 @@ import json
 import os
 import random
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -24,8 +25,10 @@ ROOT = Path(__file__).parents[2]
 
 
 @contextmanager
-def serving(folder: Path, log: Path) -> Iterator[openai.OpenAI]:
-    """A client of a server that is killed in the end."""
+def serving(
+    folder: Path, log: Path, how: signal.Signals = signal.SIGKILL
+) -> Iterator[openai.OpenAI]:
+    """A client of a server that gets a signal in the end."""
     with log.open("wb") as file:
         popen = subprocess.Popen(
             [sys.executable, "-m", "tests.server.batch_server", str(folder)], stderr=file, cwd=ROOT
@@ -37,8 +40,9 @@ def serving(folder: Path, log: Path) -> Iterator[openai.OpenAI]:
         with openai.OpenAI(base_url=f"{match[1]}/v1", api_key="none", max_retries=0) as client:
             yield client
     finally:
-        popen.kill()
-        popen.wait()
+        popen.send_signal(how)
+        status = popen.wait(DEADLINE_S)
+    assert status == (0 if how is signal.SIGTERM else -how), log.read_text()
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
@@ -70,20 +74,26 @@ def write_input(num_lines: int) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("num_lines", "num_kills"),
-    [(300, 3), pytest.param(1000, 10, marks=pytest.mark.slow)],
+    ("num_lines", "num_kills", "how"),
+    [
+        (300, 3, signal.SIGKILL),
+        (200, 1, signal.SIGTERM),
+        pytest.param(1000, 10, signal.SIGKILL, marks=pytest.mark.slow),
+    ],
 )
-def test_each_line_is_answered_once(tmp_path: Path, num_lines: int, num_kills: int) -> None:
+def test_each_line_is_answered_once(
+    tmp_path: Path, num_lines: int, num_kills: int, how: signal.Signals
+) -> None:
     folder, log = tmp_path / "batches", tmp_path / "log"
     moments = sorted(random.sample(range(1, num_lines - 16), num_kills))
-    with serving(folder, log) as client:
+    with serving(folder, log, how) as client:
         file = client.files.create(file=("in.jsonl", write_input(num_lines)), purpose="batch")
         batch_id = client.batches.create(
             input_file_id=file.id, endpoint="/v1/completions", completion_window="24h"
         ).id
         wait_for(lambda: num_answered(client.batches.retrieve(batch_id)) >= moments[0])
     for moment in moments[1:]:
-        with serving(folder, log) as client:
+        with serving(folder, log, how) as client:
             wait_for(lambda m=moment: num_answered(client.batches.retrieve(batch_id)) >= m)  # type: ignore[misc]
     with serving(folder, log) as client:
         wait_for(lambda: client.batches.retrieve(batch_id).status == "completed")

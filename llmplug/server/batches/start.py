@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llmplug.errors import LlmplugError
 from llmplug.server.batches.batch_store import BatchStore
 from llmplug.server.batches.file_store import FileStore
 from llmplug.server.batches.runs import BatchRuns
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
     from sanic import Sanic
 
     from llmplug.config import BatchesConfig
+
+log = logging.getLogger("llmplug.server")
 
 MAX_SHARE = 4  # lines take no more than a quarter of the places for requests that wait
 
@@ -43,8 +47,12 @@ def open_batches(app: Sanic[Any, Any], settings: BatchesConfig) -> None:
     batches.add_routes(app)
 
     async def start(*_: object) -> None:
-        if (folder / FILE_NAME).exists():
+        if not (folder / FILE_NAME).exists():
+            return
+        try:
             await context.batch_runs.resume()
+        except LlmplugError:  # what else is served needs none of it
+            log.exception("batches that were left unfinished cannot be gone on with")
 
     async def stop(*_: object) -> None:
         await context.batch_runs.stop()
