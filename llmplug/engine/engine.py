@@ -18,7 +18,7 @@ from llmplug.engine.device_runner import DeviceRunner
 from llmplug.engine.flight import Flight, Forward, Sample, needs_host
 from llmplug.engine.grammar_masks import GrammarMasks
 from llmplug.engine.limits import normalise
-from llmplug.engine.logprobs import compute_logprobs
+from llmplug.engine.rating import rate_choices, rate_prompts
 from llmplug.engine.runner import Runner
 from llmplug.engine.sample import SamplerChain
 from llmplug.engine.scheduler import Schedule, Scheduler
@@ -51,8 +51,6 @@ if TYPE_CHECKING:
 MAX_FAILED_STEPS = 3
 # How long a step waits for a grammar when there is nothing else to do; commands wait as long.
 COMPILE_WAIT_S = 0.005
-# Rows of prompt logits at a time: 64 x 152k float32 are 39 MB.
-LOGPROB_ROWS = 64
 _log = logging.getLogger(__name__)
 
 
@@ -275,7 +273,7 @@ class Engine:
         forward.masks = self._masks.start_fill(forward.sequences)
         try:
             forward.hidden_TD = self._runner.run(schedule)
-            self._rate_prompts(schedule, forward.hidden_TD)
+            rate_prompts(schedule, forward.hidden_TD, self._runner)
             if forward.rows:
                 forward.logits_SV = self._runner.compute_logits(forward.hidden_TD, forward.rows)
         except torch.AcceleratorError:
@@ -364,14 +362,13 @@ class Engine:
             if masks is not None and row in masks.errors:
                 samples[place].error = masks.errors[row]
         if raw_RV is not None:
-            self._rate_choices(raw_RV, asking, forward, samples)
+            rate_choices(raw_RV, asking, forward, samples)
         return samples
 
     def _record(self, flight: Flight) -> list[SequenceDelta]:
         """Note what a step computed and chose; end the sequences that are done."""
         deltas = []
-        samples = self._read(flight) if flight.is_late else flight.samples
-        for (sequence, count), sample in zip(flight.schedule, samples, strict=True):
+        for (sequence, count), sample in zip(flight.schedule, self._read(flight), strict=True):
             if not sequence.is_running:  # it ended when this was under way: a token too many
                 continue
             error = sample.error
@@ -394,10 +391,11 @@ class Engine:
         return deltas
 
     def _read(self, flight: Flight) -> list[Sample]:
-        """Wait for the tokens of a late step."""
+        """Return what a step found; wait for the tokens of a late one."""
+        if flight.fetch is None:
+            return flight.samples
         forward = flight.forward
         samples = [Sample() for _ in range(len(flight.schedule))]
-        assert flight.fetch is not None  # noqa: S101 - it is late
         choices = self._chain.read_ahead(flight.fetch())
         for place, sequence, choice in zip(forward.places, forward.sequences, choices, strict=True):
             sequence.num_pending -= 1
@@ -492,46 +490,6 @@ class Engine:
             error=None if error is None else to_wire(error),
             **news,
         )
-
-    def _rate_choices(
-        self,
-        raw_RV: torch.Tensor,
-        asking: list[int],
-        forward: Forward,
-        samples: list[Sample],
-    ) -> None:
-        """Add log-probabilities to the samples of the rows that ask, if they have a token."""
-        found = [samples[forward.places[row]] for row in asking]
-        good = [r for r, sample in enumerate(found) if sample.error is None]
-        if not good:
-            return
-        logprobs = compute_logprobs(
-            raw_RV[good],
-            [found[r].token_id or 0 for r in good],
-            [forward.sequences[asking[r]].request.sampling.logprobs or 0 for r in good],
-        )
-        for r, logprob in zip(good, logprobs, strict=True):
-            found[r].logprob = logprob
-
-    def _rate_prompts(self, schedule: Schedule, hidden_TD: torch.Tensor) -> None:
-        """Add log-probabilities of the prompt tokens that follow those of this step."""
-        end = 0
-        for sequence, count in schedule:
-            start, end = end, end + count
-            known = sequence.prompt_logprobs
-            if known is None:
-                continue
-            # After a preemption tokens are computed again that are rated already.
-            first = max(sequence.num_computed, len(known) - 1)
-            last = min(sequence.num_computed + count, sequence.num_prompt - 1)
-            offset = start - sequence.num_computed
-            num_top = sequence.request.sampling.prompt_logprobs or 0
-            for low in range(first, last, LOGPROB_ROWS):
-                high = min(low + LOGPROB_ROWS, last)
-                rows = list(range(low + offset, high + offset))
-                logits_RV = self._runner.compute_logits(hidden_TD, rows)
-                token_ids = sequence.token_ids[low + 1 : high + 1]
-                known.extend(compute_logprobs(logits_RV, token_ids, [num_top] * len(rows)))
 
 
 def _find_breach(sequence: Sequence, token_id: int) -> Exception | None:
