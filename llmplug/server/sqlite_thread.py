@@ -74,7 +74,8 @@ def _open(path: Path, schema: str) -> sqlite3.Connection:
     )
     try:
         db.execute("PRAGMA journal_mode = WAL")
-        db.execute("PRAGMA synchronous = NORMAL")  # a crash of the machine may cost the last answers
+        # A crash of the machine may cost the last answers.
+        db.execute("PRAGMA synchronous = NORMAL")
         db.execute("PRAGMA secure_delete = ON")  # what was deleted is not to be found in the file
         db.executescript(f"BEGIN IMMEDIATE;{schema}COMMIT;")
     except sqlite3.Error:
