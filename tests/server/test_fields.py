@@ -39,14 +39,17 @@ def test_every_openai_field_is_known(
 @pytest.mark.parametrize("schema", [ChatRequest, CompletionsRequest])
 def test_every_sampling_parameter_can_be_sent(schema: type[BaseModel]) -> None:
     # From unclaimed fields; from `echo`; from `use_beam_search`.
-    made_by_us = {"extra", "prompt_logprobs", "beams"}
+    made_by_us = {"extra", "beams"}
     assert set(SamplingParams.__struct_fields__) - made_by_us - set(schema.model_fields) == set()
 
 
 def test_a_sampler_may_claim_any_name_but_a_served_one() -> None:
     fields = {"mirostat_tau": 5, "guided_regex": "x", "temperature": 1, "dry": None, "other": 0}
     split = split_fields(
-        fields, ChatRequest, UNSERVED_IN_CHAT, {"mirostat_tau", "guided_regex", "temperature", "dry"}
+        fields,
+        ChatRequest,
+        UNSERVED_IN_CHAT,
+        {"mirostat_tau", "guided_regex", "temperature", "dry"},
     )
     assert split.extra == {"mirostat_tau": 5, "guided_regex": "x"}
     assert split.served == {"temperature": 1}
