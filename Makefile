@@ -14,11 +14,13 @@ INSTALL := $(PIP) install -qq --constraint constraints.txt
 # Stamps: newer than the two files that say what is installed, or pip runs again.
 SERVE_READY := $(VENV)/.ready-to-serve
 WORK_READY := $(VENV)/.ready-to-work
+GPU_PYTHON ?= $(BIN)/python
+SHELVES := .:plugins/models:plugins/kernels:plugins/samplers
 FROZEN := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test test-fast test-fuzz lint fix types docs bench check wheel wheel-check \
-	freeze clean
+.PHONY: help setup serve test test-fast test-fuzz test-gpu lint fix types docs bench bench-gpu check \
+	wheel wheel-check freeze clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | \
@@ -59,6 +61,13 @@ docs: $(WORK_READY)  ## write the reference pages of docs/ from the code
 
 bench: $(WORK_READY)  ## measure the server of CONFIG, one JSON line a row (ARGS: see --help)
 	@$(BIN)/python -m benchmarks.serve --config $(CONFIG) $(ARGS)
+
+# On a machine with a GPU nothing need be installed: make bench-gpu GPU_PYTHON=python3
+test-gpu:  ## compare the Triton kernels and greedy answers with torch's, on a GPU
+	@PYTHONPATH=$(SHELVES) $(GPU_PYTHON) -m benchmarks.gpu.check $(ARGS)
+
+bench-gpu:  ## measure kernels, engine and transformers on a GPU, one JSON line a row
+	@PYTHONPATH=$(SHELVES) $(GPU_PYTHON) -m benchmarks.gpu.bench $(ARGS)
 
 wheel: $(WORK_READY)  ## build dist/*.whl
 	@rm -rf dist && $(BIN)/python -m build --wheel --no-isolation --outdir dist . \

@@ -18,6 +18,7 @@ structured what holding answers to a form costs
 quality    what a weight format costs in quality, without a server
 samplers   what sampling alone costs, without a server
 cpu_kernels   what the kernels alone reach
+gpu/       programs for a machine with an NVIDIA GPU (make test-gpu bench-gpu)
 
 results    the printed lines, read again
 table      ... as markdown
