@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from functools import lru_cache
-from typing import NamedTuple
+
+import msgspec
 
 
-class Found(NamedTuple):
+class Found(msgspec.Struct, frozen=True):
     """What a piece of text holds.
 
     Attributes:

@@ -177,9 +177,10 @@ class SectionReader:
 
     def _take_up_to(self, text: str, markers: MarkerSearch) -> tuple[str, str | None]:
         """Return what stands before a marker, and behind it; None: it has not come yet."""
-        text = self._unhold(text)
+        text = self._held + text
         found = markers.find(text)
         if found.marker:
+            self._held = ""
             return text[: found.at], text[found.at + len(found.marker) :]
         self._held = text[found.at :]
         return text[: found.at], None

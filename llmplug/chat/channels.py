@@ -45,11 +45,11 @@ def make_parser(
     by_hand = [spec.make(context) for spec in (reasoning, calls) if spec is not None and spec.make]
     if len(by_hand) == 2:
         return ParserChain(*by_hand)
-    table = ChannelSplitter(
-        reasoning.syntax if reasoning is not None and reasoning.make is None else None,
-        calls.syntax if calls is not None and calls.make is None else (),
-        context,
-    )
+    thinking = reasoning.syntax if reasoning is not None and reasoning.make is None else None
+    tables = calls.syntax if calls is not None and calls.make is None else ()
+    if by_hand and thinking is None and not tables:
+        return by_hand[0]
+    table = ChannelSplitter(thinking, tables, context)
     if not by_hand:
         return table
     is_thinking = reasoning is not None and reasoning.make is not None
@@ -105,6 +105,7 @@ class ChannelSplitter:
         self._reader: CallReader | None = None
         self._num_calls = 0
         self._held = ""  # may be the beginning of a marker
+        self._is_whole = False  # nothing follows: no beginning becomes a marker
         self._space: list[str] = []  # white space that a marker may follow
         self._drops_space = self._is_thinking  # a marker stood right before
         self._is_at_start = True  # nothing but white space since the start or a marker
@@ -112,33 +113,30 @@ class ChannelSplitter:
 
     def feed(self, text: str) -> list[Event]:
         """Take more text; see `Parser`."""
-        if len(text) <= _MOST_AT_ONCE:
-            self._split(text, is_whole=False)
-            return self._take()
-        for start in range(0, len(text), _MOST_AT_ONCE):
-            self._split(text[start : start + _MOST_AT_ONCE], is_whole=False)
-        return self._take()
-
-    def finish(self) -> list[Event]:
-        """Say that the answer is over; see `Parser`."""
-        self._split("", is_whole=True)
-        if self._reader is not None:
-            self._add(self._reader.finish())
-            self._reader = None
-        self._say("".join(self._space))
-        return self._take()
-
-    def _split(self, text: str, *, is_whole: bool) -> None:
-        """Cut text at its markers; what may be the beginning of one is held."""
+        if len(text) > _MOST_AT_ONCE:
+            starts = range(0, len(text), _MOST_AT_ONCE)
+            return [e for at in starts for e in self.feed(text[at : at + _MOST_AT_ONCE])]
         left: str | None = self._held + text
         self._held = ""
         while left:
             if self._reader is not None:
                 left = self._read_calls(self._reader, left)
             elif self._is_thinking:
-                left = self._read_thinking(left, is_whole)
+                left = self._read_thinking(left)
             else:
-                left = self._read_content(left, is_whole)
+                left = self._read_content(left)
+        events, self._events = self._events, []
+        return events
+
+    def finish(self) -> list[Event]:
+        """Say that the answer is over; see `Parser`."""
+        self._is_whole = True
+        events = self.feed("")
+        if self._reader is not None:
+            self._add(self._reader.finish())
+            self._reader = None
+        self._say("".join(self._space))
+        return events + self._events
 
     def _read_calls(self, reader: CallReader, text: str) -> str | None:
         events, left = reader.feed(text)
@@ -150,8 +148,8 @@ class ChannelSplitter:
                 self._meet_marker()
         return left
 
-    def _read_thinking(self, text: str, is_whole: bool) -> str | None:
-        found = self._in_thinking.find(text, is_whole=is_whole)
+    def _read_thinking(self, text: str) -> str | None:
+        found = self._in_thinking.find(text, is_whole=self._is_whole)
         self._show(text[: found.at])
         if not found.marker:
             self._held = text[found.at :]
@@ -161,19 +159,19 @@ class ChannelSplitter:
         is_own = found.marker == self._thinking_end
         return text[found.at + len(found.marker) :] if is_own else text[found.at :]
 
-    def _read_content(self, text: str, is_whole: bool) -> str | None:
+    def _read_content(self, text: str) -> str | None:
         if self._is_at_start:
-            return self._read_first(text, is_whole)
-        found = self._in_content.find(text, is_whole=is_whole)
+            return self._read_first(text)
+        found = self._in_content.find(text, is_whole=self._is_whole)
         self._show(text[: found.at])
         return self._go_on(text, found)
 
-    def _read_first(self, text: str, is_whole: bool) -> str | None:
+    def _read_first(self, text: str) -> str | None:
         """Read content behind a marker, or the first: thinking and bare calls may begin here."""
         text = self._take_space(text)
         if not text:
             return None
-        marker = self._at_start.begins(text, is_whole=is_whole)
+        marker = self._at_start.begins(text, is_whole=self._is_whole)
         if marker is not None:
             return self._go_on(text, Found(0, marker))
         bare = next((each for each in self._calls if is_bare_start(each, text)), None)
@@ -249,17 +247,13 @@ class ChannelSplitter:
 
     def _add(self, events: Iterable[Event]) -> None:
         """Pass on what a reader says."""
-        for event in events:
-            if isinstance(event, Content):
+        for event in events:  # `isinstance` takes several times as long to say no
+            if type(event) is Content:
                 self._show(event.text)
                 continue
-            if isinstance(event, CallStart):
+            if type(event) is CallStart:
                 self._num_calls += 1
             self._events.append(event)
-
-    def _take(self) -> list[Event]:
-        events, self._events = self._events, []
-        return events
 
 
 class ParserChain:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmplug.answer_parts.marker_search import MarkerSearch
+from llmplug.answer_parts.marker_search import Found, MarkerSearch
 
 LETTERS = st.sampled_from("ab<")
 MARKERS = st.lists(st.text(LETTERS, min_size=1, max_size=4), max_size=4)
@@ -28,7 +28,7 @@ def look(markers: list[str], text: str, *, is_whole: bool) -> tuple[int, str]:
 def test_it_finds_what_a_plain_look_finds(markers: list[str], text: str, is_whole: bool) -> None:
     search = MarkerSearch(markers)
     place, marker = look(markers, text, is_whole=is_whole)
-    assert search.find(text, is_whole=is_whole) == (place, marker)
+    assert search.find(text, is_whole=is_whole) == Found(place, marker)
     if text:
         at_start = marker if place == 0 else None
         assert search.begins(text, is_whole=is_whole) == at_start

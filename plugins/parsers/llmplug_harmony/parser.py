@@ -17,8 +17,7 @@ MAX_HEADER = 512  # characters: what is longer is none
 
 _START, _BODY = "<|start|>", "<|message|>"
 _CLOSING = ("<|end|>", "<|call|>", "<|return|>")
-_MARKERS = (*_CLOSING, _START, "<|channel|>", "<|constrain|>", _BODY)
-_BEGINNINGS = (*_MARKERS, "to=")
+_BEGINNINGS = search_for(*_CLOSING, _START, "<|channel|>", "<|constrain|>", _BODY, "to=")
 # In a text, a header's later parts mean nothing.
 _ENDS = (*_CLOSING, _START, "<|channel|>")
 _CHANNEL = re.compile(r"<\|channel\|>\s*(\w+)")
@@ -59,13 +58,13 @@ class HarmonyParser(MessageReader):
         """Between texts: a header, or text that has none."""
         text = text.lstrip()
         if not self._is_begun:
-            if text not in _MARKERS and any(each.startswith(text) for each in _BEGINNINGS):
+            marker = _BEGINNINGS.begins(text)
+            if marker == "" or not text:
                 self._held = text  # too little to tell
                 return ""
-            for marker in _CLOSING:  # of a message that is closed already
-                if text.startswith(marker):
-                    return text[len(marker) :]
-            if not text.startswith(_BEGINNINGS):
+            if marker in _CLOSING:  # of a message that is closed already
+                return text[len(marker) :]
+            if marker is None:
                 self._open_text(is_reasoning=False)
                 return text
             self._is_begun = True

@@ -16,7 +16,7 @@ MAX_HEADER = 512  # characters: what is longer is none
 
 _START, _BODY = "<|start|>", "<|message|>"
 _CLOSING = ("<|eom|>", "<|eot|>")
-_BEGINNINGS = (_START, _BODY, "to=", *_CLOSING)
+_BEGINNINGS = search_for(_START, _BODY, "to=", *_CLOSING)
 
 
 class MessageParser(MessageReader):
@@ -42,15 +42,15 @@ class MessageParser(MessageReader):
     def _read_header(self, text: str) -> str:
         """Between texts: a header, or text that has none."""
         text = text.lstrip()
-        if text not in _BEGINNINGS and any(each.startswith(text) for each in _BEGINNINGS):
+        marker = _BEGINNINGS.begins(text)
+        if marker == "" or not text:
             self._held = text  # too little to tell
             return ""
-        for marker in _CLOSING:  # of a message that is closed already
-            if text.startswith(marker):
-                return text[len(marker) :]
+        if marker in _CLOSING:  # of a message that is closed already
+            return text[len(marker) :]
         header, body, rest = text.partition(_BODY)
         is_too_long = len(text) >= MAX_HEADER + len(_BODY) and len(header) > MAX_HEADER
-        if is_too_long or not text.startswith(_BEGINNINGS):
+        if is_too_long or marker is None:
             self._open_message("")
             return text
         if not body:
