@@ -32,11 +32,13 @@ async def test_every_route_needs_a_key(start: StartServer) -> None:
         assert response.status_code == 401
         assert response.headers["WWW-Authenticate"] == "Bearer"
         if method != "HEAD":
-            error = response.json()["error"]
-            is_ours = not path.startswith("/v1/messages")  # these speak Anthropic's
-            assert error["code" if is_ours else "type"] == (
-                "invalid_api_key" if is_ours else "authentication_error"
-            )
+            body = response.json()
+            if path == "/v2/embed":  # Cohere's shape
+                assert "API key" in body["message"]
+            elif path.startswith("/v1/messages"):
+                assert body["error"]["type"] == "authentication_error"
+            else:
+                assert body["error"]["code"] == "invalid_api_key"
 
 
 @pytest.mark.parametrize(
