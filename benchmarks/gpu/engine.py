@@ -41,9 +41,9 @@ def make_engine(bench: Bench, built: BuiltModel, num_sequences: int, num_tokens:
         context_length=built.shape.context_length,
         num_pages=pages_each * num_sequences,
         page_size=_PAGE_SIZE,
-        max_batch_tokens=max(256 if bench.is_tiny else 8192, num_sequences),
+        max_batch_tokens=max(32 if bench.is_tiny else 8192, num_sequences),
         max_sequences=num_sequences,
-        prefill_chunk=256 if bench.is_tiny else 8192,
+        prefill_chunk=32 if bench.is_tiny else 8192,
         cache_dtype=str(bench.dtype).removeprefix("torch."),
     )
     graphs = choose_graphs(bench.device, built.ops) if bench.device.type == "cuda" else None

@@ -33,16 +33,20 @@ def measure_peer(
     bench: Bench, built: BuiltModel, prompts: list[list[int]], num_outputs: int
 ) -> dict[str, Any]:
     """Time `generate_batch` on all prompts at once, after a first time for a few tokens."""
-    from transformers import GenerationConfig
+    from transformers import ContinuousBatchingConfig, GenerationConfig
 
     model = build_peer(bench, built)
     describe: Any = GenerationConfig  # untyped
+    # By itself it takes what memory the device has.
+    sizes = ContinuousBatchingConfig(num_blocks=64, max_batch_tokens=256) if bench.is_tiny else None
     seconds = 0.0
     outputs: dict[str, Any] = {}
     for count in (2, num_outputs):
         settings = describe(max_new_tokens=count, do_sample=False, eos_token_id=-1)
         start = time.perf_counter()
-        outputs = model.generate_batch(inputs=prompts, generation_config=settings)
+        outputs = model.generate_batch(
+            inputs=prompts, generation_config=settings, continuous_batching_config=sizes
+        )
         bench.clock.wait()
         seconds = time.perf_counter() - start
     if any(len(output.generated_tokens) != num_outputs for output in outputs.values()) or len(

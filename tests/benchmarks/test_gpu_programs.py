@@ -53,6 +53,17 @@ def test_rows_of_a_model_are_measured_once(
     assert len(file.read_text().splitlines()) == len(lines)
 
 
+def test_transformers_answers_the_same_prompts_beside_it(tmp_path: Path) -> None:
+    arguments = ["--device", "cpu", "--tiny", "--models", "qwen3-0.6b", "--only", "shared",
+                 "--results", str(tmp_path)]  # fmt: skip
+    assert bench.main(arguments) == 0
+    (file,) = tmp_path.iterdir()
+    ours, theirs = (json.loads(text) for text in file.read_text().splitlines())
+    assert theirs["row"] == f"{ours['row']} transformers"
+    assert ours["output_tokens"] == theirs["output_tokens"] == 3 * 6
+    assert ours["cached_tokens"] > 0
+
+
 def test_rows_that_fail_or_take_too_long_are_told_and_tried_again(tmp_path: Path) -> None:
     path, tries = tmp_path / "rows.jsonl", []
 
@@ -76,6 +87,11 @@ def test_rows_that_fail_or_take_too_long_are_told_and_tried_again(tmp_path: Path
     ]  # fmt: skip
     assert run_rows(path, rows[:1], {"device": "x"}) == 0
     assert json.loads(path.read_text().splitlines()[-1])["us"] == 1.0
+
+
+def test_what_is_faster_than_the_device_is_an_error(tmp_path: Path) -> None:
+    rows = [Row("a", lambda: {"of_limit": 0.98}), Row("b", lambda: {"of_limit": 1.2})]
+    assert run_rows(tmp_path / "rows.jsonl", rows, {"device": "x"}) == 1
 
 
 def test_the_clock_counts_the_call() -> None:
