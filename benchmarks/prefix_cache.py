@@ -13,7 +13,7 @@ import statistics
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from benchmarks.machine import describe_machine
 from benchmarks.workload import Workload, make_prompts
@@ -36,7 +36,7 @@ def make_engine(config: Path) -> Engine:
     parsed = load(config, sets=[f"models.0.cache.memory={CACHE}"])
     registry = load_registry(parsed)
     plan = plan_model(parsed.models[0], registry, lambda stage, done, total: None)
-    return build_engine(plan, registry, lambda stage, done, total: None)
+    return cast("Engine", build_engine(plan, registry, lambda stage, done, total: None))
 
 
 def time_run(engine: Engine, seed: int, *, is_sharing: bool) -> float:

@@ -22,7 +22,7 @@ import sys
 from array import array
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from collections.abc import Sequence as SequenceOf
 
+    from llmplug.engine.engine import Engine
     from llmplug.engine.runner import Runner
     from llmplug.plan import ModelPlan
     from llmplug.registry import Registry
@@ -127,7 +128,7 @@ def make_reader(config: Path, window: int, *sets: str) -> tuple[Reader, Registry
     parsed = load(config, sets=[f"models.0.{value}" for value in all_sets])
     registry = load_registry(parsed)
     plan = plan_model(parsed.models[0], registry, lambda stage, done, total: None)
-    engine = build_engine(plan, registry, lambda stage, done, total: None)
+    engine = cast("Engine", build_engine(plan, registry, lambda stage, done, total: None))
     return Reader(plan, engine._runner), registry
 
 

@@ -179,8 +179,8 @@ class _Link:
     def __init__(self, socket: zmq.Socket[bytes]) -> None:
         self._socket = socket
         self._encoder = msgspec.msgpack.Encoder()
-        self._decoder: msgspec.msgpack.Decoder[EngineCommand] = (
-            msgspec.msgpack.Decoder(EngineCommand)
+        self._decoder: msgspec.msgpack.Decoder[EngineCommand] = msgspec.msgpack.Decoder(
+            EngineCommand
         )
         self._last_report = ("", 0.0)  # (stage, time)
 
