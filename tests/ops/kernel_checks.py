@@ -76,6 +76,10 @@ def check_first_row_stands_alone(
             changed = {**example, "neighbours": 99}
         elif "num_tokens" in example:
             first, changed = 1, {**example, "factor": 1000}
+        elif "starts" in example:  # whole texts: the first one stands alone
+            first = (*example["starts"], 0)[1]
+            changed = with_other_neighbours(example, first=first)
+            first = 1 if op.name == "pool_texts" else first
         else:
             first, changed = 1, with_other_neighbours(example)
         before, after = call(op, kernel, example), call(op, kernel, changed)
@@ -83,12 +87,15 @@ def check_first_row_stands_alone(
             assert torch.equal(x[:first], y[:first])
 
 
-def with_other_neighbours(example: Mapping[str, Any], factor: float = 1000) -> dict[str, Any]:
+def with_other_neighbours(
+    example: Mapping[str, Any], factor: float = 1000, first: int = 1
+) -> dict[str, Any]:
     """Huge values in all rows but the first, of every argument whose first dimension is T or S."""
     changed = copied(example)
     for name, value in changed.items():
-        if name.rpartition("_")[2].startswith(("T", "S")) and value.is_floating_point():
-            value[1:] *= factor
+        is_of_rows = name.rpartition("_")[2].startswith(("T", "S"))
+        if is_of_rows and isinstance(value, torch.Tensor) and value.is_floating_point():
+            value[first:] *= factor
     return changed
 
 
