@@ -20,7 +20,7 @@ from benchmarks.gpu.device import Bench, open_bench
 from benchmarks.gpu.engine import add_prompts, make_engine, make_prompts
 from benchmarks.gpu.models import build_model
 from benchmarks.gpu.peer import build_peer
-from llmplug.ops import REFERENCES, Op
+from llmplug.ops import REFERENCES, KernelTable, Op
 from llmplug.ops.attention_examples import apply_attention
 from llmplug.ops.table import make_reference_table
 
@@ -39,18 +39,28 @@ def find_unlike(spec: KernelSpec, device: torch.device, dtype: str) -> Iterator[
     """Yield what differs from the reference, over the op's examples and fresh inputs."""
     op = REFERENCES[spec.op]
     table = make_reference_table(REFERENCES)
-    kernel: Any = spec.load()
-    if op.compose is not None:
-        return  # a fused kernel is tried with its parts, by the suite
+    kernel, reference = spec.load(), getattr(table, op.name)
+    if op.compose is not None:  # it is compared with what it is composed of, parts and all
+        kernel, reference = _take_parts(spec, kernel, table), table
     rtol, atol = op.tolerances[dtype]
     for number, example in enumerate(op.example_inputs(device, DTYPES[dtype])):
         for attempt, inputs in enumerate((example, _draw_anew(example))):
-            for got, expected in _compare(op, kernel, getattr(table, op.name), inputs):
+            for got, expected in _compare(op, kernel, reference, inputs):
                 try:
                     torch.testing.assert_close(got, expected, rtol=rtol, atol=atol)
                 except AssertionError as error:
                     message = str(error).replace("\n", " ")
                     yield f"{op.name} {dtype}, example {number}.{attempt}: {message}"
+
+
+def _take_parts(spec: KernelSpec, kernel: object, references: KernelTable) -> KernelTable:
+    """References, but for a fused kernel and the kernels that it builds on."""
+    from llmplug_triton import llmplug_kernels
+
+    parts = {each.op: each.load() for each in llmplug_kernels() if each.op in spec.needs}
+    return KernelTable(
+        {**{op: getattr(references, op) for op in REFERENCES}, **parts, spec.op: kernel}
+    )
 
 
 def _compare(
