@@ -20,7 +20,7 @@ from benchmarks.gpu.device import Bench, open_bench
 from benchmarks.gpu.engine import add_prompts, make_engine, make_prompts
 from benchmarks.gpu.models import build_model
 from benchmarks.gpu.peer import build_peer
-from llmplug.ops import REFERENCES, KernelTable, Op
+from llmplug.ops import REFERENCES, KernelTable, LoadedTensor, Op
 from llmplug.ops.attention_examples import apply_attention
 from llmplug.ops.table import make_reference_table
 
@@ -51,6 +51,23 @@ def find_unlike(spec: KernelSpec, device: torch.device, dtype: str) -> Iterator[
                 except AssertionError as error:
                     message = str(error).replace("\n", " ")
                     yield f"{op.name} {dtype}, example {number}.{attempt}: {message}"
+
+
+def find_wrong_products(device: torch.device) -> Iterator[str]:
+    """Yield formats whose products are not those of the weight that they hold, in float64."""
+    from llmplug_triton.linear import Linear
+
+    linear, dtype = Linear(), torch.float32
+    for name in ("int8", "int4", "fp8"):
+        for outputs, inputs in ((1, 1), (70, 100), (129, 257)):
+            source = LoadedTensor(torch.randn(outputs, inputs))
+            packed = linear.pack([source], None, device=device, dtype=dtype, format=name)
+            weight_IO = linear(torch.eye(inputs, device=device), packed).double()
+            for num_tokens in (1, 16, 17):  # both heights of tiles
+                x_TI = torch.randn(num_tokens, inputs, device=device)
+                got, expected = linear(x_TI, packed).double(), x_TI.double() @ weight_IO
+                if not torch.allclose(got, expected, rtol=1e-4, atol=1e-3):
+                    yield f"linear {name} {outputs}x{inputs} T={num_tokens}"
 
 
 def _take_parts(spec: KernelSpec, kernel: object, references: KernelTable) -> KernelTable:
@@ -130,6 +147,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for line in find_unlike(spec, bench.device, dtype):
                 num_unlike += 1
                 print(line, flush=True)
+    if options.ops is None or "linear" in options.ops:
+        for line in find_wrong_products(bench.device):
+            num_unlike += 1
+            print(line, flush=True)
     torch.use_deterministic_algorithms(False)
     if importlib.util.find_spec("transformers") is None:
         print("transformers is not installed: greedy answers are not compared", file=sys.stderr)
