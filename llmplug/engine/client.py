@@ -333,18 +333,11 @@ class EngineClient:
         raise EngineError("the socket was closed")
 
     def _take(self, process: EngineProcess, message: EngineMessage) -> None:
-        if isinstance(message, PoolOutput):
-            self._take_vectors(message)
-        elif isinstance(message, StepOutput):
+        if isinstance(message, StepOutput | PoolOutput):
             self.stats = message.stats
             self._last_progress = time.monotonic()
-            for delta in message.deltas:
-                entry = self._open.get(delta.request_id)
-                if entry is not None:  # else it was just given up
-                    entry.has_sent = True
-                    entry.queue.put_nowait(delta)
-                if delta.finish_reason in _ANSWERED:
-                    self._num_restarts = 0
+            for item in message.deltas if isinstance(message, StepOutput) else message.results:
+                self._hand_out(item)
         elif isinstance(message, EngineLoading):
             self.loading = message
             if self._on_loading is not None:
@@ -352,16 +345,13 @@ class EngineClient:
         elif isinstance(message, EngineReady):
             self._start_serving(process, message)
 
-    def _take_vectors(self, message: PoolOutput) -> None:
-        self.stats = message.stats
-        self._last_progress = time.monotonic()
-        for result in message.results:
-            entry = self._open.get(result.request_id)
-            if entry is not None:  # else it was just given up
-                entry.has_sent = True
-                entry.queue.put_nowait(result)
-            if result.error is None:
-                self._num_restarts = 0
+    def _hand_out(self, item: SequenceDelta | PoolResult) -> None:
+        entry = self._open.get(item.request_id)
+        if entry is not None:  # else it was just given up
+            entry.has_sent = True
+            entry.queue.put_nowait(item)
+        if _is_answer(item):
+            self._num_restarts = 0
 
     def _start_serving(self, process: EngineProcess, ready: EngineReady) -> None:
         self._ready = ready
@@ -407,3 +397,10 @@ def _as_command(request: GenerateRequest | PoolRequest) -> AddRequest | AddPooli
     if isinstance(request, PoolRequest):
         return AddPooling(request=request)
     return AddRequest(request=request)
+
+
+def _is_answer(item: SequenceDelta | PoolResult) -> bool:
+    """Whether a request, or a sequence of it, was answered to its end."""
+    if isinstance(item, SequenceDelta):
+        return item.finish_reason in _ANSWERED
+    return item.error is None
