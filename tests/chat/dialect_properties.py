@@ -512,10 +512,13 @@ def _many(num_examples: int) -> settings:
 
 
 def _bare(text: str, markers: Sequence[str]) -> str:
-    """A text without white space and markers."""
+    """A text without white space and markers, and without those that the pieces then make."""
     text = "".join(text.split())
     tight = sorted(("".join(marker.split()) for marker in markers), key=len, reverse=True)
-    return re.sub("|".join(map(re.escape, tight)), "", text) if tight else text
+    num_found = len(tight)
+    while num_found:
+        text, num_found = re.subn("|".join(map(re.escape, tight)), "", text)
+    return text
 
 
 def _is_within(part: str, text: str) -> bool:
