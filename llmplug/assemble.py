@@ -86,9 +86,6 @@ def plan_text(config: ModelConfig, registry: Registry, progress: Progress) -> Te
     Raises:
         SourceError, CheckpointError, ConfigError, PluginError: each says what to do.
     """
-    from llmplug.chat.channels import Dialect
-    from llmplug.chat.choose_dialect import Evidence
-    from llmplug.chat.render import ChatRenderer
     from llmplug.chat.tokenizer import Tokenizer
 
     choices: list[Choice] = []
@@ -98,25 +95,8 @@ def plan_text(config: ModelConfig, registry: Registry, progress: Progress) -> Te
     choices.append(context)
     checkpoint = files.checkpoint
     tokenizer = Tokenizer(checkpoint.tokenizer)
-    template = generation_defaults.choose_template(config, checkpoint, tokenizer, registry, choices)
     defaults = generation_defaults.choose_sampling_defaults(config, checkpoint, choices)
-    renderer = None
-    if template.source is not None:
-        renderer = ChatRenderer(tokenizer, template.source, template.tool_source)
-    end_ids: frozenset[int] = frozenset()
-    if files.task == "generate":
-        end_ids = generation_defaults.choose_end_ids(
-            config, checkpoint, tokenizer, template, renderer, choices
-        )
-    dialect = Dialect()
-    if renderer is not None and template.source is not None:
-        evidence = Evidence(
-            template=template.source + (template.tool_source or ""),
-            config=checkpoint.config,
-            vocabulary=frozenset(tokenizer.library.get_vocab()),
-            renderer=renderer,
-        )
-        dialect = generation_defaults.choose_model_dialect(config, registry, evidence, choices)
+    chat = generation_defaults.plan_chat(config, files, tokenizer, registry, choices)
     grammars = grammar_backends.choose_backend(config.grammar_backend, registry)
     choices.append(
         Choice(
@@ -129,11 +109,11 @@ def plan_text(config: ModelConfig, registry: Registry, progress: Progress) -> Te
         config=config,
         files=files,
         rules=SequenceRules(
-            context_length=int(context.chosen), end_ids=end_ids, sampling_defaults=defaults
+            context_length=int(context.chosen), end_ids=chat.end_ids, sampling_defaults=defaults
         ),
         tokenizer=tokenizer,
-        renderer=renderer,
-        dialect=dialect,
+        renderer=chat.renderer,
+        dialect=chat.dialect,
         choices=tuple(choices),
     )
 

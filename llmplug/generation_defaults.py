@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from llmplug.chat.render import ChatRenderer
     from llmplug.chat.tokenizer import Tokenizer
     from llmplug.config import ModelConfig
+    from llmplug.plan import ModelFiles
     from llmplug.registry import Registry, Shelf
     from llmplug.specs import Checkpoint, ReasoningParserSpec, ToolParserSpec
 
@@ -34,6 +35,51 @@ class TemplateChoice:
     source: str | None
     tool_source: str | None = None  # another one, for conversations with tools
     stop_tokens: tuple[str, ...] = ()  # texts that end an answer under this template
+
+
+@dataclass(frozen=True, slots=True)
+class ChatPlan:
+    """How a conversation becomes a prompt, what ends an answer, and how it is read."""
+
+    renderer: ChatRenderer | None  # None: no chat template
+    end_ids: frozenset[int]
+    dialect: Dialect
+
+
+def plan_chat(
+    config: ModelConfig,
+    files: ModelFiles,
+    tokenizer: Tokenizer,
+    registry: Registry,
+    choices: list[Choice],
+) -> ChatPlan:
+    """Choose what stands between messages and tokens, from files that are open already.
+
+    Raises:
+        CheckpointError, ConfigError, PluginError: each says what to do.
+    """
+    from llmplug.chat.channels import Dialect
+    from llmplug.chat.choose_dialect import Evidence
+    from llmplug.chat.render import ChatRenderer
+
+    checkpoint = files.checkpoint
+    template = choose_template(config, checkpoint, tokenizer, registry, choices)
+    renderer = None
+    if template.source is not None:
+        renderer = ChatRenderer(tokenizer, template.source, template.tool_source)
+    end_ids: frozenset[int] = frozenset()
+    if files.task == "generate":
+        end_ids = choose_end_ids(config, checkpoint, tokenizer, template, renderer, choices)
+    dialect = Dialect()
+    if renderer is not None and template.source is not None:
+        evidence = Evidence(
+            template=template.source + (template.tool_source or ""),
+            config=checkpoint.config,
+            vocabulary=frozenset(tokenizer.library.get_vocab()),
+            renderer=renderer,
+        )
+        dialect = choose_model_dialect(config, registry, evidence, choices)
+    return ChatPlan(renderer, end_ids, dialect)
 
 
 def choose_sampling_defaults(
