@@ -19,7 +19,7 @@ SHELVES := .:plugins/models:plugins/kernels:plugins/samplers
 FROZEN := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test test-fast test-fuzz test-gpu lint fix types docs bench bench-gpu check \
+.PHONY: help setup serve attack test test-fast test-fuzz test-gpu lint fix types docs bench bench-gpu check \
 	wheel wheel-check freeze clean
 
 help:  ## list the targets
@@ -30,6 +30,9 @@ setup: $(WORK_READY)  ## create .venv with all that development needs
 
 serve: $(SERVE_READY)  ## serve CONFIG (config/llama.yaml); fetches the model the first time
 	@$(BIN)/llmplug serve --config $(CONFIG) $(ARGS)
+
+attack: $(WORK_READY)  ## attack a server of a tiny model, and look at what it leaves
+	@$(BIN)/python -m pytest tests/attack $(ARGS)
 
 test: $(WORK_READY)  ## run the whole suite (ARGS goes to pytest)
 	@$(BIN)/python -m pytest $(ARGS)

@@ -13,7 +13,10 @@ from llmplug.conformance.checks import expect
 from llmplug.errors import ConfigError
 
 MAX_BYTES = 64 * 2**20  # of an answer
-_CONNECTIONS = {"http": http.client.HTTPConnection, "https": http.client.HTTPSConnection}
+_CONNECTIONS: dict[str, type[http.client.HTTPConnection]] = {
+    "http": http.client.HTTPConnection,
+    "https": http.client.HTTPSConnection,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,18 +84,13 @@ class Target:
         Raises:
             CheckFailed: no answer came.
         """
-        parts = urlsplit(self.url.rstrip("/").removesuffix("/v1"))
-        headers = dict(self.headers)
-        if self.api_key is not None and has_key:
-            headers["Authorization"] = f"Bearer {self.api_key}"
+        headers = dict(self.headers_with_key if has_key else self.headers)
         data = body if isinstance(body, bytes | None) else json.dumps(body).encode()
         if data is not None:
             headers["Content-Type"] = content_type
-        connection = _CONNECTIONS[parts.scheme](
-            parts.hostname or "", parts.port, timeout=self.timeout_s
-        )
+        connection = self.connect()
         try:
-            connection.request(method, f"{parts.path}{path}", data, headers)
+            connection.request(method, f"{self.root}{path}", data, headers)
             response = connection.getresponse()
             return Answer(
                 response.status,
@@ -103,6 +101,22 @@ class Target:
             return expect(False, f"no answer: {error!r}")
         finally:
             connection.close()
+
+    @property
+    def headers_with_key(self) -> dict[str, str]:
+        """Headers of a request, the key among them if there is one."""
+        key = {} if self.api_key is None else {"Authorization": f"Bearer {self.api_key}"}
+        return {**self.headers, **key}
+
+    def connect(self) -> http.client.HTTPConnection:
+        """Make a connection, which opens with its first request; the caller closes it."""
+        parts = urlsplit(self.url)
+        return _CONNECTIONS[parts.scheme](parts.hostname or "", parts.port, timeout=self.timeout_s)
+
+    @property
+    def root(self) -> str:
+        """What comes before a path: what a proxy in front of the server strips."""
+        return urlsplit(self.url.rstrip("/").removesuffix("/v1")).path
 
     def post(self, path: str, **fields: Any) -> Answer:
         """Send fields to an endpoint, with the model's name unless they say another."""

@@ -21,6 +21,7 @@ from llmplug.server.auth import open_key_ring
 from llmplug.server.batches.start import open_batches
 from llmplug.server.errors import OpenAIErrorHandler
 from llmplug.server.lifecycle import Lifecycle
+from llmplug.server.open_requests import OpenRequests
 from llmplug.server.responses.start import open_responses
 from llmplug.server.routes import (
     chat,
@@ -88,6 +89,7 @@ def create_app(service: Service, settings: ServerConfig) -> Sanic[Any, Any]:
     )
     app.ctx.watchdog = Watchdog(service.find_stalls, service.dump_engine_stacks)
     app.ctx.lifecycle = Lifecycle(on_busy=app.ctx.watchdog.wake, on_idle=app.ctx.watchdog.rest)
+    service.metrics.registry.register(OpenRequests(app))
     app.ctx.framings = {}  # by path; see framing.py
     app.ctx.strict_fields = settings.strict_fields
     app.ctx.reasoning_names = settings.reasoning_fields

@@ -105,6 +105,26 @@ async def test_version_and_metrics(start: StartServer) -> None:
     assert (await private.http.get("/metrics")).status_code == 404
 
 
+async def test_what_requests_take_is_told_and_given_back(start: StartServer) -> None:
+    async def read_tables() -> list[float]:
+        names = ("requests_running", "prompts_waiting", "bodies_bytes", "generations_running")
+        return [float((await server.metric(f"llmplug_{name}")).split()[-1]) for name in names]
+
+    server = await start(endless(asyncio.Event()))
+    assert await read_tables() == [0, 0, 0, 0]
+    server.engine.script = never_start
+    asked = asyncio.create_task(server.complete(prompt=["a", "b"]))
+    await until(lambda: server.num_in_flight == 1)
+    running, waiting, num_bytes, generations = await read_tables()
+    assert (running, waiting, generations) == (1, 2, 1)
+    assert 20 < num_bytes < 200
+    asked.cancel()
+    await until(lambda: server.num_in_flight == 0)
+    async with asyncio.timeout(10):
+        while await read_tables() != [0, 0, 0, 0]:  # noqa: ASYNC110 - a server answers
+            await asyncio.sleep(0.002)
+
+
 async def test_full_queue_says_when_to_come_back(start: StartServer) -> None:
     gate = asyncio.Event()
     server = await start(endless(gate), max_waiting_requests=2)
