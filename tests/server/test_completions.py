@@ -168,6 +168,7 @@ async def test_one_failing_prompt_ends_the_whole_request(start: StartServer) -> 
         ({"prompt": ["a"] * 100_000}, "prompt", "invalid_value"),
         ({"prompt": ["a"] * 100, "n": 20}, "n", "invalid_value"),
         ({"n": 3, "best_of": 2}, "best_of", "invalid_value"),
+        ({"best_of": 2**63}, "best_of", "invalid_value"),
         ({"suffix": "x"}, "suffix", "unsupported_parameter"),
         ({"max_tokens": 0}, "max_tokens", "invalid_value"),
         ({"logprobs": 21}, "logprobs", "invalid_value"),

@@ -87,6 +87,8 @@ async def create_completion(request: Request) -> HTTPResponse | None:
 
 def _param_names(asked: CompletionsRequest) -> dict[str, str]:
     names = {"num_sequences": "n", "prompt_ids": "prompt"}
+    if asked.num_made > asked.num_shown:
+        names["n"] = names["num_sequences"] = "best_of"  # which asks for more
     if asked.prompt_logprobs is None:
         names["prompt_logprobs"] = "logprobs"  # asked for by `echo`
     return names
