@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from llmplug.registry import Registry
     from llmplug.server.missing_model import MissingModel
     from llmplug.server.model_service import EngineConnection, ModelService
+    from llmplug.server.supervisor import Supervisor
     from llmplug.specs import Progress
 
 NAME = "serve"
@@ -39,6 +40,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    """Serve in a process of its own, and again in another one if that dies."""
+    from llmplug.server.supervisor import supervise
+
+    return supervise(partial(run_http, args))
+
+
+def run_http(args: argparse.Namespace, supervisor: Supervisor | None) -> int:
     """Plan, start the engines and serve."""
     from llmplug.engine.process import EngineProcess
 
@@ -54,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
         if not num_eager:
             processes.pop().discard()
         processes += [stack.enter_context(EngineProcess(ENGINE_ARGV)) for _ in range(1, num_eager)]
-        _serve(config, iter(processes))
+        _serve(config, iter(processes), supervisor)
     return 0
 
 
@@ -68,7 +76,9 @@ def _read_config(args: argparse.Namespace) -> Config:
     return config
 
 
-def _serve(config: Config, processes: Iterator[EngineProcess]) -> None:
+def _serve(
+    config: Config, processes: Iterator[EngineProcess], supervisor: Supervisor | None
+) -> None:
     from llmplug import assemble
     from llmplug.cli.terminal import TerminalProgress
     from llmplug.errors import ConfigError
@@ -76,6 +86,8 @@ def _serve(config: Config, processes: Iterator[EngineProcess]) -> None:
     from llmplug.server.service import Service
 
     _set_up_logging(config)
+    if supervisor is not None and supervisor.last_end:
+        logging.getLogger("llmplug").error("the HTTP process %s", supervisor.last_end)
     registry = assemble.load_registry(config)
     for plugin in registry.report.problems:
         logging.getLogger("llmplug").warning("%s", plugin)
@@ -85,7 +97,7 @@ def _serve(config: Config, processes: Iterator[EngineProcess]) -> None:
         gc.enable()
         try:
             service = Service(models, assemble.describe_samplers(registry), missing)
-            serve(create_app(service, config.server), config.server)
+            serve(create_app(service, config.server), config.server, supervisor)
         except OSError as error:
             where = f"{config.server.host}, port {config.server.port}"
             raise ConfigError(f"cannot listen on {where}: {error.strerror or error}") from error

@@ -21,6 +21,7 @@ from llmplug.server.auth import open_key_ring
 from llmplug.server.batches.start import open_batches
 from llmplug.server.errors import OpenAIErrorHandler
 from llmplug.server.lifecycle import Lifecycle
+from llmplug.server.listener import open_listener
 from llmplug.server.open_requests import OpenRequests
 from llmplug.server.responses.start import open_responses
 from llmplug.server.routes import (
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
 
     from llmplug.config import ServerConfig
     from llmplug.server.service import Service
+    from llmplug.server.supervisor import Supervisor
 
 log = logging.getLogger("llmplug.server")
 
@@ -119,9 +121,13 @@ def create_app(service: Service, settings: ServerConfig) -> Sanic[Any, Any]:
     return app
 
 
-def serve(app: Sanic[Any, Any], settings: ServerConfig) -> None:
+def serve(
+    app: Sanic[Any, Any], settings: ServerConfig, supervisor: Supervisor | None = None
+) -> None:
     """Serve until SIGTERM or SIGINT, then drain; a second signal skips the drain.
 
+    Args:
+        supervisor: the parent that starts this process again; None: nobody does.
     Raises:
         OSError: the address is in use or not ours.
         LlmplugError: no engine can start, or one cannot for what the config says.
@@ -129,22 +135,31 @@ def serve(app: Sanic[Any, Any], settings: ServerConfig) -> None:
     # Sanic rewrites its own methods without the signals that nobody listens to: once a process.
     app.config.TOUCHUP = True
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(_serve(app, settings))
+        runner.run(_serve(app, settings, supervisor))
 
 
-async def _serve(app: Sanic[Any, Any], settings: ServerConfig) -> None:
+async def _serve(
+    app: Sanic[Any, Any], settings: ServerConfig, supervisor: Supervisor | None
+) -> None:
     service: Service = app.ctx.service
-    listener = _bind(settings.host, settings.port)
+    listener = open_listener(settings.host, settings.port, supervisor)
     tls = open_tls(settings.tls) if settings.tls is not None else None
     admin = open_admin(app, settings.admin)
     server = await start_server(app, listener, tls)
     host, port = listener.getsockname()[:2]
     log.info("listening on %s://%s:%d", "https" if tls else "http", host, port)
     first, second = asyncio.Event(), asyncio.Event()
-    _on_signals(lambda: second.set() if first.is_set() else first.set())
+
+    def stop() -> None:
+        if first.is_set() or (supervisor is not None and supervisor.is_gone):
+            second.set()
+        first.set()
+
+    _on_signals(stop)
     app.ctx.watchdog.start()
     service.start()
     failed = asyncio.create_task(service.wait_failed())
+    ready = asyncio.create_task(_tell_ready(service, supervisor))
     try:
         await _first_of(asyncio.create_task(first.wait()), failed)
         if not failed.cancelled():
@@ -154,6 +169,7 @@ async def _serve(app: Sanic[Any, Any], settings: ServerConfig) -> None:
         if second.is_set():
             log.warning("second signal: not waiting for %d requests", app.ctx.lifecycle.num_running)
     finally:
+        ready.cancel()
         await app.ctx.lifecycle.end()
         await service.stop()
         await app.ctx.watchdog.stop()
@@ -197,17 +213,10 @@ async def stop_server(server: AsyncioServer) -> None:
     await server.after_stop()  # type: ignore[no-untyped-call]
 
 
-def _bind(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    sock = socket.socket(family, socket.SOCK_STREAM)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    sock.setblocking(False)
-    try:
-        sock.bind((host, port))
-    except OSError:
-        sock.close()
-        raise
-    return sock
+async def _tell_ready(service: Service, supervisor: Supervisor | None) -> None:
+    await service.wait_started()
+    if supervisor is not None and service.is_ready:
+        supervisor.tell_ready()
 
 
 def _on_signals(react: Callable[[], object]) -> None:

@@ -206,6 +206,10 @@ class Service:
         """Start every engine in the background."""
         self._starts = [asyncio.create_task(_start(model)) for model in self.models]
 
+    async def wait_started(self) -> None:
+        """Wait until every engine has come up, or failed to."""
+        await asyncio.gather(*self._starts, return_exceptions=True)
+
     async def wait_failed(self) -> Exception:
         """Return a failure that leaves nothing to serve, or says that the config is wrong."""
         failures: list[Exception] = []

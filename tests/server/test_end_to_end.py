@@ -20,6 +20,7 @@ import httpx
 import openai
 import pytest
 
+from benchmarks.processes import list_tree
 from llmplug.conformance.run import run_checks
 from llmplug.conformance.target import Target
 
@@ -70,16 +71,10 @@ class Process:
         raise KeyError(name)
 
     def engine_pids(self) -> list[int]:
-        pid = self.popen.pid
-        children = [
-            child
-            for task in Path(f"/proc/{pid}/task").iterdir()
-            for child in (task / "children").read_text().split()
-        ]
         return [
-            int(child)
-            for child in children
-            if b"\0engine\0" in Path(f"/proc/{child}/cmdline").read_bytes()
+            pid
+            for pid in list_tree(self.popen.pid)
+            if b"\0engine\0" in Path(f"/proc/{pid}/cmdline").read_bytes()
         ]
 
     def client(self) -> openai.OpenAI:
