@@ -1,0 +1,49 @@
+"""Checks for plugin authors: one for each kind of spec, run from the author's own tests.
+
+Each takes what a hook returns, and raises an AssertionError that says what to do:
+
+    from llmplug.testing import check_sampler
+
+    def test_my_sampler():
+        (spec,) = my_plugin.llmplug_samplers()
+        check_sampler(spec, [{"strength": 0.5}, {"strength": 2.0}])
+
+    check_kernel           llmplug_kernels()
+    check_sampler          llmplug_samplers()
+
+hypothesis and transformers are imported by the checks that need them:
+`pip install 'llmplug[test-kit]'`. Nothing here is imported by a server.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+_PUBLIC = {
+    "llmplug.testing.guarded_memory": ("GuardedMemory", "poisoned_memory"),
+    "llmplug.testing.kernels": ("check_kernel",),
+    "llmplug.testing.samplers": ("check_sampler",),
+}
+_HOME = {name: module for module, names in _PUBLIC.items() for name in names}
+
+__all__ = [*_HOME]  # noqa: PLE0604 - names are resolved by __getattr__
+
+
+def __getattr__(name: str) -> Any:
+    try:
+        module = importlib.import_module(_HOME[name])
+    except KeyError:
+        raise AttributeError(f"module 'llmplug.testing' has no attribute {name!r}") from None
+    return getattr(module, name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
+if TYPE_CHECKING:
+    from llmplug.testing.guarded_memory import GuardedMemory as GuardedMemory
+    from llmplug.testing.guarded_memory import poisoned_memory as poisoned_memory
+    from llmplug.testing.kernels import check_kernel as check_kernel
+    from llmplug.testing.samplers import check_sampler as check_sampler
