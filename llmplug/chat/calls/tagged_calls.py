@@ -104,7 +104,7 @@ class TaggedReader(SectionReader):
         marker, text = self._expect_call(text, self._markers.in_section)
         if marker == self._markers.name_start:
             self._state = self._read_name
-        elif marker and marker == self._markers.behind_call:
+        elif marker and marker == self._markers.behind_call and self._num_calls:
             self._raw.pop()  # it is no text, whatever comes
         return text
 

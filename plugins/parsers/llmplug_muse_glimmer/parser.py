@@ -5,6 +5,7 @@ The header of the first message has begun in the prompt: `<|start|>assistant`.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from llmplug.answer_parts import MessageReader, search_for
@@ -16,6 +17,7 @@ MAX_HEADER = 512  # characters: what is longer is none
 
 _START, _BODY = "<|start|>", "<|message|>"
 _CLOSING = ("<|eom|>", "<|eot|>")
+_HEADER_BEGUN = re.compile(r"(<\|start\|>\w*)?\s*(to=[\w.-]*)?(<(\|\w*\|?)?)?")
 _BEGINNINGS = search_for(_START, _BODY, "to=", *_CLOSING)
 
 
@@ -33,7 +35,7 @@ class MessageParser(MessageReader):
         held, self._held = self._held, ""
         if self._state == self._read_text:
             self._say(held)
-        elif not held.startswith((_START, "to=")):
+        elif not _HEADER_BEGUN.fullmatch(held):
             self._open_message("")
             self._say(held)
         self._emit(self._space or "")
@@ -50,7 +52,8 @@ class MessageParser(MessageReader):
             return text[len(marker) :]
         header, body, rest = text.partition(_BODY)
         is_too_long = len(text) >= MAX_HEADER + len(_BODY) and len(header) > MAX_HEADER
-        if is_too_long or marker is None:
+        is_none = marker is None or ("<" in header.removeprefix(_START) and body)
+        if is_too_long or is_none:
             self._open_message("")
             return text
         if not body:

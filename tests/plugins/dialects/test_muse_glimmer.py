@@ -57,6 +57,9 @@ def test_text_without_header() -> None:
     assert MUSE.read("Hello! a <| b", PROMPT_END) == Answer("Hello! a <| b")
     too_long = "to=" + "a" * MAX_HEADER
     assert MUSE.read(f"{too_long}<|message|>b") == Answer(f"{too_long}<|message|>b")
+    assert MUSE.read("to=be <b>") == Answer("to=be <b>")
+    assert MUSE.read("to=<b><|message|>a") == Answer("to=<b><|message|>a")
+    assert MUSE.read("to=self<|mess") == Answer("")
 
 
 def test_forced_calls() -> None:

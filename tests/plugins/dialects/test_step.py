@@ -48,6 +48,11 @@ def test_call_that_breaks_off() -> None:
     assert STEP.read(whole) == Answer(calls=READ[:1])
 
 
+def test_end_of_no_call_is_text() -> None:
+    text = "<｜tool_calls_begin｜><｜tool_call_end｜><｜tool_calls_end｜>"
+    assert STEP.read(text) == Answer(text)
+
+
 @pytest.mark.parametrize("calls", [LINES, DENSE])
 def test_forced_calls(calls: str) -> None:
     assert STEP.allows(calls)
