@@ -76,22 +76,23 @@ def check_first_row_stands_alone(
             changed = {**example, "neighbours": 99}
         elif "num_tokens" in example:
             first, changed = 1, {**example, "factor": 1000}
-        elif "starts" in example:  # whole texts: the first one stands alone
-            first = (*example["starts"], 0)[1]
-            changed = with_other_neighbours(example, first=first)
-            first = 1 if op.name == "pool_texts" else first
         else:
-            first, changed = 1, with_other_neighbours(example)
+            first, changed = count_first_outputs(op, example), with_other_neighbours(example)
         before, after = call(op, kernel, example), call(op, kernel, changed)
         for x, y in zip(before, after, strict=True):
             assert torch.equal(x[:first], y[:first])
 
 
-def with_other_neighbours(
-    example: Mapping[str, Any], factor: float = 1000, first: int = 1
-) -> dict[str, Any]:
-    """Huge values in all rows but the first, of every argument whose first dimension is T or S."""
+def count_first_outputs(op: Op, example: Mapping[str, Any]) -> int:
+    """The rows of the result that belong to the first row, or to the first text."""
+    is_by_token = "starts" in example and op.name != "pool_texts"
+    return (*example["starts"], 0)[1] if is_by_token else 1
+
+
+def with_other_neighbours(example: Mapping[str, Any], factor: float = 1000) -> dict[str, Any]:
+    """Huge values in all rows but the first (text), of what has T or S for its first dimension."""
     changed = copied(example)
+    first = (*example["starts"], 0)[1] if "starts" in example else 1
     for name, value in changed.items():
         is_of_rows = name.rpartition("_")[2].startswith(("T", "S"))
         if is_of_rows and isinstance(value, torch.Tensor) and value.is_floating_point():

@@ -38,6 +38,24 @@ def _load_add_rms_norm() -> Any:
     return add_rms_norm
 
 
+def _load_layer_norm() -> Any:
+    from llmplug_triton.layer_norm import layer_norm
+
+    return layer_norm
+
+
+def _load_text_attention() -> Any:
+    from llmplug_triton.text_attention import text_attention
+
+    return text_attention
+
+
+def _load_pool_texts() -> Any:
+    from llmplug_triton.pool_texts import pool_texts
+
+    return pool_texts
+
+
 def _load_silu_mul() -> Any:
     from llmplug_triton.silu_mul import silu_mul
 
@@ -126,6 +144,9 @@ def llmplug_kernels() -> list[KernelSpec]:
     loaders = {
         "rms_norm": _load_rms_norm,
         "add_rms_norm": _load_add_rms_norm,
+        "layer_norm": _load_layer_norm,
+        "text_attention": _load_text_attention,
+        "pool_texts": _load_pool_texts,
         "silu_mul": _load_silu_mul,
         "gelu_mul": _load_gelu_mul,
         "rope": _load_rope,

@@ -19,6 +19,7 @@ from llmplug import KernelInputError
 from llmplug.ops import AttentionBatch, KVCache
 from llmplug_triton.attention_decode import attend_decodes, count_chunks
 from llmplug_triton.attention_prefill import attend_prompts, count_rows
+from llmplug_triton.attention_tiles import count_tile_tokens
 from llmplug_triton.cache_store import store_in_cache
 from llmplug_triton.tensors import (
     DTYPES,
@@ -28,12 +29,6 @@ from llmplug_triton.tensors import (
     round_up_to_power,
     with_dense_rows,
 )
-
-# All sizes are reasoned, none is measured yet.
-# Bytes of keys in a tile, and as many of values: two stages of both leave room for a second program
-# on a multiprocessor with 164 KiB of shared memory.
-_TILE_BYTES = 16 << 10
-_TILE_TOKENS = 64  # at most: a head of 128 numbers of 16 bits
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +104,6 @@ class PagedAttention:
         if plan is None:
             plan = batch.plans[key] = _plan(batch, tile_queries, window)
         block_H = round_up_to_power(width, MIN_SIDE)
-        tile_tokens = _TILE_BYTES // (block_H * q_TNH.dtype.itemsize)
         log2_e = math.log2(math.e)
         sizes = {
             "scale": scale * log2_e if soft_cap is None else scale / soft_cap,
@@ -121,7 +115,7 @@ class PagedAttention:
             "WIDTH": width,
             "PAGE": cache.page_size,
             "BLOCK_H": block_H,
-            "BLOCK_C": min(max(tile_tokens, MIN_SIDE), _TILE_TOKENS),
+            "BLOCK_C": count_tile_tokens(block_H, q_TNH.dtype.itemsize),
             "DTYPE": choose_dot_dtype(q_TNH.dtype),
         }
         out_TNH = torch.empty(q_TNH.shape, device=q_TNH.device, dtype=q_TNH.dtype)
