@@ -9,6 +9,7 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 
 BIN := $(VENV)/bin
 FUZZ := build/fuzz
+CLIENTS := build/clients
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 INSTALL := $(PIP) install -qq --constraint constraints.txt
 # Stamps: newer than the two files that say what is installed, or pip runs again.
@@ -19,8 +20,8 @@ SHELVES := .:plugins/models:plugins/kernels:plugins/samplers
 FROZEN := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve attack test test-fast test-fuzz test-gpu lint fix types docs bench bench-gpu check \
-	wheel wheel-check freeze clean
+.PHONY: help setup serve attack test test-fast test-fuzz test-clients test-gpu lint fix types docs \
+	bench bench-gpu check wheel wheel-check freeze clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | \
@@ -44,6 +45,10 @@ test-fuzz: $(WORK_READY)  ## send the server whatever schemathesis makes up (it 
 	@test -x $(FUZZ)/bin/schemathesis || { $(BIN)/python -m venv $(FUZZ) && \
 		$(FUZZ)/bin/python -m pip --disable-pip-version-check install -qq 'schemathesis>=4,<5'; }
 	@$(BIN)/python -m pytest tests/server/test_schemathesis.py tests/server/test_fuzz.py $(ARGS)
+
+test-clients: $(CLIENTS)/.ready  ## drive a server with other people's clients (installed apart)
+	@$(CLIENTS)/bin/python -m pytest -c tests/clients/pytest.ini --rootdir . \
+		--server-python $(BIN)/python tests/clients $(ARGS)
 
 lint: $(WORK_READY)  ## check style, and who imports whom
 	@$(BIN)/ruff check --quiet .
@@ -108,6 +113,11 @@ $(SERVE_READY): $(FROZEN) | $(BIN)/python
 	@echo "Installing into $(VENV) (minutes the first time: torch is large)"
 	@$(INSTALL) hatchling editables
 	@$(INSTALL) --no-build-isolation --editable .
+	@touch $@
+
+$(CLIENTS)/.ready: tests/clients/requirements.txt | $(SERVE_READY)
+	@$(BIN)/python -m venv $(CLIENTS)
+	@$(CLIENTS)/bin/python -m pip --disable-pip-version-check install -qq -r $<
 	@touch $@
 
 $(WORK_READY): $(SERVE_READY)

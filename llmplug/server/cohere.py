@@ -25,7 +25,7 @@ PROMPT_NAMES: Mapping[str, tuple[str, ...]] = {
 
 
 class CohereFraming:
-    """Errors as `/v2/embed` has them; nothing is streamed there."""
+    """Errors as `/v2/embed` and `/v2/rerank` have them; nothing is streamed there."""
 
     heartbeat = b""
     end = b""

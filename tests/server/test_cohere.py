@@ -119,6 +119,27 @@ async def test_errors_have_cohere_s_shape(
     assert word in body["message"]
 
 
+@pytest.mark.parametrize(
+    ("fields", "status", "word"),
+    [
+        ({"documents": []}, 400, "'documents'"),
+        ({"top_n": -1}, 400, "'top_n'"),
+        ({"query": 3}, 400, "'query'"),
+        ({"model": "none"}, 404, "none"),
+    ],
+)
+async def test_errors_of_the_second_rerank(
+    server: Running, fields: dict[str, Any], status: int, word: str
+) -> None:
+    body = {"model": "toy", "query": "a", "documents": ["b"], **fields}
+    response = await server.http.post("/v2/rerank", json=body)
+    assert response.status_code == status
+    assert set(response.json()) == {"id", "message"}
+    assert word in response.json()["message"]
+    older = await server.http.post("/v1/rerank", json=body)
+    assert word in older.json()["error"]["message"]
+
+
 def test_bits_are_those_of_numpy() -> None:
     rng = random.Random(5)
     rows = [[rng.choice([-1.5, -0.0, 0.0, 1e-30, 2.0]) for _ in range(64)] for _ in range(9)]

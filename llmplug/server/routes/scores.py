@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from llmplug.server.cohere import COHERE
 from llmplug.server.errors import as_json
+from llmplug.server.framing import use_framing
 from llmplug.server.schema.prompts import read_prompts
 from llmplug.server.schema.scores import ClassifyRequest, RerankRequest, ScoreRequest, read_texts
 from llmplug.server.scoring import score_pairs
@@ -25,7 +27,8 @@ if TYPE_CHECKING:
 
 
 def add_routes(app: Sanic[Any, Any]) -> None:
-    """Add these endpoints."""
+    """Add these endpoints; the second version of /rerank is Cohere's, and so are its errors."""
+    use_framing(app, "/v2/rerank", COHERE)
     for handler, schema, paths in (
         (rerank, RerankRequest, ("/v1/rerank", "/v2/rerank", "/rerank")),
         (score, ScoreRequest, ("/v1/score", "/score")),
