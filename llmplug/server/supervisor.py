@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from types import FrameType
 
@@ -59,7 +59,8 @@ class Supervisor:
 
     def _watch(self) -> None:
         """End this process when its parent is gone, as nobody could end it by its name then."""
-        self._control.recv(1)  # the parent says nothing; this returns when there is none
+        with suppress(ConnectionResetError):  # it had not read all that we said
+            self._control.recv(1)  # it says nothing; this returns when there is none
         self.is_gone = True
         os.kill(os.getpid(), signal.SIGTERM)
 
