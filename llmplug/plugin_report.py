@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from importlib.metadata import EntryPoint
 
+# Kinds of offers that the process of an engine looks at.
+ENGINE_KINDS = frozenset({"model_loaders", "models", "kernels", "samplers", "grammars"})
+
 
 class State(enum.StrEnum):
     """What became of a plugin; every plugin has exactly one."""
@@ -80,6 +83,16 @@ class Plugin:
         """Whether somebody should look at it."""
         return self.state not in {State.OK, State.BLOCKED}
 
+    @property
+    def has_engine_parts(self) -> bool:
+        """Whether it offers what the process of an engine loads."""
+        return any(offer.kind in ENGINE_KINDS for offer in self.offers)
+
+    @property
+    def package(self) -> str:
+        """The top-level package that it is imported from."""
+        return self.found.value.partition(":")[0].partition(".")[0]
+
     def __str__(self) -> str:
         found = self.found
         where = f" ({self.file})" if self.file else ""
@@ -124,6 +137,13 @@ class PluginReport:
     def fingerprint(self) -> str:
         """Return `fingerprint` of what was found."""
         return fingerprint(plugin.found for plugin in self.plugins)
+
+    def engine_fingerprint(self) -> str:
+        """Return `fingerprint` of those alone that an engine makes use of.
+
+        Parsers and templates may be installed, changed and removed while engines run.
+        """
+        return fingerprint(plugin.found for plugin in self.plugins if plugin.has_engine_parts)
 
     def as_json(self) -> dict[str, Any]:
         """Return plain values."""

@@ -56,7 +56,7 @@ def connect_engine(
         "model": plan.config.name,
         "path": str(plan.files.path),
         "rules": plan.rules,
-        "plugins": registry.report.fingerprint(),
+        "plugins": registry.report.engine_fingerprint(),
     }
     return EngineClient(
         argv,
@@ -88,7 +88,7 @@ def run_engine_process(socket_path: str, clock: StageClock) -> int:
 
     def build(progress: Progress) -> Engine | PoolingEngine:
         registry = load_registry(config)
-        if registry.report.fingerprint() != wanted["plugins"]:
+        if registry.report.engine_fingerprint() != wanted["plugins"]:
             raise PluginError(
                 "the engine process finds other plugins than the server did; "
                 "were some installed or removed meanwhile? Start the server again"

@@ -123,7 +123,7 @@ def _answer(config: Config, lines: Sequence[Line], answers: AnswersFile, at_once
         processes = [stack.enter_context(EngineProcess(ENGINE_ARGV)) for _ in range(num_eager)]
         progress = stack.enter_context(TerminalProgress())
         registry = assemble.load_registry(config)
-        models, missing = make_models(config, registry, progress, iter(processes))
+        models, missing, _ = make_models(config, registry, progress, iter(processes))
         if missing:
             names = ", ".join(model.name for model in missing)
             raise SourceError(f"the files of {names} cannot be read; the log says why")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from llmplug.config import Config, ModelConfig
+    from llmplug.config import Config
     from llmplug.engine.client import EngineClient
     from llmplug.engine.process import EngineProcess
     from llmplug.plan import TextPlan
@@ -58,31 +58,39 @@ def run_http(args: argparse.Namespace, supervisor: Supervisor | None) -> int:
         # config says, it has a model, and hardly ever one that waits for requests.
         processes = [stack.enter_context(EngineProcess(ENGINE_ARGV))]
         config = _read_config(args)
+        if args.source is not None:
+            _show_config(config)
         num_eager = sum(model.start == "eager" for model in config.models)
         if not num_eager:
             processes.pop().discard()
         processes += [stack.enter_context(EngineProcess(ENGINE_ARGV)) for _ in range(1, num_eager)]
-        _serve(config, iter(processes), supervisor)
+        _serve(config, partial(_read_config, args), iter(processes), supervisor)
     return 0
 
 
 def _read_config(args: argparse.Namespace) -> Config:
     from llmplug.cli.arguments import read_config_or_source
+
+    return read_config_or_source(args, host=args.host, port=args.port, api_key=args.api_key)
+
+
+def _show_config(config: Config) -> None:
     from llmplug.config import dump_yaml
 
-    config = read_config_or_source(args, host=args.host, port=args.port, api_key=args.api_key)
-    if args.source is not None:
-        sys.stderr.write(f"# the same as --config with this file:\n{dump_yaml(config)}\n")
-    return config
+    sys.stderr.write(f"# the same as --config with this file:\n{dump_yaml(config)}\n")
 
 
 def _serve(
-    config: Config, processes: Iterator[EngineProcess], supervisor: Supervisor | None
+    config: Config,
+    read_config: Callable[[], Config],
+    processes: Iterator[EngineProcess],
+    supervisor: Supervisor | None,
 ) -> None:
     from llmplug import assemble
     from llmplug.cli.terminal import TerminalProgress
     from llmplug.errors import ConfigError
     from llmplug.server.app import create_app, serve
+    from llmplug.server.reload import Origin
     from llmplug.server.service import Service
 
     _set_up_logging(config)
@@ -92,12 +100,14 @@ def _serve(
     for plugin in registry.report.problems:
         logging.getLogger("llmplug").warning("%s", plugin)
     with TerminalProgress() as progress:
-        models, missing = make_models(config, registry, progress, processes)
+        models, missing, plans = make_models(config, registry, progress, processes)
         gc.freeze()  # tokenizers live on: no collection need look at them while requests wait
         gc.enable()
         try:
             service = Service(models, assemble.describe_samplers(registry), missing)
-            serve(create_app(service, config.server), config.server, supervisor)
+            origin = Origin(config, read_config, registry, plans)
+            app = create_app(service, config.server, origin)
+            serve(app, config.server, supervisor)
         except OSError as error:
             where = f"{config.server.host}, port {config.server.port}"
             raise ConfigError(f"cannot listen on {where}: {error.strerror or error}") from error
@@ -105,20 +115,26 @@ def _serve(
 
 def make_models(
     config: Config, registry: Registry, progress: Progress, processes: Iterator[EngineProcess]
-) -> tuple[list[ModelService], list[MissingModel]]:
+) -> tuple[list[ModelService], list[MissingModel], dict[str, TextPlan]]:
     """Make what serves each model; one whose files cannot be read leaves the others.
 
+    Returns:
+        What serves, what is missing, and the plan of each that serves, by name.
     Raises:
         LlmplugError: the config is wrong, or no model is left.
     """
+    from llmplug import assemble
     from llmplug.errors import CheckpointError, SourceError
     from llmplug.server.missing_model import MissingModel
 
     models: list[ModelService] = []
+    plans: dict[str, TextPlan] = {}
     failures: dict[str, SourceError | CheckpointError] = {}
     for model in config.models:
         try:
-            models.append(_make_model(model, config, registry, progress, processes))
+            plan = assemble.plan_text(model, registry, progress)
+            models.append(_make_model(plan, config, registry, progress, processes))
+            plans[model.name] = plan
         except (SourceError, CheckpointError) as error:
             failures[model.name] = error
     if not models:
@@ -128,11 +144,11 @@ def make_models(
     for process in processes:  # of those that failed
         process.discard()
     missing = [MissingModel(m.name, m.aliases) for m in config.models if m.name in failures]
-    return models, missing
+    return models, missing, plans
 
 
 def _make_model(
-    model: ModelConfig,
+    plan: TextPlan,
     config: Config,
     registry: Registry,
     progress: Progress,
@@ -143,7 +159,7 @@ def _make_model(
     from llmplug.server.grammar_check import GrammarChecker
     from llmplug.server.model_service import ModelService
 
-    plan = assemble.plan_text(model, registry, progress)
+    model = plan.config
     for line in plan.choices:
         if line.topic == "warning":  # told below, in full
             continue

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from llmplug import __version__
-from llmplug.config.values import is_loopback
 from llmplug.errors import ConfigError
+from llmplug.server.auth import check_admin_key
 from llmplug.server.errors import ErrorReply, describe, is_unforeseen
 from llmplug.server.framing import OPENAI
 from llmplug.server.metrics import CONTENT_TYPE as METRICS_TYPE
@@ -65,11 +65,7 @@ def open_admin(app: Sanic[Any, Any], settings: AdminConfig) -> AdminListener | N
     if settings.port is None:
         return None
     keys: KeyRing = app.ctx.keys
-    if not is_loopback(settings.host) and not keys.has_scope("admin"):
-        raise ConfigError(
-            f"server.admin.host: {settings.host!r} can be reached from other machines: give a key "
-            "of server.api_keys the scope 'admin'"
-        )
+    check_admin_key(settings, keys)
     address = settings.host, settings.port
     listener = AdminListener(address, make_routes(app), keys, PROBE_PATHS)
     listener.start()
@@ -91,8 +87,22 @@ def make_routes(app: Sanic[Any, Any]) -> dict[tuple[str, str], AdminRoute]:
         return AdminReply(dump_stacks().encode(), content_type="text/plain; charset=utf-8")
 
     def reload() -> AdminReply:
-        app.ctx.keys.reload()
-        return as_reply({"status": "reloaded"})
+        done = app.ctx.reloader.reload()
+        return as_reply(
+            {
+                "status": "reloaded",
+                "changed": done.changed,
+                "needs_restart": done.needs_restart,
+            }
+        )
+
+    def drain() -> AdminReply:
+        app.ctx.lifecycle.pause()
+        return as_reply({"status": "draining", "running": app.ctx.lifecycle.num_running})
+
+    def resume() -> AdminReply:
+        app.ctx.lifecycle.resume()
+        return show_health()
 
     return {
         ("GET", "/live"): lambda: as_reply({"status": "live"}),
@@ -102,6 +112,8 @@ def make_routes(app: Sanic[Any, Any]) -> dict[tuple[str, str], AdminRoute]:
         ("GET", "/metrics"): show_metrics,
         ("GET", "/stacks"): show_stacks,
         ("POST", "/reload"): reload,
+        ("POST", "/drain"): drain,
+        ("POST", "/resume"): resume,
     }
 
 
@@ -198,17 +210,13 @@ class _Handler(BaseHTTPRequestHandler):
             if route is None:
                 return _refuse(_UNKNOWN)
             return route()
+        except ConfigError as error:  # whoever administers may read what is wrong with a config
+            log.error("%s %s: %s", self.command, path, error)
+            return _refuse(ErrorReply(409, str(error), "invalid_request_error", "config_error"))
         except Exception as error:
             if is_unforeseen(error):
                 log.exception("an admin request failed")
-            return _refuse(_describe(error))
-
-
-def _describe(error: Exception) -> ErrorReply:
-    """Choose the words for an error; whoever administers may read what is wrong with a config."""
-    if isinstance(error, ConfigError):
-        return ErrorReply(409, str(error), "invalid_request_error", "config_error")
-    return describe(error)
+            return _refuse(describe(error))
 
 
 def as_reply(body: Any, status: int = 200) -> AdminReply:

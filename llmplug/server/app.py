@@ -23,6 +23,7 @@ from llmplug.server.errors import OpenAIErrorHandler
 from llmplug.server.lifecycle import Lifecycle
 from llmplug.server.listener import open_listener
 from llmplug.server.open_requests import OpenRequests
+from llmplug.server.reload import Reloader, apply_settings
 from llmplug.server.responses.start import open_responses
 from llmplug.server.routes import (
     chat,
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from sanic.server.async_server import AsyncioServer
 
     from llmplug.config import ServerConfig
+    from llmplug.server.reload import Origin
     from llmplug.server.service import Service
     from llmplug.server.supervisor import Supervisor
 
@@ -62,8 +64,14 @@ _BACKLOG = 1024  # connections that may wait to be accepted
 _CLOSE_TIMEOUT_S = 2.0
 
 
-def create_app(service: Service, settings: ServerConfig) -> Sanic[Any, Any]:
-    """Build the application; nothing runs yet."""
+def create_app(
+    service: Service, settings: ServerConfig, origin: Origin | None = None
+) -> Sanic[Any, Any]:
+    """Build the application; nothing runs yet.
+
+    Args:
+        origin: what a reload reads again; None: the file of keys alone.
+    """
     app = Sanic(
         f"llmplug-{next(_serial)}",
         error_handler=OpenAIErrorHandler(),
@@ -76,7 +84,6 @@ def create_app(service: Service, settings: ServerConfig) -> Sanic[Any, Any]:
             "FALLBACK_ERROR_FORMAT": "json",
             "KEEP_ALIVE_TIMEOUT": 75,
             "MOTD": False,
-            "REQUEST_MAX_SIZE": settings.max_body_bytes,
             "REQUEST_TIMEOUT": 30,
             "RESPONSE_TIMEOUT": _RESPONSE_TIMEOUT_S,
             "TOUCHUP": False,  # see serve
@@ -93,8 +100,8 @@ def create_app(service: Service, settings: ServerConfig) -> Sanic[Any, Any]:
     app.ctx.lifecycle = Lifecycle(on_busy=app.ctx.watchdog.wake, on_idle=app.ctx.watchdog.rest)
     service.metrics.registry.register(OpenRequests(app))
     app.ctx.framings = {}  # by path; see framing.py
-    app.ctx.strict_fields = settings.strict_fields
-    app.ctx.reasoning_names = settings.reasoning_fields
+    apply_settings(app, settings)
+    app.ctx.reloader = Reloader(app, origin)
     open_responses(app, settings.responses)
     open_batches(app, settings.batches)
     gate.install(app)
@@ -139,7 +146,7 @@ def serve(
 
 
 async def _serve(
-    app: Sanic[Any, Any], settings: ServerConfig, supervisor: Supervisor | None
+    app: Sanic[Any, Any], settings: ServerConfig, supervisor: Supervisor | None = None
 ) -> None:
     service: Service = app.ctx.service
     listener = open_listener(settings.host, settings.port, supervisor)
@@ -156,6 +163,7 @@ async def _serve(
         first.set()
 
     _on_signals(stop)
+    _on_hangup(app.ctx.reloader.reload_or_log)
     app.ctx.watchdog.start()
     service.start()
     failed = asyncio.create_task(service.wait_failed())
@@ -164,7 +172,7 @@ async def _serve(
         await _first_of(asyncio.create_task(first.wait()), failed)
         if not failed.cancelled():
             raise failed.result()
-        drain = asyncio.create_task(app.ctx.lifecycle.drain(settings.drain_s))
+        drain = asyncio.create_task(app.ctx.lifecycle.drain(app.ctx.drain_s))
         await _first_of(drain, asyncio.create_task(second.wait()))
         if second.is_set():
             log.warning("second signal: not waiting for %d requests", app.ctx.lifecycle.num_running)
@@ -223,6 +231,12 @@ def _on_signals(react: Callable[[], object]) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, react)
+
+
+def _on_hangup(react: Callable[[], object]) -> None:
+    """Have SIGHUP call `react`, in a thread."""
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGHUP, lambda: loop.run_in_executor(None, react))
 
 
 async def _first_of(*tasks: asyncio.Task[Any]) -> None:

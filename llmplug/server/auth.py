@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmplug.config import read_keys
+from llmplug.config.values import is_loopback
 from llmplug.errors import ConfigError
 from llmplug.server.admission import NO_LIMITS, CallerLimits
 from llmplug.server.errors import HttpError
@@ -19,7 +20,7 @@ from llmplug.server.record import PROBE_PATHS
 if TYPE_CHECKING:
     from sanic import Request
 
-    from llmplug.config import KeyConfig, ServerConfig
+    from llmplug.config import AdminConfig, KeyConfig, ServerConfig
     from llmplug.config.keys import Scope
 
 log = logging.getLogger("llmplug.server")
@@ -111,6 +112,11 @@ class KeyRing:
         self._take(keys)
         log.info("read %d API keys of %s", len(keys), self._path)
 
+    def adopt(self, other: KeyRing) -> None:
+        """Hold what another ring holds, from now on."""
+        self._configured, self._path, self._stamp = other._configured, other._path, other._stamp
+        self._keys, self.is_open = other._keys, other.is_open
+
     def _look(self) -> None:
         """Read the file again if it has changed: no task waits for that, and none can die."""
         now = time.monotonic()
@@ -143,6 +149,20 @@ def open_key_ring(settings: ServerConfig) -> KeyRing:
     """
     path = settings.api_keys_file
     return KeyRing(settings.api_keys, None if path is None else Path(path).expanduser())
+
+
+def check_admin_key(settings: AdminConfig, keys: KeyRing) -> None:
+    """See that the admin listener is not open to other machines.
+
+    Raises:
+        ConfigError: it is, and no key has the scope `admin`.
+    """
+    if settings.port is None or is_loopback(settings.host) or keys.has_scope("admin"):
+        return
+    raise ConfigError(
+        f"server.admin.host: {settings.host!r} can be reached from other machines: give a key "
+        "of server.api_keys the scope 'admin'"
+    )
 
 
 def _stamp(path: Path | None) -> tuple[int, int, int] | None:

@@ -36,11 +36,17 @@ class Lifecycle:
     ) -> None:
         self._on_busy = on_busy
         self._on_idle = on_idle
-        self.is_draining = False
+        self._is_paused = False
+        self.is_ending = False  # there will be no more requests
         self._is_stopping = False
         self._tasks: set[asyncio.Task[object]] = set()
         self._is_idle = asyncio.Event()
         self._is_idle.set()
+
+    @property
+    def is_draining(self) -> bool:
+        """Whether new requests are refused."""
+        return self._is_paused or self.is_ending
 
     @property
     def num_running(self) -> int:
@@ -54,8 +60,10 @@ class Lifecycle:
         Raises:
             EngineUnavailable: the server shuts down, or did so before the reply was complete.
         """
-        if self.is_draining:
+        if self.is_ending:
             raise _shutting_down()
+        if self._is_paused:
+            raise EngineUnavailable("The server takes no requests now. Try again later.")
         try:
             with self.working():
                 yield
@@ -95,9 +103,19 @@ class Lifecycle:
         task.uncancel()
         return _shutting_down()
 
+    def pause(self) -> None:
+        """Take no more requests until `resume`; those that run go on. From any thread."""
+        self._is_paused = True
+        log.info("paused: no more requests are taken; %d run", self.num_running)
+
+    def resume(self) -> None:
+        """Take requests again, unless the server ends. From any thread."""
+        self._is_paused = False
+        log.info("resumed: requests are taken")
+
     async def drain(self, timeout_s: float) -> None:
         """Take no more requests, and wait for those that run."""
-        self.is_draining = True
+        self.is_ending = True
         if self._tasks:
             log.info("draining %d requests for up to %g s", len(self._tasks), timeout_s)
         if not await self._wait_idle(timeout_s):
@@ -105,7 +123,7 @@ class Lifecycle:
 
     async def end(self) -> None:
         """End what still runs: each reply gets its error, each stream its terminal event."""
-        self.is_draining = True
+        self.is_ending = True
         self._is_stopping = True
         for task in self._tasks:
             task.cancel()

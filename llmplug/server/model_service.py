@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import hashlib
 import time
 from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
@@ -149,20 +150,42 @@ class ModelService:
         self.pooling = pooling
         self.labels = tuple(labels)
         self.ready: EngineReady | None = None
-        self.dialect = dialect or Dialect()
         self.grammars = grammars
-        # Rendering the head of an answer apart costs as much again: only where it can matter.
-        self._reads_head = self.dialect.reasoning is not None or (
-            self.dialect.tools is not None and self.dialect.tools.make is not None
-        )
-        self._written_calls = find_written_calls(self.dialect.tools)
-        self._reasoning_ids = find_marker_ids(tokenizer, self.dialect.reasoning)
-        self._call_ids = find_marker_ids(tokenizer, self.dialect.tools)
-        self._renderer = renderer
-        self._trusts_templates = trusts_templates
         self._open_template = lru_cache(maxsize=8)(partial(_open_template, tokenizer))
         self._details = dict(details or {})
         self._context_length = context_length
+        self._take_chat(renderer, dialect or Dialect(), trusts_templates=trusts_templates)
+
+    def with_chat(
+        self,
+        renderer: ChatRenderer | None,
+        dialect: Dialect,
+        *,
+        aliases: Sequence[str],
+        trusts_templates: bool,
+    ) -> ModelService:
+        """Make the same model with another template, dialect and names.
+
+        Both share the engine; who has begun with one of them goes on with it.
+        """
+        other = copy.copy(self)
+        other.aliases = tuple(aliases)
+        other._take_chat(renderer, dialect, trusts_templates=trusts_templates)
+        return other
+
+    def _take_chat(
+        self, renderer: ChatRenderer | None, dialect: Dialect, *, trusts_templates: bool
+    ) -> None:
+        self.dialect = dialect
+        # Rendering the head of an answer apart costs as much again: only where it can matter.
+        self._reads_head = dialect.reasoning is not None or (
+            dialect.tools is not None and dialect.tools.make is not None
+        )
+        self._written_calls = find_written_calls(dialect.tools)
+        self._reasoning_ids = find_marker_ids(self.tokenizer, dialect.reasoning)
+        self._call_ids = find_marker_ids(self.tokenizer, dialect.tools)
+        self._renderer = renderer
+        self._trusts_templates = trusts_templates
 
     @property
     def context_length(self) -> int | None:

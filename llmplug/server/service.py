@@ -65,9 +65,16 @@ class Service:
         self.samplers = tuple(samplers)
         self.metrics = Metrics(self._read_stats)
         self._metrics = {model.name: self.metrics.for_model(model.name) for model in models}
-        self._by_name = {name: model for model in models for name in (model.name, *model.aliases)}
+        self._by_name = _index(models)
         self._missing = {name: model for model in missing for name in (model.name, *model.aliases)}
         self._starts: list[asyncio.Task[None]] = []
+
+    def replace(self, models: Sequence[ModelService]) -> None:
+        """Serve these in place of the models of the same names; from any thread."""
+        before, by_name = {model.name: model for model in self.models}, _index(models)
+        self.models, self._by_name = tuple(models), by_name
+        for model in models:  # an engine may have come up since they were made
+            model.ready = model.ready or before[model.name].ready
 
     def find(self, name: str) -> ModelService:
         """Look a model up by name or alias.
@@ -204,7 +211,7 @@ class Service:
 
     def start(self) -> None:
         """Start every engine in the background."""
-        self._starts = [asyncio.create_task(_start(model)) for model in self.models]
+        self._starts = [asyncio.create_task(self._start(model)) for model in self.models]
 
     async def wait_started(self) -> None:
         """Wait until every engine has come up, or failed to."""
@@ -289,24 +296,28 @@ class Service:
         for model in self.models:
             model.client.dump_stacks()
 
+    async def _start(self, model: ModelService) -> None:
+        try:
+            await model.client.start()
+            ready = await model.client.wait_ready()
+        except LlmplugError as error:
+            log.error("the engine of %s cannot start: %s", model.name, error)
+            raise
+        # Of the model as it is served now: a reload may have put another in its place.
+        self.find(model.name).ready = ready
+        for topic, chosen in ready.report.get("choices", ()):
+            log.info("%s: %s: %s", model.name, topic, chosen)
+        log.info("%s is ready%s", model.name, _describe_seconds(ready.report.get("seconds", {})))
+        if model.grammars is not None:
+            await model.grammars.start()
+
     def _read_stats(self) -> Iterator[tuple[str, bool, EngineStats | None]]:
         for model in self.models:
             yield model.name, _is_working(model), model.client.stats
 
 
-async def _start(model: ModelService) -> None:
-    try:
-        await model.client.start()
-        model.ready = await model.client.wait_ready()
-    except LlmplugError as error:
-        log.error("the engine of %s cannot start: %s", model.name, error)
-        raise
-    report = model.ready.report
-    for topic, chosen in report.get("choices", ()):
-        log.info("%s: %s: %s", model.name, topic, chosen)
-    log.info("%s is ready%s", model.name, _describe_seconds(report.get("seconds", {})))
-    if model.grammars is not None:
-        await model.grammars.start()
+def _index(models: Sequence[ModelService]) -> dict[str, ModelService]:
+    return {name: model for model in models for name in (model.name, *model.aliases)}
 
 
 def _describe_seconds(seconds: Mapping[str, float]) -> str:

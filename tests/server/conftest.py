@@ -17,6 +17,7 @@ from llmplug.config import BatchesConfig, ResponsesConfig, ServerConfig
 from llmplug.pooling import Pooling
 from llmplug.server.app import create_app, start_server, stop_server
 from llmplug.server.model_service import GrammarCheck, ModelService
+from llmplug.server.reload import Origin
 from llmplug.server.service import Service
 from llmplug.specs import Task
 
@@ -83,11 +84,13 @@ async def start() -> AsyncIterator[StartServer]:
         task: Task = "generate",
         pooling: Pooling | None = None,
         labels: tuple[str, ...] = (),
+        model: ModelService | None = None,
+        origin: Origin | None = None,
         **settings: Any,
     ) -> Running:
         engine = engine or FakeEngine(script)
         renderer = FakeRenderer()
-        model = ModelService(
+        model = model or ModelService(
             "toy",
             TOKENIZER,
             renderer if has_renderer else None,
@@ -109,7 +112,8 @@ async def start() -> AsyncIterator[StartServer]:
             "batches": BatchesConfig(path="none"),
             **settings,
         }
-        app = create_app(service, ServerConfig(**settings))
+        served = ServerConfig(**settings) if origin is None else origin.config.server
+        app = create_app(service, served, origin)
         sock = socket.create_server(("127.0.0.1", 0))
         sock.setblocking(False)
         port = sock.getsockname()[1]

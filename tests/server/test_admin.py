@@ -6,28 +6,14 @@ import asyncio
 import time
 from pathlib import Path
 
-import httpx
 import pytest
 
 from llmplug.config import AdminConfig
 from llmplug.errors import ConfigError
 from llmplug.server.admin import open_admin
 
-from .conftest import Running, StartServer
-
-HERE = AdminConfig(port=0)
-
-
-def ask(server: Running, *asked: tuple[str, str], key: str = "") -> list[httpx.Response]:
-    """Ask a listener that lives for this call, without the event loop's help."""
-    admin = open_admin(server.app, HERE)
-    assert admin is not None
-    url = f"http://127.0.0.1:{admin.address[1]}"
-    try:
-        with httpx.Client(base_url=url, headers={"x-api-key": key} if key else {}) as http:
-            return [http.request(method, path) for method, path in asked]
-    finally:
-        admin.close()
+from .admin_calls import HERE, ask
+from .conftest import StartServer
 
 
 async def test_it_answers_while_the_loop_hangs(start: StartServer) -> None:

@@ -107,7 +107,7 @@ class BatchRun:
         return self.is_cancelled or time.time() >= self.body["expires_at"]
 
     def _is_over(self) -> bool:
-        return self._has_ended or self._app.ctx.lifecycle.is_draining
+        return self._has_ended or self._app.ctx.lifecycle.is_ending
 
     def _tell(self, body: Fields) -> None:
         self.body = body

@@ -1,0 +1,88 @@
+"""Which values of a config take effect while the server runs, and which wait for a restart."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ValidationError
+
+from llmplug.config import Config
+from llmplug.errors import ConfigError
+
+if TYPE_CHECKING:
+    from llmplug.config import ModelConfig
+
+# The keys of each section that take effect at once.
+SERVER_KEYS = (
+    "api_keys",
+    "api_keys_file",
+    "auth",
+    "drain_s",
+    "max_body_bytes",
+    "max_running_bytes",
+    "max_waiting_requests",
+    "reasoning_fields",
+    "strict_fields",
+)
+MODEL_KEYS = (
+    "aliases",
+    "chat_template",
+    "reasoning_parser",
+    "tool_parser",
+    "trust_request_templates",
+)
+LOG_KEYS = ("level", "requests")
+
+
+def merge(running: Config, wanted: Config) -> Config:
+    """Return the running config with what may change taken from the wanted one.
+
+    Raises:
+        ConfigError: the two do not go together.
+    """
+    models = {model.name: model for model in wanted.models}
+    merged = {
+        "server": _take(running.server, wanted.server, SERVER_KEYS),
+        "models": tuple(
+            _take(model, models.get(model.name, model), MODEL_KEYS) for model in running.models
+        ),
+        "plugins": running.plugins.model_dump(),
+        "log": _take(running.log, wanted.log, LOG_KEYS),
+    }
+    try:
+        return Config.model_validate(merged)
+    except ValidationError as error:
+        problems = "; ".join(problem["msg"] for problem in error.errors(include_input=False))
+        raise ConfigError(
+            f"what may change does not go with what needs a restart: {problems}"
+        ) from None
+
+
+def find_changes(before: Config, after: Config) -> list[str]:
+    """Return the keys whose values differ, without the values: some are secret."""
+    pairs = [("server", before.server, after.server), ("plugins", before.plugins, after.plugins)]
+    pairs.append(("log", before.log, after.log))
+    changes = [key for name, old, new in pairs for key in _compare(name, old, new)]
+    if _names(before.models) != _names(after.models):
+        return [*changes, "models"]
+    for index, (old, new) in enumerate(zip(before.models, after.models, strict=True)):
+        changes += _compare(f"models.{index}", old, new)
+    return changes
+
+
+def _take(running: BaseModel, wanted: BaseModel, keys: Iterable[str]) -> dict[str, Any]:
+    return {**running.model_dump(), **wanted.model_dump(include=set(keys))}
+
+
+def _compare(name: str, before: BaseModel, after: BaseModel) -> Iterator[str]:
+    for key in type(before).model_fields:
+        old, new = getattr(before, key), getattr(after, key)
+        if isinstance(old, BaseModel) and isinstance(new, BaseModel):
+            yield from _compare(f"{name}.{key}", old, new)
+        elif old != new:
+            yield f"{name}.{key}"
+
+
+def _names(models: Iterable[ModelConfig]) -> list[str]:
+    return [model.name for model in models]
