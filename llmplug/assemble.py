@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmplug import generation_defaults, grammar_backends, plugins, resources
+from llmplug import generation_defaults, grammar_backends, kernel_tuning, plugins, resources
 from llmplug.did_you_mean import did_you_mean
 from llmplug.engine.settings import EngineSettings
 from llmplug.errors import ConfigError, SourceError
@@ -139,6 +139,10 @@ def plan_engine(
     kernels = choose_kernels(
         REFERENCES, _allowed_kernels(config, registry, choices), device.chosen, dtype.chosen
     )
+    tuning, tuned = kernel_tuning.choose_tuning(
+        config, kernels, registry, device.chosen, cache_dir()
+    )
+    choices.append(tuned)
     weight_bytes, kept = resources.plan_weights(
         checkpoint,
         model.weights(checkpoint.config),
@@ -182,6 +186,7 @@ def plan_engine(
         device=device.chosen,
         dtype=dtype.chosen,
         kernels=kernels,
+        tuning=tuning,
         settings=settings,
         memory=memory,
         task=files.task,
@@ -318,7 +323,7 @@ def _load_model(plan: EnginePlan, registry: Registry, progress: Progress) -> Bui
 
     device, dtype = torch.device(plan.device), getattr(torch, plan.dtype)
     progress("kernels", 0, len(plan.kernels))  # a plugin may compile its own the first time
-    ops = load_kernels(REFERENCES, registry.kernels.unique(), plan.kernels)
+    ops = load_kernels(REFERENCES, registry.kernels.unique(), plan.kernels, plan.tuning)
     progress("kernels", len(plan.kernels), len(plan.kernels))
     config = plan.checkpoint.config
     weights = load_weights(

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from llmplug.chat.tokenizer import Tokenizer
     from llmplug.config import ModelConfig
     from llmplug.engine.settings import EngineSettings
-    from llmplug.ops import KernelChoice
+    from llmplug.ops import KernelChoice, TuningTable
     from llmplug.pooling import Pooling
     from llmplug.specs import Checkpoint, ModelShape, ModelSpec, Task
 
@@ -110,6 +110,7 @@ class EnginePlan:
     device: str
     dtype: str  # torch's name: "float32"
     kernels: tuple[KernelChoice, ...]
+    tuning: TuningTable | None  # None: kernels take their default sizes
     settings: EngineSettings
     memory: MemoryPlan
     task: Task

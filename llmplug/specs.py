@@ -23,7 +23,7 @@ if TYPE_CHECKING:
         Tool,
     )
     from llmplug.grammar import GrammarBackend, Node, Vocabulary
-    from llmplug.ops import AttentionBatch, KernelTable, KVCache
+    from llmplug.ops import AttentionBatch, KernelTable, KVCache, Tunable
     from llmplug.pooling import PoolingKind
 
 Stage = Literal["bias", "scale", "filter", "choose"]
@@ -289,22 +289,26 @@ class KernelSpec:
         name: of this kernel, for the report: `onednn`.
         supports: (device type such as `cpu`, dtype name such as `float32`) -> None if it runs
             there, else the reason why not.
-        load: makes the kernel: same signature as the reference. Called once, in the engine.
+        load: makes the kernel: same signature as the reference. Called once, in the engine; with
+            a `llmplug.ops.Tuning` where there are `tunables` and a table of their best sizes.
         priority: higher wins among those that support the device.
         keep: for the op `linear`: (weight in its file, wanted format) -> how `pack` will keep it;
             reads no weight. None, or a None that it returns: dense, in the dtype of the model.
             Raises KernelInputError.
         needs: for a kernel that fuses other ops, such as `decoder_layer`: ops whose packed weights
             or caches it reads. It is chosen only where kernels of its own name serve these.
+        tunables: device type -> the free parameters that `llmplug tune` can try there, also where
+            the kernel only runs to be tested. None: it has none.
     """
 
     op: str
     name: str
     supports: Callable[[str, str], str | None]
-    load: Callable[[], Any]
+    load: Callable[..., Any]
     priority: int = 0
     keep: Callable[[LazyTensor, str], KeptWeight | None] | None = None
     needs: tuple[str, ...] = ()
+    tunables: Callable[[str], Sequence[Tunable]] | None = None
 
 
 # --- samplers -----------------------------------------------------------------------------------

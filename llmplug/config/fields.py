@@ -197,6 +197,11 @@ class KernelsConfig(Section):
     """Which kernels may be chosen."""
 
     block: tuple[Name, ...] = Field((), description="Kernels not to use, by name.")
+    tuning: Name = Field(
+        "auto",
+        description="The table that `llmplug tune` wrote; auto: llmplug/tuning.json where programs "
+        "keep what can be made again, if it is there; none: kernels take their defaults.",
+    )
 
 
 class WeightsConfig(Section):

@@ -30,6 +30,17 @@ from llmplug.ops.stored_weights import Fp8Tensor, IntCodes, PackedIntTensor
 from llmplug.ops.table import KernelChoice, KernelTable, Op, choose_kernels, load_kernels
 from llmplug.ops.text_attention import TEXT_ATTENTION, TextBatch, text_attention
 from llmplug.ops.transfer import send_to_device
+from llmplug.ops.tuning import (
+    ROW_BUCKETS,
+    ModelSizes,
+    Shape,
+    Sizes,
+    Tunable,
+    Tuning,
+    Workload,
+    bucket_rows,
+)
+from llmplug.ops.tuning_table import TuningTable
 
 # What is composed of other ops comes after them.
 REFERENCES: dict[str, Op] = {
@@ -59,6 +70,7 @@ REFERENCES: dict[str, Op] = {
 
 __all__ = [
     "REFERENCES",
+    "ROW_BUCKETS",
     "AttentionBatch",
     "ComposedDecoderLayer",
     "DecoderLayer",
@@ -70,11 +82,19 @@ __all__ = [
     "KernelChoice",
     "KernelTable",
     "LoadedTensor",
+    "ModelSizes",
     "Op",
     "PackedIntTensor",
     "PagedAttention",
+    "Shape",
+    "Sizes",
     "TextBatch",
+    "Tunable",
+    "Tuning",
+    "TuningTable",
+    "Workload",
     "add_rms_norm",
+    "bucket_rows",
     "choose_kernels",
     "choose_tokens",
     "embed",

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from llmplug.ops.tuning_table import TuningTable
     from llmplug.specs import KernelSpec
 
 _log = logging.getLogger(__name__)
@@ -120,8 +121,12 @@ def load_kernels(
     references: Mapping[str, Op],
     specs: Sequence[tuple[KernelSpec, str]],
     choices: Sequence[KernelChoice],
+    tuning: TuningTable | None = None,
 ) -> KernelTable:
     """Load what was chosen into a table.
+
+    Args:
+        tuning: the best sizes of kernels that have any; None: their defaults.
 
     A kernel that cannot be loaded (a compiler that fails, say) is warned of, and the next best one
     takes its place, in the end the reference: the table's `choices` say what runs.
@@ -132,7 +137,7 @@ def load_kernels(
     parts = KernelTable(kernels)  # what composed ops call; full when the last op is loaded
     for choice in choices:
         names = {op: final.kernel for op, final in loaded.items()}
-        kernel, final = _load_first(references[choice.op], by_name, choice, names, parts)
+        kernel, final = _load_first(references[choice.op], by_name, choice, names, parts, tuning)
         kernels[choice.op] = kernel
         loaded[choice.op] = final
     return KernelTable(kernels, tuple(loaded.values()))
@@ -160,6 +165,7 @@ def _load_first(
     choice: KernelChoice,
     names: Mapping[str, str],
     parts: KernelTable,
+    tuning: TuningTable | None,
 ) -> tuple[Any, KernelChoice]:
     """Load the best kernel of an op that can be loaded.
 
@@ -176,7 +182,7 @@ def _load_first(
             refused = (*(pair for pair in refused if pair[0] != name), (name, missing))
             continue
         try:
-            kernel = spec.load()
+            kernel = _load(spec, tuning)
         except Exception as error:  # noqa: BLE001 - a plugin may raise anything; it is told
             _log.warning("kernel %s/%s cannot be loaded", op.name, name, exc_info=True)
             reason = f"it cannot be loaded: {error}"
@@ -186,3 +192,11 @@ def _load_first(
     return _make_fallback(op, parts), replace(
         choice, kernel=_fallback_name(op), plugin=None, refused=refused, spare=()
     )
+
+
+def _load(spec: KernelSpec, tuning: TuningTable | None) -> Any:
+    """Load one kernel, with the sizes that were found best for it here if there are any."""
+    if tuning is None or spec.tunables is None:
+        return spec.load()
+    kernel = f"{spec.op}/{spec.name}"
+    return spec.load(tuning.choose_rows(kernel, spec.tunables(tuning.device_type)))

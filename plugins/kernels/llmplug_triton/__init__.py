@@ -8,10 +8,15 @@ the other tokens of its batch. Without a GPU, Triton's interpreter runs them in 
 
 from __future__ import annotations
 
+import os
+from functools import partial
 from importlib.util import find_spec
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llmplug import KeptWeight, KernelSpec, LazyTensor, hookimpl
+
+if TYPE_CHECKING:
+    from llmplug.ops import Tunable, Tuning
 
 _DTYPES = ("float32", "bfloat16", "float16")
 
@@ -56,16 +61,16 @@ def _load_pool_texts() -> Any:
     return pool_texts
 
 
-def _load_silu_mul() -> Any:
+def _load_silu_mul(tuning: Tuning | None = None) -> Any:
     from llmplug_triton.silu_mul import silu_mul
 
-    return silu_mul
+    return partial(silu_mul, tuning=tuning)
 
 
-def _load_gelu_mul() -> Any:
+def _load_gelu_mul(tuning: Tuning | None = None) -> Any:
     from llmplug_triton.gelu_mul import gelu_mul
 
-    return gelu_mul
+    return partial(gelu_mul, tuning=tuning)
 
 
 def _load_rope() -> Any:
@@ -134,6 +139,17 @@ def _keep_weight(source: LazyTensor, wanted: str) -> KeptWeight | None:
     return keep_weight(source, wanted)
 
 
+def _list_tunables(op: str, device: str) -> list[Tunable]:
+    """Return the free parameters of a kernel; on a CPU the interpreter tries them."""
+    if device == "cpu":
+        os.environ.setdefault("TRITON_INTERPRET", "1")  # read when a kernel is imported
+    from llmplug_triton.tunables import TUNABLES
+
+    return TUNABLES[op]
+
+
+# Ops whose kernels have free parameters.
+_TUNABLE = {"gelu_mul", "silu_mul"}
 # What a fused op reads of other ops: the cache.
 _NEEDS = {"rope_store": ("attention",)}
 
@@ -169,6 +185,7 @@ def llmplug_kernels() -> list[KernelSpec]:
             priority=20,
             keep=_keep_weight if op == "linear" else None,
             needs=_NEEDS.get(op, ()),
+            tunables=partial(_list_tunables, op) if op in _TUNABLE else None,
         )
         for op, load in loaders.items()
     ]

@@ -16,10 +16,12 @@ import triton
 import triton.language as tl
 
 from llmplug import KernelInputError
-from llmplug_triton.gated_rows import launch_gate
+from llmplug_triton.gated_rows import launch_gate, make_gate_tunable
 
 if TYPE_CHECKING:
     import torch
+
+    from llmplug.ops import Tuning
 
 
 @triton.jit
@@ -45,7 +47,12 @@ def _gelu_mul_kernel(
     tl.store(y + row * WIDTH + column_F, (gelu_F * up_F).to(y.dtype.element_ty), mask=is_there_F)
 
 
-def gelu_mul(x_T2F: torch.Tensor, *, approximate: str = "tanh") -> torch.Tensor:
+GELU_MUL = make_gate_tunable(_gelu_mul_kernel, "gelu_mul")
+
+
+def gelu_mul(
+    x_T2F: torch.Tensor, *, approximate: str = "tanh", tuning: Tuning | None = None
+) -> torch.Tensor:
     """Gate the second half of each row with the first; twin of `llmplug.ops.gelu_mul`.
 
     Raises:
@@ -54,4 +61,4 @@ def gelu_mul(x_T2F: torch.Tensor, *, approximate: str = "tanh") -> torch.Tensor:
     """
     if approximate not in {"tanh", "none"}:
         raise KernelInputError(f"gelu_mul approximates by 'tanh' or 'none', not {approximate!r}")
-    return launch_gate(_gelu_mul_kernel, "gelu_mul", x_T2F, IS_TANH=approximate == "tanh")
+    return launch_gate(_gelu_mul_kernel, "gelu_mul", x_T2F, tuning, IS_TANH=approximate == "tanh")

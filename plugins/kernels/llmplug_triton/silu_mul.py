@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING
 import triton
 import triton.language as tl
 
-from llmplug_triton.gated_rows import launch_gate
+from llmplug_triton.gated_rows import launch_gate, make_gate_tunable
 
 if TYPE_CHECKING:
     import torch
+
+    from llmplug.ops import Tuning
 
 
 @triton.jit
@@ -31,10 +33,13 @@ def _silu_mul_kernel(
     tl.store(y + row * WIDTH + column_F, y_F.to(y.dtype.element_ty), mask=is_there_F)
 
 
-def silu_mul(x_T2F: torch.Tensor) -> torch.Tensor:
+SILU_MUL = make_gate_tunable(_silu_mul_kernel, "silu_mul")
+
+
+def silu_mul(x_T2F: torch.Tensor, *, tuning: Tuning | None = None) -> torch.Tensor:
     """Gate the second half of each row with the first; twin of `llmplug.ops.silu_mul`.
 
     Raises:
         KernelInputError: x is no matrix, or its rows are of odd width.
     """
-    return launch_gate(_silu_mul_kernel, "silu_mul", x_T2F)
+    return launch_gate(_silu_mul_kernel, "silu_mul", x_T2F, tuning)
