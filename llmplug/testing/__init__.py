@@ -10,6 +10,8 @@ Each takes what a hook returns, and raises an AssertionError that says what to d
 
     check_kernel           llmplug_kernels()
     check_sampler          llmplug_samplers()
+    check_tool_parser      llmplug_tool_parsers()
+    check_reasoning_parser llmplug_reasoning_parsers()
 
 hypothesis and transformers are imported by the checks that need them:
 `pip install 'llmplug[test-kit]'`. Nothing here is imported by a server.
@@ -21,8 +23,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 _PUBLIC = {
+    "llmplug.testing.call_writing": ("Call",),
     "llmplug.testing.guarded_memory": ("GuardedMemory", "poisoned_memory"),
     "llmplug.testing.kernels": ("check_kernel",),
+    "llmplug.testing.parsers": ("check_reasoning_parser", "check_tool_parser"),
     "llmplug.testing.samplers": ("check_sampler",),
 }
 _HOME = {name: module for module, names in _PUBLIC.items() for name in names}
@@ -43,7 +47,10 @@ def __dir__() -> list[str]:
 
 
 if TYPE_CHECKING:
+    from llmplug.testing.call_writing import Call as Call
     from llmplug.testing.guarded_memory import GuardedMemory as GuardedMemory
     from llmplug.testing.guarded_memory import poisoned_memory as poisoned_memory
     from llmplug.testing.kernels import check_kernel as check_kernel
+    from llmplug.testing.parsers import check_reasoning_parser as check_reasoning_parser
+    from llmplug.testing.parsers import check_tool_parser as check_tool_parser
     from llmplug.testing.samplers import check_sampler as check_sampler
