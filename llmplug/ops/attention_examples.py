@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from llmplug.ops.attacker_rows import make_extreme
 from llmplug.ops.attention import AttentionBatch, PagedAttention
 from llmplug.ops.table import Op
 
@@ -91,6 +92,8 @@ def make_attention_batch(
     num_pages = sum(counts) + 2
     order = torch.randperm(num_pages, generator=generator)
     table_SM = torch.full((len(lens), max(counts, default=0) + 1), -1, dtype=torch.int32)
+    if example.get("attacker") is not None:  # nobody reads what is behind the last page
+        table_SM[example["attacker"]] = 2**31 - 1
     new, past, used = [], [], 0
     for s, ((num_new, cached), count) in enumerate(zip(lens, counts, strict=True)):
         pages = order[used : used + count]
@@ -122,7 +125,8 @@ def make_attention_batch(
 def apply_attention(kernel: Any, example: Mapping[str, Any]) -> torch.Tensor:
     """Fill a cache through `kernel`, NaN wherever no token is, and attend: out_TNH.
 
-    `example["neighbours"]` is another seed for all sequences but the first, if it is there.
+    `example["neighbours"]` is another seed for all sequences but the first, if it is there, and
+    `example["attacker"]` the number of one whose queries, keys and values are extreme.
     """
     device, dtype = example["device"], example["dtype"]
     kv_shape = (example["num_kv_heads"], example["head_width"])
@@ -140,7 +144,10 @@ def apply_attention(kernel: Any, example: Mapping[str, Any]) -> torch.Tensor:
         seed = example["seed"] if s == 0 else example.get("neighbours", example["seed"])
         generator = torch.Generator().manual_seed(1000 * seed + s)
         k_CKH, v_CKH = torch.randn(2, cached or num_new, *kv_shape, generator=generator)
-        queries.append(torch.randn(num_new, *queries[0].shape[1:], generator=generator) * 2)
+        q_QNH = torch.randn(num_new, *queries[0].shape[1:], generator=generator) * 2
+        if s == example.get("attacker"):
+            q_QNH, k_CKH, v_CKH = map(make_extreme, (q_QNH, k_CKH, v_CKH))
+        queries.append(q_QNH)
         kernel.store(cache, *(x[: len(past[s])].to(device, dtype) for x in (k_CKH, v_CKH)), past[s])
         keys.append(k_CKH[len(past[s]) :])
         values.append(v_CKH[len(past[s]) :])

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from llmplug.ops.attacker_rows import make_extreme
 from llmplug.ops.attention_examples import make_attention_batch, make_attention_example
 from llmplug.ops.decoder_layer import ComposedDecoderLayer, DecoderLayer
 from llmplug.ops.linear import LoadedTensor
@@ -47,6 +48,7 @@ def apply_decoder_layer(ops: KernelTable, example: Mapping[str, Any]) -> torch.T
     """Run the example's step through two layers of `ops.decoder_layer`: their output_TD.
 
     `example["neighbours"]` is another seed for all sequences but the first, if it is there;
+    `example["attacker"]` the number of one whose inputs are extreme;
     `example["format"]` is the format to keep weights in, else float32 or what dtype says.
     """
     device, dtype, heads = example["device"], example["dtype"], _heads(example)
@@ -57,8 +59,12 @@ def apply_decoder_layer(ops: KernelTable, example: Mapping[str, Any]) -> torch.T
         seed = example["seed"] if s == 0 else example.get("neighbours", example["seed"])
         generator = torch.Generator().manual_seed(1000 * seed + s)
         kv_shape = (2, 2, len(past[s]), heads[1], heads[2])
-        pasts.append(torch.randn(kv_shape, generator=generator).to(device, dtype))
-        residuals.append(torch.randn(num_new, example["width"], generator=generator))
+        past_L2CKH = torch.randn(kv_shape, generator=generator)
+        new_TD = torch.randn(num_new, example["width"], generator=generator)
+        if s == example.get("attacker"):
+            past_L2CKH, new_TD = make_extreme(past_L2CKH), make_extreme(new_TD)
+        pasts.append(past_L2CKH.to(device, dtype))
+        residuals.append(new_TD)
         positions.append(torch.arange(len(past[s]), len(past[s]) + num_new))
     residual_TD = torch.cat([torch.zeros(0, example["width"]), *residuals]).to(device, dtype)
     positions_T = torch.cat(positions).to(device)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from llmplug.ops.attacker_rows import make_extreme
 from llmplug.ops.rope import make_rope_table
 from llmplug.ops.table import Op
 
@@ -82,7 +83,8 @@ def apply_rope_store(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Run the example: (q_TNH, keys and values of the whole cache, in float32).
 
-    `example["factor"]` multiplies all tokens but the first, if it is there.
+    `example["factor"]` multiplies all tokens but the first, if it is there; the numbers of the
+    token `example["attacker"]` are extreme.
     """
     from llmplug.ops.decoder_layer import DecoderLayer
 
@@ -93,6 +95,8 @@ def apply_rope_store(
     all_heads = num_heads + 2 * num_kv_heads
     qkv_TNH = torch.randn(num_tokens, all_heads, width, generator=generator)
     qkv_TNH[1:] *= example.get("factor", 1.0)
+    if "attacker" in example:
+        qkv_TNH[example["attacker"]] = make_extreme(qkv_TNH[example["attacker"]])
     q_norm, k_norm = (1 + torch.randn(2, width, generator=generator) / 4).to(device, dtype)
     layer = DecoderLayer(
         attention_norm=q_norm, qkv=None, o=None, mlp_norm=q_norm, gate_up=None, down=None,

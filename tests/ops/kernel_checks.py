@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from llmplug.ops import REFERENCES, Op
+from llmplug.ops.attacker_rows import count_rows, find_other_outputs, with_attacker
 from llmplug.ops.attention_examples import apply_attention
 from llmplug.ops.decoder_layer_examples import apply_decoder_layer
 from llmplug.ops.linear import apply_linear
@@ -81,6 +82,23 @@ def check_first_row_stands_alone(
         before, after = call(op, kernel, example), call(op, kernel, changed)
         for x, y in zip(before, after, strict=True):
             assert torch.equal(x[:first], y[:first])
+
+
+def check_rows_beside_an_attacker(
+    op: Op, kernel: Any, examples: Sequence[Mapping[str, Any]]
+) -> None:
+    """All rows but one are bitwise the same when that one, the first or the last, is extreme."""
+    for example in examples:
+        num_rows = count_rows(example)
+        if num_rows < 2:
+            continue
+        before = call(op, kernel, example)
+        for row in (0, num_rows - 1):
+            after = call(op, kernel, with_attacker(example, row))
+            for x, y in zip(before, after, strict=True):
+                is_other = find_other_outputs(example, row, len(x))
+                assert not x[is_other].isnan().any()
+                assert torch.equal(x[is_other], y[is_other]), (op.name, row)
 
 
 def count_first_outputs(op: Op, example: Mapping[str, Any]) -> int:

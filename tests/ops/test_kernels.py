@@ -20,6 +20,7 @@ from tests.ops.kernel_checks import (
     check_equals_reference,
     check_first_row_stands_alone,
     check_leaves_its_inputs_alone,
+    check_rows_beside_an_attacker,
     poisoned_memory,  # noqa: F401 - a fixture
 )
 
@@ -77,6 +78,12 @@ def test_kernel_equals_reference(spec: KernelSpec, device: str, dtype: str) -> N
 def test_row_does_not_depend_on_its_neighbours(spec: KernelSpec, device: str, dtype: str) -> None:
     kernel, op, examples = load(spec, device, dtype)
     check_first_row_stands_alone(op, kernel, examples)
+
+
+@pytest.mark.parametrize(("spec", "device", "dtype"), CASES)
+def test_rows_do_not_see_an_attacker_among_them(spec: KernelSpec, device: str, dtype: str) -> None:
+    kernel, op, examples = load(spec, device, dtype)
+    check_rows_beside_an_attacker(op, kernel, examples)
 
 
 @pytest.mark.parametrize(("spec", "device", "dtype"), CASES)

@@ -17,6 +17,7 @@ import torch
 
 from llmplug import KernelInputError
 from llmplug.ops import REFERENCES, DecoderLayer, KernelTable
+from llmplug.ops.attacker_rows import count_rows, with_attacker, without_last_row
 from llmplug.ops.rope_store import apply_rope_store
 from llmplug_triton import llmplug_kernels
 from tests.ops.kernel_checks import (
@@ -24,11 +25,9 @@ from tests.ops.kernel_checks import (
     REFERENCE_TABLE,
     call,
     check_equals_reference,
-    check_first_row_stands_alone,
     check_leaves_its_inputs_alone,
-    count_first_outputs,
+    check_rows_beside_an_attacker,
     poisoned_memory,  # noqa: F401 - a fixture
-    with_other_neighbours,
 )
 from tests.plugins.triton_interpreter import interpreter_that_rounds  # noqa: F401 - a fixture
 
@@ -60,27 +59,38 @@ def test_kernel_equals_reference(op: str, dtype: str) -> None:
 
 
 @pytest.mark.parametrize("op", SPECS)
-def test_row_does_not_depend_on_its_neighbours(op: str) -> None:
-    examples = examples_of(op, "bfloat16")[2:4]  # the interpreter is slow
-    check_first_row_stands_alone(REFERENCES[op], KERNELS[op], examples)
+def test_rows_do_not_see_an_attacker_among_them(op: str) -> None:
+    check_rows_beside_an_attacker(REFERENCES[op], KERNELS[op], examples_of(op, "float32"))
+
+
+@pytest.mark.parametrize("op", sorted({*ROW_OPS} - {"expert_mlp"}))
+def test_rows_do_not_see_that_an_attacker_is_there(op: str) -> None:
+    """Bitwise the same without the last row: another grid, and another height of lists."""
+    for example in examples_of(op, "float32"):
+        row = count_rows(example) - 1
+        if row > 0:
+            before = call(REFERENCES[op], KERNELS[op], without_last_row(example))
+            after = call(REFERENCES[op], KERNELS[op], with_attacker(example, row))
+            for x, y in zip(before, after, strict=True):
+                assert torch.equal(x, y[: len(x)])
+
+
+def test_no_row_sees_which_experts_an_attacker_chose() -> None:
+    """He is the last of all who chose an expert: in the interpreter a row's place has a say."""
+    for example in examples_of("expert_mlp", "float32"):
+        if len(example["x_TD"]) < 2:
+            continue
+        changed = with_attacker(example, len(example["x_TD"]) - 1)
+        wild = torch.tensor([2**62, -(2**63), -1, 0], device=DEVICE)
+        changed["experts_TC"][-1] = wild[: changed["experts_TC"].shape[1]]
+        before, after = (KERNELS["expert_mlp"](**each) for each in (example, changed))
+        assert torch.equal(before[:-1], after[:-1])
 
 
 @pytest.mark.parametrize("op", ROW_OPS)
 def test_kernel_leaves_its_inputs_alone(op: str) -> None:
     examples = examples_of(op, "float32")
     check_leaves_its_inputs_alone(REFERENCES[op], KERNELS[op], examples)
-
-
-@pytest.mark.parametrize("value", [float("inf"), float("nan")])
-@pytest.mark.parametrize("op", ROW_OPS)
-def test_neighbours_that_are_not_finite_do_not_leak(op: str, value: float) -> None:
-    kernel = KERNELS[op]
-    for example in examples_of(op, "float32"):
-        before = call(REFERENCES[op], kernel, example)
-        after = call(REFERENCES[op], kernel, with_other_neighbours(example, value))
-        first = count_first_outputs(REFERENCES[op], example)
-        for x, y in zip(before, after, strict=True):
-            assert torch.equal(x[:first], y[:first])
 
 
 @pytest.mark.parametrize("op", SPECS)

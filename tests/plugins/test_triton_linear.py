@@ -9,6 +9,7 @@ import torch
 
 from llmplug import KernelInputError
 from llmplug.ops import REFERENCES, Fp8Tensor, LoadedTensor
+from llmplug.ops.attacker_rows import find_other_outputs, with_attacker
 from llmplug_triton import llmplug_kernels
 from tests.ops.kernel_checks import DTYPES, poisoned_memory  # noqa: F401 - a fixture
 from tests.ops.packed_weights import make_int4_tensor
@@ -156,6 +157,20 @@ def test_row_is_the_same_alone_and_in_a_batch(name: str) -> None:
         got = KERNEL(spoiled, packed)
         assert torch.equal(got[0], KERNEL(x_TI[rows], packed)[0])
         assert got[1:].isnan().all()
+
+
+@pytest.mark.parametrize("num_tokens", [5, 18])
+@pytest.mark.parametrize("name", STORED)
+def test_rows_do_not_see_an_attacker_among_them(name: str, num_tokens: int) -> None:
+    """Of numbers as files have them, in tiles of both heights."""
+    packed = pack(STORED[name], None, torch.float32)
+    example = {"x_TI": randn(num_tokens, packed.num_inputs, seed=2)}
+    before = KERNEL(example["x_TI"], packed)
+    for row in (0, num_tokens - 1):
+        after = KERNEL(with_attacker(example, row)["x_TI"], packed)
+        is_other = find_other_outputs(example, row, num_tokens)
+        assert torch.equal(before[is_other], after[is_other])
+        assert not after[row].isfinite().any()
 
 
 def test_writes_nothing_beside_its_own_columns() -> None:
