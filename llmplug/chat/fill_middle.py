@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from llmplug.chat.enough import ALL, Enough
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -86,6 +88,7 @@ def encode_gap(
     suffix: str,
     *,
     add_special_tokens: bool = True,
+    enough: Enough = ALL,
 ) -> list[int]:
     """Return the prompt that asks for what stands between two texts.
 
@@ -93,9 +96,12 @@ def encode_gap(
 
     Args:
         add_special_tokens: begin with the bos token, where the model's texts do.
+        enough: how much of a text that is too long is wanted.
     """
-    before = [*_marker(tokenizer, style.before_prefix), *_encode(tokenizer, prefix, joins=False)]
-    after = [*_marker(tokenizer, style.before_suffix), *_encode(tokenizer, suffix, joins=True)]
+    before = _encode(tokenizer, prefix, enough, joins=False)
+    after = _encode(tokenizer, suffix, enough, joins=True)
+    before = [*_marker(tokenizer, style.before_prefix), *before]
+    after = [*_marker(tokenizer, style.before_suffix), *after]
     parts = [after, before] if style.suffix_first else [before, after]
     head = tokenizer.frame_start if add_special_tokens else ()
     return [*head, *parts[0], *parts[1], *_marker(tokenizer, style.before_middle)]
@@ -106,9 +112,9 @@ def _marker(tokenizer: Tokenizer, text: str) -> list[int]:
     return [] if id_ is None else [id_]
 
 
-def _encode(tokenizer: Tokenizer, text: str, *, joins: bool) -> list[int]:
+def _encode(tokenizer: Tokenizer, text: str, enough: Enough, *, joins: bool) -> list[int]:
     def encode(text: str) -> list[int]:
-        return tokenizer.encode(text, add_special_tokens=False, allow_control=False)
+        return tokenizer.encode(text, add_special_tokens=False, allow_control=False, enough=enough)
 
     if joins and tokenizer.id_of(_WORD_START) is not None:
         anchor, ids = encode(_ANCHOR), encode(_ANCHOR + text)

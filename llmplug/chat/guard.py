@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Any
 import tokenizers
 from tokenizers.models import WordLevel
 
+from llmplug.chat.enough import ALL, Enough
 from llmplug.chat.seams import Seams
 from llmplug.chat.template_reading import find_mentioned, find_searched
 
@@ -84,7 +85,7 @@ class Guard:
             return [self.mark(item, marks) for item in value]
         return value
 
-    def encode(self, rendered: str, marks: Marks) -> list[int]:
+    def encode(self, rendered: str, marks: Marks, enough: Enough = ALL) -> list[int]:
         """Encode marked output: unmarked control tokens as such, all the rest as text."""
         pieces: list[str] = []
         position = 0
@@ -92,7 +93,7 @@ class Guard:
             pieces += (marks.remove_from(rendered[position:start]), name)
             position = end
         pieces.append(marks.remove_from(rendered[position:]))
-        return self._tokenizer.encode_named("".join(pieces))
+        return self._tokenizer.encode_named("".join(pieces), enough)
 
     def _mark_text(self, text: str, marks: Marks) -> str:
         if text in self._mentioned:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
+from llmplug.chat.enough import ALL, Enough
 from llmplug.chat.guard import Guard
 from llmplug.chat.jinja import Template
 from llmplug.chat.marks import Marks
@@ -70,6 +71,7 @@ class ChatRenderer:
         tools: Sequence[Mapping[str, Any]] | None = None,
         documents: Sequence[Mapping[str, Any]] | None = None,
         template_kwargs: Mapping[str, Any] | None = None,
+        enough: Enough = ALL,
     ) -> list[int]:
         """Render and encode: control ids come from the template alone, whatever messages spell.
 
@@ -80,6 +82,7 @@ class ChatRenderer:
             tools: functions that the model may call, as JSON schemas.
             documents: to answer from, for templates that take them.
             template_kwargs: further variables of the template.
+            enough: how much of a prompt that is too long is wanted.
         Raises:
             InvalidRequest: messages or variables are wrong; `param` says which.
             TemplateError: the template refuses them, in its own words.
@@ -88,7 +91,7 @@ class ChatRenderer:
             messages, add_generation_prompt, continue_final_message, tools, documents,
             template_kwargs,
         )  # fmt: skip
-        return self._guard.encode(rendered, marks)
+        return self._guard.encode(rendered, marks, enough)
 
     def render_prompt(
         self,
@@ -99,6 +102,7 @@ class ChatRenderer:
         tools: Sequence[Mapping[str, Any]] | None = None,
         documents: Sequence[Mapping[str, Any]] | None = None,
         template_kwargs: Mapping[str, Any] | None = None,
+        enough: Enough = ALL,
     ) -> ChatPrompt:
         """Like `render`, and say how the head of the answer begins: perhaps within thinking."""
         more = (continue_final_message, tools, documents, template_kwargs)
@@ -108,7 +112,7 @@ class ChatRenderer:
             # What the template leaves out when it is asked for no head; users' text is in both.
             headless, _ = self._render(messages, False, *more)
             end = marks.remove_from(rendered[count_shared(rendered, headless) :])
-        return ChatPrompt(self._guard.encode(rendered, marks), end)
+        return ChatPrompt(self._guard.encode(rendered, marks, enough), end)
 
     def render_text(
         self,

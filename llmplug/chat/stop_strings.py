@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from typing import NamedTuple
 
 
@@ -28,8 +29,18 @@ class StopStrings:
             include_in_output: whether the text ends after the stop string or before it.
         """
         longest_first = sorted({text for text in stop if text}, key=len, reverse=True)
-        self._automata = [_Automaton(text) for text in longest_first]
+        self._borders = [(text, find_borders(text)) for text in longest_first]
         self._include = include_in_output
+        self._start()
+
+    def copy(self) -> StopStrings:
+        """Watch another text for the same strings: what is known of them is shared."""
+        other = copy(self)
+        other._start()
+        return other
+
+    def _start(self) -> None:
+        self._automata = [_Automaton(text, borders) for text, borders in self._borders]
         self._held = ""
 
     def feed(self, text: str) -> StopResult:
@@ -53,24 +64,30 @@ class StopStrings:
         return held
 
 
+def find_borders(text: str) -> list[int]:
+    """Return, for each prefix of a text by length, the length of its longest border."""
+    borders = [0] * (len(text) + 1)
+    border = 0
+    for end in range(1, len(text)):
+        while border and text[end] != text[border]:
+            border = borders[border]
+        border += text[end] == text[border]
+        borders[end + 1] = border
+    return borders
+
+
 class _Automaton:
     """Knuth-Morris-Pratt: how much of one string the text ends with, a character at a time."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, borders: Sequence[int]) -> None:
         self.text = text
         self.num_matched = 0
-        self._fallback = [0] * (len(text) + 1)  # of a prefix: its longest border
-        border = 0
-        for end in range(1, len(text)):
-            while border and text[end] != text[border]:
-                border = self._fallback[border]
-            border += text[end] == text[border]
-            self._fallback[end + 1] = border
+        self._borders = borders
 
     def step(self, character: str) -> bool:
         """Read a character; whether the string is complete with it."""
         matched = self.num_matched
         while matched and self.text[matched] != character:
-            matched = self._fallback[matched]
+            matched = self._borders[matched]
         self.num_matched = matched + (self.text[matched] == character)
         return self.num_matched == len(self.text)

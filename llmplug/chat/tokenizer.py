@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import tokenizers
 
+from llmplug.chat.enough import ALL, Enough
 from llmplug.chat.plain_tokenizer import make_plain_tokenizer
 from llmplug.chat.token_bytes import TokenBytes, make_token_bytes
 from llmplug.errors import CheckpointError, InvalidRequest
@@ -58,7 +59,12 @@ class Tokenizer:
         self._prefix, self._suffix = self._find_frame(files.add_bos)
 
     def encode(
-        self, text: str, *, add_special_tokens: bool = True, allow_control: bool = True
+        self,
+        text: str,
+        *,
+        add_special_tokens: bool = True,
+        allow_control: bool = True,
+        enough: Enough = ALL,
     ) -> list[int]:
         """Split `text` into token ids.
 
@@ -67,10 +73,11 @@ class Tokenizer:
             allow_control: recognise control tokens that `text` spells. Without it no text yields
                 an id of `control_ids` (but the model's unknown token, for a character that has
                 no other): what is spelled stays text.
+            enough: how much of a text that is too long is wanted.
         Raises:
             InvalidRequest: the text holds a lone surrogate, which is no character.
         """
-        ids = self._encode(self._full if allow_control else self._plain, text)
+        ids = _encode(self._full if allow_control else self._plain, text, enough).ids
         return [*self._prefix, *ids, *self._suffix] if add_special_tokens else ids
 
     def encode_within(
@@ -80,14 +87,17 @@ class Tokenizer:
         *,
         keeps_end: bool = False,
         add_special_tokens: bool = True,
+        context_length: int | None = None,
     ) -> list[int]:
         """Encode a text that is read whole; what it spells stays text.
 
         Args:
             max_tokens: with the model's own frame; None: any number.
             keeps_end: cut at the beginning.
+            context_length: of a text of more than twice as many, the rest may be left out.
         """
-        ids = self._encode(self._plain, text)
+        enough = Enough(_least(max_tokens, context_length), keeps_end)
+        ids = _encode(self._plain, text, enough).ids
         frame = (self._prefix, self._suffix) if add_special_tokens else ((), ())
         kept = ids
         if max_tokens is not None:
@@ -96,7 +106,11 @@ class Tokenizer:
         return [*frame[0], *kept, *frame[1]]
 
     def encode_pair(
-        self, first: str, second: str, max_tokens: int | None = None
+        self,
+        first: str,
+        second: str,
+        max_tokens: int | None = None,
+        context_length: int | None = None,
     ) -> tuple[list[int], list[int]]:
         """Encode two texts in the model's own frame; return ids, and the segment of each.
 
@@ -104,8 +118,10 @@ class Tokenizer:
 
         Args:
             max_tokens: with the frame; the longer text is cut at its end. None: any number.
+            context_length: of a text of more than twice as many, the rest may be left out.
         """
-        one, two = (self._read(self._plain, text) for text in (first, second))
+        enough = Enough(_least(max_tokens, context_length))
+        one, two = (_encode(self._plain, text, enough) for text in (first, second))
         if max_tokens is not None:
             room = max(0, max_tokens - self._full.num_special_tokens_to_add(is_pair=True))
             kept = _share_room(len(one.ids), len(two.ids), room)
@@ -114,13 +130,13 @@ class Tokenizer:
         both = self._full.post_process(one, two, add_special_tokens=True)
         return both.ids, both.type_ids
 
-    def encode_named(self, text: str) -> list[int]:
+    def encode_named(self, text: str, enough: Enough = ALL) -> list[int]:
         """Encode a text in which control tokens go by their names in `control_names`.
 
         What the text spells otherwise stays text. The names are drawn anew for each Tokenizer,
         so that nobody outside the process can write one.
         """
-        return self._encode(self._plain, text)
+        return _encode(self._plain, text, enough).ids
 
     def decode(self, ids: Iterable[int], skip_special_tokens: bool = True) -> str:
         """Join the tokens' bytes and read them as UTF-8; invalid bytes become U+FFFD.
@@ -165,21 +181,6 @@ class Tokenizer:
         """The tokenizer of the `tokenizers` library; not to be changed."""
         return self._full
 
-    @classmethod
-    def _encode(cls, tokenizer: tokenizers.Tokenizer, text: str) -> list[int]:
-        ids: list[int] = cls._read(tokenizer, text).ids
-        return ids
-
-    @staticmethod
-    def _read(tokenizer: tokenizers.Tokenizer, text: str) -> tokenizers.Encoding:
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise InvalidRequest(
-                f"the text holds a lone surrogate at character {error.start}; send valid Unicode"
-            ) from error
-        return tokenizer.encode(text, add_special_tokens=False)
-
     def _find_special(self, variable: str, text: str | None) -> int | None:
         if text is None:
             return None
@@ -200,6 +201,29 @@ class Tokenizer:
             others = [id_ for id_ in prefix if id_ != self.bos_token_id]
             prefix = [self.bos_token_id, *others] if add_bos else others
         return tuple(prefix), tuple(suffix)
+
+
+def _encode(tokenizer: tokenizers.Tokenizer, text: str, enough: Enough) -> tokenizers.Encoding:
+    """Encode a text, or as much of it as is enough.
+
+    Raises:
+        InvalidRequest: the text holds a lone surrogate, which is no character.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidRequest(
+            f"the text holds a lone surrogate at character {error.start}; send valid Unicode"
+        ) from error
+    for part in enough.parts(text):
+        encoding = tokenizer.encode(part, add_special_tokens=False)
+        if enough.is_reached(len(encoding)):
+            break
+    return encoding
+
+
+def _least(*bounds: int | None) -> int | None:
+    return min((bound for bound in bounds if bound is not None), default=None)
 
 
 def _share_room(first: int, second: int, room: int) -> tuple[int, int]:

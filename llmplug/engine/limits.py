@@ -22,6 +22,7 @@ from llmplug.engine.ranges import (
     check_text,
     check_token_ids,
     check_whole,
+    say_count,
 )
 from llmplug.engine.sampler_choice import check_samplers
 from llmplug.engine.thinking import fit_budget
@@ -99,7 +100,9 @@ def _check_prompt(prompt_ids: list[int], limits: RequestLimits) -> None:
             else f"The KV cache of this engine holds {limits.num_cache_tokens} tokens"
         )
         raise ContextLengthExceeded(
-            f"{where}, but the prompt alone has {len(prompt_ids)}; shorten it.", param="prompt"
+            f"{where}, but the prompt alone has {say_count(len(prompt_ids), limits.max_tokens)}; "
+            "shorten it.",
+            param="prompt",
         )
     check_token_ids("prompt", prompt_ids, limits.vocab_size)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from llmplug.engine.ranges import say_count
 from llmplug.errors import ContextLengthExceeded, InvalidRequest, UnsupportedParameter
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def _check_prompt(name: str, prompt: list[int], limits: PoolLimits) -> None:
     if len(prompt) > limits.max_tokens:
         raise ContextLengthExceeded(
             f"This model's maximum context length is {limits.max_tokens} tokens, but {name} has "
-            f"{len(prompt)}; shorten it, or have it cut.",
+            f"{say_count(len(prompt), limits.max_tokens)}; shorten it, or have it cut.",
             param=name,
         )
     for token_id in prompt:

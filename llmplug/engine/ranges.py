@@ -88,6 +88,11 @@ def check_whole(name: str, value: Any, low: float, high: float) -> None:
         raise InvalidRequest(f"{name} is {shown}; it must be {bounds}.", param=name)
 
 
+def say_count(num_tokens: int, most: int) -> str:
+    """Say how many tokens there are; of many more than `most`, perhaps not all were made."""
+    return str(num_tokens) if num_tokens <= 2 * most else f"more than {2 * most}"
+
+
 def check_text(name: str, value: Any, shortest: int, longest: int) -> None:
     """Refuse what is no string between two lengths."""
     if not isinstance(value, str) or not shortest <= len(value) <= longest:

@@ -9,13 +9,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from llmplug.chat.detokenize import Detokenizer
-from llmplug.chat.stop_strings import StopStrings
 from llmplug.server.channel_text import ChannelText, choose_finish_reason
 from llmplug.server.content_tokens import PlacedToken
 from llmplug.server.deltas import ChoiceDelta, TokenText
 from llmplug.types import FinishReason, SamplingParams, SequenceDelta, TokenLogprob
 
 if TYPE_CHECKING:
+    from llmplug.chat.stop_strings import StopStrings
     from llmplug.chat.tokenizer import Tokenizer
     from llmplug.server.channel_text import Reading
 
@@ -36,7 +36,13 @@ class ChoiceText:
         *,
         continues_text: bool,
         reading: Reading | None = None,
+        stops: StopStrings | None = None,
     ) -> None:
+        """Begin a choice.
+
+        Args:
+            stops: what ends it, new; None: no text does.
+        """
         self.index = index
         self.num_tokens = 0
         self.is_finished = False
@@ -47,11 +53,7 @@ class ChoiceText:
             keep_leading_space=continues_text,
             shown_ids=reading.shown_ids if reading else frozenset(),
         )
-        self._stops = (
-            StopStrings(sampling.stop, sampling.include_stop_str_in_output)
-            if sampling.stop
-            else None
-        )
+        self._stops = stops if sampling.stop else None
         self._is_named = reading is not None and reading.is_named
         self._channels = (
             ChannelText(index, reading, has_tokens=sampling.logprobs is not None)

@@ -4,12 +4,47 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from llmplug.chat.enough import Enough
+from llmplug.engine.ranges import say_count
 from llmplug.errors import ContextLengthExceeded
 from llmplug.server.schema.generation import WHOLE_CONTEXT
 
 if TYPE_CHECKING:
     from llmplug.server.model_service import ModelService
     from llmplug.server.schema.generation import GenerationFields
+
+MOST_TOKENS = 2**20  # where nobody knows yet how many the model takes
+COUNTED_TOKENS = 2**17  # where a prompt is counted only, and may be longer than the context
+
+
+def choose_enough(asked: GenerationFields, model: ModelService) -> Enough:
+    """Say how much of a prompt is wanted; one that has more is cut, or refused."""
+    keeps_end = asked.may_truncate and asked.truncation_side != "right"
+    return enough_to_answer(model, keeps_end=keeps_end)
+
+
+def enough_to_answer(model: ModelService, *, keeps_end: bool = False) -> Enough:
+    """Say how much of a prompt tells whether it fits the context."""
+    return Enough(find_context(model) or MOST_TOKENS, keeps_end)
+
+
+def enough_to_count(model: ModelService) -> Enough:
+    """Say how much of a prompt is wanted that is not answered."""
+    return Enough(max(find_context(model) or 0, COUNTED_TOKENS))
+
+
+def check_counted(num_tokens: int, enough: Enough, param: str) -> None:
+    """Refuse to say a number of tokens that is not known.
+
+    Raises:
+        ContextLengthExceeded: there are too many to be counted.
+    """
+    if enough.is_reached(num_tokens):
+        raise ContextLengthExceeded(
+            f"There are more than {2 * (enough.num_tokens or 0)} tokens, which is as many as this "
+            "server counts.",
+            param=param,
+        )
 
 
 def fit_prompt(
@@ -36,7 +71,8 @@ def fit_prompt(
     if asked.overflow == "error" and is_over:
         raise ContextLengthExceeded(
             f"This model's maximum context length is {context} tokens, but the request has "
-            f"{len(ids)} in its prompt and asks for {max_tokens or 1} more.",
+            f"{say_count(len(ids), context or 0)} in its prompt and asks for {max_tokens or 1} "
+            "more.",
             param="prompt",
         )
     return ids

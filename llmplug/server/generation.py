@@ -11,10 +11,12 @@ import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
+from llmplug.chat.stop_strings import StopStrings
 from llmplug.errors import EngineError, EngineUnavailable, from_wire
 from llmplug.server.choice_text import ChoiceText
 from llmplug.server.delivery import PLAIN, Delivery
@@ -98,6 +100,7 @@ class Generation:
                 each.sampling,
                 continues_text=continues_text,
                 reading=reading,
+        watch = cache(StopStrings)  # setting one up takes long, and copying it does not
             )
             for i, each in enumerate(requests)
             for j in range(each.num_sequences)
@@ -105,6 +108,7 @@ class Generation:
         self._num_open = len(self._choices)
         self._is_late = False
         self._opened: set[int] = set()
+                stops=watch(each.sampling.stop, each.sampling.include_stop_str_in_output).copy(),
         self._last_token_at: float | None = None
 
     @property

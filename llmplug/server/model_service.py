@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from llmplug import __version__
 from llmplug.chat.channels import Dialect
 from llmplug.chat.detokenize import Detokenizer
+from llmplug.chat.enough import ALL, Enough
 from llmplug.chat.fill_middle import MiddleStyle, encode_gap
 from llmplug.chat.marker_tokens import find_marker_ids
 from llmplug.chat.render import ChatPrompt, ChatRenderer
@@ -270,9 +271,12 @@ class ModelService:
         tools: Sequence[Mapping[str, Any]],
         documents: Sequence[Mapping[str, Any]] | None,
         template_kwargs: dict[str, Any] | None,
+        enough: Enough = ALL,
     ) -> ChatPrompt:
         """Turn a conversation into the ids of a prompt.
 
+        Args:
+            enough: how much of a prompt that is too long is wanted.
         Raises:
             InvalidRequest: the chat template refuses these messages.
         """
@@ -289,28 +293,43 @@ class ModelService:
                 tools=told or None,
                 documents=documents or None,
                 template_kwargs=template_kwargs,
+                enough=enough,
             ),
         )
         return prompt if isinstance(prompt, ChatPrompt) else ChatPrompt(prompt, "")
 
-    async def encode(self, prompt: Prompt, *, add_special_tokens: bool) -> list[int]:
+    async def encode(
+        self, prompt: Prompt, *, add_special_tokens: bool, enough: Enough = ALL
+    ) -> list[int]:
         """Turn a prompt of any kind into ids."""
         if isinstance(prompt, list):
             return prompt
         tokenizer = self.tokenizer
         return await _run(
-            len(prompt), lambda: tokenizer.encode(prompt, add_special_tokens=add_special_tokens)
+            len(prompt),
+            lambda: tokenizer.encode(prompt, add_special_tokens=add_special_tokens, enough=enough),
         )
 
     async def encode_gap(
-        self, style: MiddleStyle, prefix: str, suffix: str, *, add_special_tokens: bool
+        self,
+        style: MiddleStyle,
+        prefix: str,
+        suffix: str,
+        *,
+        add_special_tokens: bool,
+        enough: Enough = ALL,
     ) -> list[int]:
         """Ask for what stands between two texts."""
         tokenizer = self.tokenizer
         return await _run(
             len(prefix) + len(suffix),
             lambda: encode_gap(
-                tokenizer, style, prefix, suffix, add_special_tokens=add_special_tokens
+                tokenizer,
+                style,
+                prefix,
+                suffix,
+                add_special_tokens=add_special_tokens,
+                enough=enough,
             ),
         )
 

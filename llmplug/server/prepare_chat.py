@@ -11,13 +11,14 @@ from llmplug.errors import GrammarError, UnsupportedParameter
 from llmplug.grammar import Json, encode_grammar
 from llmplug.server.channel_text import Reading
 from llmplug.server.delivery import PLAIN, Delivery
-from llmplug.server.fit_prompt import fit_prompt
+from llmplug.server.fit_prompt import choose_enough, fit_prompt
 from llmplug.server.generation import Echo
 from llmplug.server.schema.structured import read_structure
 from llmplug.server.schema.tools import ToolUse, read_tools
 from llmplug.server.thinking import choose_template_options, make_budget
 
 if TYPE_CHECKING:
+    from llmplug.chat.enough import Enough
     from llmplug.chat.render import ChatPrompt
     from llmplug.grammar import Node
     from llmplug.server.admission import Ticket
@@ -40,6 +41,7 @@ async def prepare_chat(
     cache_salt: str,
     tenant: str,
     delivery: Delivery = PLAIN,
+    enough: Enough | None = None,
 ) -> Generation:
     """Make the generation that answers a conversation; nothing runs before its deltas are read.
 
@@ -49,6 +51,7 @@ async def prepare_chat(
         cache_salt: prefixes are shared between equal ones.
         tenant: for whom.
         delivery: what is told beside the answer, and until when.
+        enough: how much of a prompt that is too long is wanted; None: what tells that it is.
     Raises:
         InvalidRequest: the request asks for what this model cannot do; `param` says where.
     """
@@ -62,7 +65,7 @@ async def prepare_chat(
     use = read_tools(asked.tools, asked.tool_choice, asked.parallel_tool_calls)
     dialect = model.dialect
     started_at = time.perf_counter()
-    prompt = await render_chat(model, asked, messages, use)
+    prompt = await render_chat(model, asked, messages, use, enough or choose_enough(asked, model))
     is_continued = bool(asked.continue_final_message)
     head = _continue(messages[-1], dialect.reasoning) if is_continued else prompt.end
     budget = make_budget(asked.thinking_token_budget, dialect.reasoning, model.tokenizer, head)
@@ -94,9 +97,16 @@ async def prepare_chat(
 
 
 async def render_chat(
-    model: ModelService, asked: ChatRequest, messages: list[Message], use: ToolUse
+    model: ModelService,
+    asked: ChatRequest,
+    messages: list[Message],
+    use: ToolUse,
+    enough: Enough,
 ) -> ChatPrompt:
     """Make the prompt of a conversation, with tools and whatever else its template is told.
+    Args:
+        enough: how much of a prompt that is too long is wanted.
+
 
     Raises:
         InvalidRequest: the template refuses it, or has no place for a part of it.
@@ -122,6 +132,7 @@ async def render_chat(
             dialect.reasoning,
             renderer.variables,
         )
+        enough=enough,
         or None,
     )
 

@@ -12,7 +12,7 @@ from llmplug.chat.fill_middle import find_ends, find_style
 from llmplug.errors import InvalidRequest, UnsupportedParameter
 from llmplug.grammar import encode_grammar
 from llmplug.server.delivery import PLAIN, Delivery
-from llmplug.server.fit_prompt import fit_prompt
+from llmplug.server.fit_prompt import choose_enough, fit_prompt
 from llmplug.server.schema.structured import read_structure
 
 if TYPE_CHECKING:
@@ -101,9 +101,10 @@ def _make_sampling(
 
 
 async def _encode(model: ModelService, asked: CompletionsRequest, prompt: Prompt) -> list[int]:
+    enough = choose_enough(asked, model)
     add_special_tokens = asked.add_special_tokens is not False
     if not asked.suffix:
-        return await model.encode(prompt, add_special_tokens=add_special_tokens)
+        return await model.encode(prompt, add_special_tokens=add_special_tokens, enough=enough)
     style = find_style(model.tokenizer)
     if style is None:
         raise UnsupportedParameter(
@@ -113,7 +114,7 @@ async def _encode(model: ModelService, asked: CompletionsRequest, prompt: Prompt
     if not isinstance(prompt, str):
         raise InvalidRequest("'suffix' needs a 'prompt' of text.", param="suffix")
     return await model.encode_gap(
-        style, prompt, asked.suffix, add_special_tokens=add_special_tokens
+        style, prompt, asked.suffix, add_special_tokens=add_special_tokens, enough=enough
     )
 
 

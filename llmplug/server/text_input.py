@@ -46,13 +46,17 @@ async def encode_texts(
     *,
     add_special_tokens: bool = True,
     prompt: str = "",
+    context_length: int | None = None,
 ) -> list[list[int]]:
     """Turn texts into ids; ids stay as they are, but for their number.
 
     Args:
         prompt: put before each text.
+        context_length: of a text of more than twice as many tokens, the rest may be left out; None:
+            what the model takes.
     """
     tokenizer = model.tokenizer
+    context_length = context_length or model.context_length
 
     def encode(text: Prompt) -> list[int]:
         if isinstance(text, list):
@@ -62,6 +66,7 @@ async def encode_texts(
             cut.max_tokens,
             keeps_end=cut.keeps_end,
             add_special_tokens=add_special_tokens,
+            context_length=context_length,
         )
 
     return await _run(sum(map(len, texts)), lambda: [encode(text) for text in texts])
@@ -74,7 +79,10 @@ async def encode_pairs(
     tokenizer = model.tokenizer
     encoded = await _run(
         sum(len(first) + len(second) for first, second in pairs),
-        lambda: [tokenizer.encode_pair(first, second, max_tokens) for first, second in pairs],
+        lambda: [
+            tokenizer.encode_pair(first, second, max_tokens, model.context_length)
+            for first, second in pairs
+        ],
     )
     return [ids for ids, _ in encoded], [types for _, types in encoded]
 

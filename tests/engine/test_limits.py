@@ -118,11 +118,11 @@ def test_bounds_of_requests(name, param, good, bad) -> None:
 def test_the_prompt_must_leave_room_for_a_token() -> None:
     fits = normalise(with_fields(prompt_ids=[1] * 99), LIMITS)
     assert fits.sampling.max_tokens == 1
-    for count in (100, 101, 10**6):
+    for count, shown in ((100, "100"), (101, "101"), (10**6, "more than 200")):
         with pytest.raises(ContextLengthExceeded) as caught:
             normalise(with_fields(prompt_ids=[1] * count), LIMITS)
         assert caught.value.code == "context_length_exceeded"
-        assert str(count) in caught.value.message
+        assert f"the prompt alone has {shown};" in caught.value.message
 
 
 def test_a_small_cache_bounds_a_sequence_too() -> None:

@@ -241,6 +241,7 @@ class FakeRenderer:
         self.shape = MessageShape(takes_tools=True, takes_tool_calls=True)
 
     def render(self, messages: list[dict[str, Any]], **options: Any) -> list[int]:
+        options.pop("enough", None)  # it is for real prompts
         self.calls.append({"messages": messages, **options})
         return ids_of(json.dumps(messages))
 

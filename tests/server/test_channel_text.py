@@ -8,6 +8,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from llmplug.chat.stop_strings import StopStrings
 from llmplug.dialect import AnswerContext, Tool
 from llmplug.server.channel_text import Reading
 from llmplug.server.choice_text import ChoiceText
@@ -36,6 +37,7 @@ def read(
         sampling,
         continues_text=False,
         reading=Reading(dialect=DIALECT, context=context, **reading),
+        stops=StopStrings(sampling.stop),
     )
     joined = JoinedChoice(0)
     for number, ids in enumerate(pieces):

@@ -164,6 +164,7 @@ FIELDS: list[tuple[dict[str, Any], str, str]] = [
     ({"stop": ["a", 5]}, "stop", "invalid_type"),
     ({"stop": ""}, "stop", "invalid_value"),
     ({"stop": ["a"] * 1000}, "stop", "invalid_value"),
+    ({"stop": "a" * 1025}, "stop", "invalid_value"),
     ({"logit_bias": {"a": 1}}, "logit_bias", "invalid_value"),
     ({"logit_bias": {"1" * 100: 1}}, "logit_bias", "invalid_value"),
     ({"logit_bias": {"5": "x"}}, "logit_bias.5", "invalid_type"),

@@ -9,6 +9,7 @@ import pytest
 
 from llmplug.chat.channels import Dialect
 from llmplug.dialect import JsonCalls, in_template
+from llmplug.server import fit_prompt
 from llmplug.specs import ToolParserSpec
 
 from .conftest import Running, StartServer
@@ -24,6 +25,7 @@ DIALECT = Dialect(
 )
 TOOLS = [{"type": "function", "function": {"name": "weather", "parameters": {}}}]
 MESSAGES = [{"role": "user", "content": "Hi"}]
+NUM_CACHED = 160  # tokens that the engine has pages for
 
 
 async def tokenize(server: Running, **fields: Any) -> httpx.Response:
@@ -47,7 +49,10 @@ async def test_a_text_has_the_tokens_that_a_completion_sends(start: StartServer,
     }
     if text:
         await server.complete(prompt=text)
-        assert server.engine.requests[0].prompt_ids == body["tokens"]
+        sent = server.engine.requests[0].prompt_ids
+        # Of a prompt beyond the context not all is sent: it is refused anyway.
+        assert sent == body["tokens"][: len(sent)]
+        assert len(sent) == len(body["tokens"]) or len(sent) > 2 * NUM_CACHED
     assert (await detokenize(server, body["tokens"])).json() == {"prompt": text}
 
 
@@ -152,3 +157,17 @@ async def test_no_engine_is_needed(start: StartServer) -> None:
     server = await start(wait_ready=False)
     server.engine.state = "dead"
     assert (await tokenize(server, prompt="ab")).json()["tokens"] == ids_of("ab")
+
+
+async def test_more_tokens_than_are_counted_are_refused(
+    start: StartServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fit_prompt, "COUNTED_TOKENS", 1000)
+    monkeypatch.setattr(fit_prompt, "find_context", lambda _: 100)
+    server = await start()
+    assert (await tokenize(server, prompt="x" * 2000)).json()["count"] == 2000
+    refused = await tokenize(server, prompt="x" * 5000)
+    assert refused.status_code == 400
+    error = refused.json()["error"]
+    assert (error["param"], error["code"]) == ("prompt", "context_length_exceeded")
+    assert "more than 2000 tokens" in error["message"]

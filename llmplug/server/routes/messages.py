@@ -15,6 +15,7 @@ from llmplug.server.anthropic.reply import MessageWriter
 from llmplug.server.anthropic.request import UNSERVED_IN_MESSAGES, CountRequest, MessagesRequest
 from llmplug.server.body import check_fields, read_json
 from llmplug.server.errors import as_json
+from llmplug.server.fit_prompt import check_counted, enough_to_count
 from llmplug.server.framing import use_framing
 from llmplug.server.param_names import rename_field
 from llmplug.server.prepare_chat import prepare_chat
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from sanic import Request, Sanic
     from sanic.response import HTTPResponse
 
+    from llmplug.chat.enough import Enough
     from llmplug.server.admission import Ticket
     from llmplug.server.generation import Generation
     from llmplug.server.model_service import ModelService
@@ -93,7 +95,9 @@ async def count_tokens(request: Request) -> HTTPResponse:
     async with request.app.ctx.lifecycle.running(request):
         ticket = admit(request, 1)
         try:
-            generation = await _prepare(request, ask, ask.asked.to_chat(), ticket, None)
+            enough = enough_to_count(ask.model)
+            generation = await _prepare(request, ask, ask.asked.to_chat(), ticket, None, enough)
+            check_counted(generation.usage.prompt_tokens, enough, "messages")
         except InvalidRequest as error:
             raise _rename(error) from None
         finally:
@@ -138,7 +142,12 @@ async def _prepare_wish(request: Request, ask: _Ask[MessagesRequest], ticket: Ti
 
 
 async def _prepare(
-    request: Request, ask: _Ask[Asked], chat: ChatRequest, ticket: Ticket, cache_salt: str | None
+    request: Request,
+    ask: _Ask[Asked],
+    chat: ChatRequest,
+    ticket: Ticket,
+    cache_salt: str | None,
+    enough: Enough | None = None,
 ) -> Generation:
     generation = await prepare_chat(
         request.app.ctx.service,
@@ -150,6 +159,7 @@ async def _prepare(
         cache_salt=salt_for(request, cache_salt),
         tenant=record_of(request).caller,
     )
+        enough=enough,
     record_of(request).usage = generation.usage
     return generation
 

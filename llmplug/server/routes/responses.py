@@ -11,6 +11,7 @@ from llmplug.errors import InvalidRequest
 from llmplug.server.admission import admit
 from llmplug.server.body import check_fields, read_json
 from llmplug.server.errors import as_json
+from llmplug.server.fit_prompt import check_counted, enough_to_answer
 from llmplug.server.record import record_of
 from llmplug.server.responses.conversations import extend_conversation, no_conversation
 from llmplug.server.responses.framing import FollowFraming, WriterFraming
@@ -109,6 +110,7 @@ def _read(request: Request) -> _Ask:
     service: Service = request.app.ctx.service
     raw = read_json(request.body)
     model = service.find_for(raw)
+    check_counted(num_tokens, enough_to_answer(ask.model), "input")
     record_of(request).model = model.name
     fields = split_fields(raw, ResponsesRequest, UNSERVED_IN_RESPONSES, model.sampler_fields)
     asked = check_fields(ResponsesRequest, fields.served)

@@ -8,6 +8,7 @@ from pydantic import BaseModel
 
 from llmplug.server.body import check_fields, read_json
 from llmplug.server.errors import as_json
+from llmplug.server.fit_prompt import check_counted, enough_to_count
 from llmplug.server.prepare_chat import render_chat
 from llmplug.server.record import record_of
 from llmplug.server.schema.fields import split_fields
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from sanic import Request, Sanic
     from sanic.response import HTTPResponse
 
+    from llmplug.chat.enough import Enough
     from llmplug.server.model_service import ModelService
     from llmplug.server.schema.chat import ChatRequest
     from llmplug.server.schema.messages import Message
@@ -47,9 +49,12 @@ async def tokenize(request: Request) -> HTTPResponse:
         ignored += unread
     async with admitted(request):
         if asked.prompt is None:
-            ids = await _encode_chat(model, asked.to_chat(), messages)
+            ids = await _encode_chat(model, asked.to_chat(), messages, enough)
+    enough = enough_to_count(model)
+    has_frame = asked.add_special_tokens is not False
         else:
-            ids = await _encode_text(model, asked.prompt, asked.add_special_tokens is not False)
+            ids = await _encode_text(model, asked.prompt, has_frame, enough)
+    check_counted(len(ids), enough, "messages" if asked.prompt is None else "prompt")
     name_of = model.tokenizer.library.id_to_token
     body = {
         "count": len(ids),
@@ -80,17 +85,21 @@ def _read(request: Request, schema: type[Asked]) -> tuple[ModelService, Asked, l
     return model, check_fields(schema, fields.served), list(fields.ignored)
 
 
-async def _encode_text(model: ModelService, text: str, has_frame: bool) -> list[int]:
+async def _encode_text(
+    model: ModelService, text: str, has_frame: bool, enough: Enough
+) -> list[int]:
     if model.task == "generate":
-        return await model.encode(text, add_special_tokens=has_frame)
+        return await model.encode(text, add_special_tokens=has_frame, enough=enough)
     # Texts that are read whole spell no control tokens.
     cut = Cut(max_tokens=None)
-    (ids,) = await encode_texts(model, [text], cut, add_special_tokens=has_frame)
+    (ids,) = await encode_texts(
+        model, [text], cut, add_special_tokens=has_frame, context_length=enough.num_tokens
+    )
     return ids
 
 
 async def _encode_chat(
-    model: ModelService, chat: ChatRequest, messages: list[Message]
+    model: ModelService, chat: ChatRequest, messages: list[Message], enough: Enough
 ) -> list[int]:
     use = read_tools(chat.tools, chat.tool_choice, chat.parallel_tool_calls)
-    return (await render_chat(model, chat, messages, use)).ids
+    return (await render_chat(model, chat, messages, use, enough)).ids

@@ -15,6 +15,7 @@ from llmplug.types import BeamParams, SamplingParams
 
 # Far above what anybody uses; keeps a list of strings from becoming work per character.
 MAX_STOP_STRINGS = 64
+MAX_STOP_CHARS = 1024
 MAX_BAD_WORDS = 128  # they are tokenised in the server's loop
 MAX_BAD_WORD_CHARS = 128
 
@@ -139,6 +140,10 @@ def read_stop(stop: Any) -> tuple[str, ...]:
         raise InvalidRequest(
             f"'stop' holds {len(stops)} strings; at most {MAX_STOP_STRINGS} are allowed.",
             param="stop",
+        )
+    if max(map(len, stops), default=0) > MAX_STOP_CHARS:
+        raise InvalidRequest(
+            f"'stop' holds a string of more than {MAX_STOP_CHARS} characters.", param="stop"
         )
     return tuple(stops)
 
