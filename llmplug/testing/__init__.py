@@ -8,6 +8,7 @@ Each takes what a hook returns, and raises an AssertionError that says what to d
         (spec,) = my_plugin.llmplug_samplers()
         check_sampler(spec, [{"strength": 0.5}, {"strength": 2.0}])
 
+    check_grammar          llmplug_grammars()
     check_kernel           llmplug_kernels()
     check_sampler          llmplug_samplers()
     check_tool_parser      llmplug_tool_parsers()
@@ -24,6 +25,8 @@ from typing import TYPE_CHECKING, Any
 
 _PUBLIC = {
     "llmplug.testing.call_writing": ("Call",),
+    "llmplug.testing.grammar_cases": ("Case",),
+    "llmplug.testing.grammars": ("check_grammar",),
     "llmplug.testing.guarded_memory": ("GuardedMemory", "poisoned_memory"),
     "llmplug.testing.kernels": ("check_kernel",),
     "llmplug.testing.parsers": ("check_reasoning_parser", "check_tool_parser"),
@@ -48,6 +51,8 @@ def __dir__() -> list[str]:
 
 if TYPE_CHECKING:
     from llmplug.testing.call_writing import Call as Call
+    from llmplug.testing.grammar_cases import Case as Case
+    from llmplug.testing.grammars import check_grammar as check_grammar
     from llmplug.testing.guarded_memory import GuardedMemory as GuardedMemory
     from llmplug.testing.guarded_memory import poisoned_memory as poisoned_memory
     from llmplug.testing.kernels import check_kernel as check_kernel
