@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from llmplug import grammar_backends
+from llmplug import grammar_backends, logs
 from llmplug.assemble import build_engine, load_registry, open_files, plan_engine
 from llmplug.config import Config
 from llmplug.errors import PluginError
@@ -85,6 +85,7 @@ def run_engine_process(socket_path: str, clock: StageClock) -> int:
     wanted = msgspec.json.decode(read_payload(socket_path))
     clock.begin("plugins")
     config = Config.model_validate(wanted["config"])
+    logs.set_up(config.log.level, config.log.format, model=wanted["model"])
 
     def build(progress: Progress) -> Engine | PoolingEngine:
         registry = load_registry(config)
@@ -137,6 +138,7 @@ def open_grammar_backend(payload: bytes) -> tuple[GrammarBackend, int]:
     """
     wanted = msgspec.json.decode(payload)
     config = Config.model_validate(wanted["config"])
+    logs.set_up(config.log.level, config.log.format, model=wanted["model"])
     registry = load_registry(config)
     spec = grammar_backends.choose_backend(wanted["backend"], registry)
     if spec is None:

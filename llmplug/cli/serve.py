@@ -86,14 +86,14 @@ def _serve(
     processes: Iterator[EngineProcess],
     supervisor: Supervisor | None,
 ) -> None:
-    from llmplug import assemble
+    from llmplug import assemble, logs
     from llmplug.cli.terminal import TerminalProgress
     from llmplug.errors import ConfigError
     from llmplug.server.app import create_app, serve
     from llmplug.server.reload import Origin
     from llmplug.server.service import Service
 
-    _set_up_logging(config)
+    logs.set_up(config.log.level, config.log.format)
     if supervisor is not None and supervisor.last_end:
         logging.getLogger("llmplug").error("the HTTP process %s", supervisor.last_end)
     registry = assemble.load_registry(config)
@@ -201,11 +201,3 @@ def _connect_engine(
     if first is not None and model.keep_alive_s is None:
         return first
     return EngineOnDemand(model.name, connect, first=first, keep_alive_s=model.keep_alive_s)
-
-
-def _set_up_logging(config: Config) -> None:
-    logging.basicConfig(
-        level=config.log.level.upper(),
-        stream=sys.stderr,
-        format="%(asctime)s %(levelname)s %(name)s %(message)s",
-    )

@@ -294,10 +294,16 @@ class PluginsConfig(Section):
 
 
 class LogConfig(Section):
-    """What is logged, on stderr."""
+    """What is logged, on stderr, by the server and by engines."""
 
     level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="The least serious message that is written."
+    )
+    format: Literal["text", "json"] = Field(
+        "text", description="Lines of text, or one JSON object a line."
+    )
+    requests: bool = Field(
+        True, description="Whether each request gets a line; probes and scrapes never do."
     )
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from llmplug.errors import Overloaded
 from llmplug.server.record import record_of
+from llmplug.server.trail import Trail
 
 if TYPE_CHECKING:
     from sanic import Request
@@ -61,6 +62,7 @@ class Ticket:
         self._num_waiting = num_prompts
         self._num_bytes = num_bytes
         self._is_closed = False
+        self.trail = Trail()  # of the request, to be filled in
 
     def start(self) -> None:
         """Say that one prompt's first tokens came: it waits no longer."""
@@ -240,6 +242,7 @@ def admit(request: Request, num_prompts: int) -> Ticket:
         model=record.model,
         limits=context.keys.limits_of(record.caller),
     )
+    ticket.trail = record.make_trail()
     return ticket
 
 

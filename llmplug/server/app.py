@@ -101,7 +101,9 @@ def create_app(
     service.metrics.registry.register(OpenRequests(app))
     app.ctx.framings = {}  # by path; see framing.py
     apply_settings(app, settings)
+    app.ctx.logs_requests = origin is None or origin.config.log.requests
     app.ctx.reloader = Reloader(app, origin)
+    service.observers.is_stopping = lambda: app.ctx.lifecycle.is_stopping
     open_responses(app, settings.responses)
     open_batches(app, settings.batches)
     gate.install(app)

@@ -22,6 +22,8 @@ from llmplug.server.choice_text import ChoiceText
 from llmplug.server.delivery import PLAIN, Delivery
 from llmplug.server.deltas import ChoiceDelta, PromptReport, TokenText, Usage
 from llmplug.server.errors import HttpError
+from llmplug.server.observers import Observers
+from llmplug.server.trail import Trail
 from llmplug.types import FinishReason, GenerateRequest, SequenceDelta
 
 if TYPE_CHECKING:
@@ -78,6 +80,8 @@ class Generation:
         *,
         ticket: Ticket,
         metrics: ModelMetrics,
+        trail: Trail | None = None,
+        observers: Observers | None = None,
         continues_text: bool = False,
         echoes: Sequence[Echo] = (),
         is_scoring: bool = False,
@@ -86,6 +90,9 @@ class Generation:
     ) -> None:
         self.usage = Usage(prompt_tokens=sum(len(each.prompt_ids) for each in requests))
         self.delivery = delivery
+        self._trail = trail or Trail()
+        self._trail.usage = self.usage
+        self._observers = observers or Observers()
         self._client = client
         self._requests = requests
         self._ticket = ticket
@@ -122,42 +129,31 @@ class Generation:
         Raises:
             LlmplugError: the request was refused, or failed.
         """
-        started_at = time.perf_counter()
-        if self.delivery.receipt is not None:
-            self.delivery.receipt.submitted_at = started_at
-        self._metrics.begin()
-        outcome = "abort"
         try:
-            async with (
-                aclosing(self._sources()) as source,
-                aclosing(self._in_time(source)) as timed,
-            ):
-                async for number, delta in timed:
-                    for out in await self._take(number, delta, started_at):
-                        yield out
-                    if not self._num_open:
-                        break
-            if self._num_open and not self._is_late:
-                raise EngineError("the engine ended a request without a finish reason")
-            for out in self._cut_off():
-                yield out
-            outcome = "done"
-        except Exception:
-            outcome = "error"
-            raise
+            with self._observers.watch(self._trail):
+                async with (
+                    aclosing(self._sources()) as source,
+                    aclosing(self._in_time(source)) as timed,
+                ):
+                    async for number, delta in timed:
+                        for out in await self._take(number, delta):
+                            yield out
+                        if not self._num_open:
+                            break
+                if self._num_open and not self._is_late:
+                    raise EngineError("the engine ended a request without a finish reason")
+                for out in self._cut_off():
+                    yield out
         finally:
             self._ticket.close()
-            self._metrics.end(outcome, time.perf_counter() - started_at, self.usage)
 
-    async def _take(
-        self, number: int, delta: SequenceDelta, started_at: float
-    ) -> list[ChoiceDelta]:
+    async def _take(self, number: int, delta: SequenceDelta) -> list[ChoiceDelta]:
         """Turn one delta of the engine into ours: an echo, and news."""
         choice = self._choices[number, delta.index]
         if choice.is_finished:
             return []  # it was already under way when its choice met a stop string
         _raise_if_failed(delta)
-        self._observe(number, delta, started_at)
+        self._observe(number, delta)
         out = self._open(number, choice, delta)
         if self._is_scoring:
             choice.is_finished = True
@@ -168,6 +164,7 @@ class Generation:
             self.usage.completion_tokens += choice.num_tokens - num_tokens
             self.usage.reasoning_tokens += choice.num_reasoning - num_reasoning
         if choice.is_finished:
+            self._trail.finish_reasons.append(out[-1].finish_reason or "")
             self._num_open -= 1
             if delta.finish_reason is None and self._num_open:
                 await self._client.abort(self._requests[number].request_id, delta.index)
@@ -198,6 +195,8 @@ class Generation:
         Raises:
             HttpError: 408, nothing was generated.
         """
+        if self._is_late:
+            self._trail.abort_reason = "deadline"
         if self._num_open and not any(self._has_started):
             # Not a 5xx: the deadline is the client's, and nothing here is to be repaired.
             raise HttpError(
@@ -218,6 +217,7 @@ class Generation:
             )
             *texts, end = choice.feed(delta)
             out += [*texts, replace(end, stop_reason=DEADLINE)]
+            self._trail.finish_reasons.append(end.finish_reason or "")
         return out
 
     def _add_ids(
@@ -274,14 +274,14 @@ class Generation:
             choice.shift(len(echo.text))
         return ChoiceDelta(choice.index, echo.text, tokens)
 
-    def _observe(self, number: int, delta: SequenceDelta, started_at: float) -> None:
+    def _observe(self, number: int, delta: SequenceDelta) -> None:
         now = time.perf_counter()
-        if self.delivery.receipt is not None:
-            self.delivery.receipt.observe(delta.queue_s, len(delta.token_ids))
+        receipt = self._trail.receipt
+        receipt.observe(now, delta.queue_s, len(delta.token_ids))
         if not self._has_started[number]:
             self._has_started[number] = True
             self._ticket.start()
-            self._metrics.observe_first_token(now - started_at)
+            self._metrics.observe_first_token(now - (receipt.submitted_at or now), delta.queue_s)
             self.usage.cached_tokens += delta.num_cached_tokens
         elif self._last_token_at is not None:
             self._metrics.observe_gap(now - self._last_token_at)

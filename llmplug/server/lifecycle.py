@@ -38,7 +38,7 @@ class Lifecycle:
         self._on_idle = on_idle
         self._is_paused = False
         self.is_ending = False  # there will be no more requests
-        self._is_stopping = False
+        self.is_stopping = False  # those that still run are ended
         self._tasks: set[asyncio.Task[object]] = set()
         self._is_idle = asyncio.Event()
         self._is_idle.set()
@@ -98,7 +98,7 @@ class Lifecycle:
         """Say why a request's task was cancelled: None if its client went away."""
         is_lost = request.conn_info is None or request.conn_info.lost
         task = asyncio.current_task()
-        if not self._is_stopping or is_lost or task is None:
+        if not self.is_stopping or is_lost or task is None:
             return None
         task.uncancel()
         return _shutting_down()
@@ -124,7 +124,7 @@ class Lifecycle:
     async def end(self) -> None:
         """End what still runs: each reply gets its error, each stream its terminal event."""
         self.is_ending = True
-        self._is_stopping = True
+        self.is_stopping = True
         for task in self._tasks:
             task.cancel()
         await self._wait_idle(LAST_WORDS_S)

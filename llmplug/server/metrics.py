@@ -1,21 +1,28 @@
 """Prometheus metrics, in a registry of their own.
 
 Gauges are read from the engines when somebody scrapes; nothing here runs per token but two
-histogram observations.
+histogram observations. No label is what a client wrote: models and keys are the config's, routes,
+codes and reasons the program's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    generate_latest,
+)
+
+from llmplug import __version__
+from llmplug.server.engine_metrics import EngineCollector, ReadEngines
 
 if TYPE_CHECKING:
-    from llmplug.server.deltas import Usage
-    from llmplug.types import EngineStats
+    from llmplug.server.trail import Trail
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -28,74 +35,67 @@ _LATENCY_BUCKETS_S = (
     0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1, 1.5, 2,
     3, 5, 7.5, 10, 15, 20, 30, 60, 120, 300, 600, 1800,
 )  # fmt: skip
-
-StatsReader = Callable[[], Iterable[tuple[str, bool, "EngineStats | None"]]]
-
-
-class EngineCollector(Collector):
-    """Reads (model, is ready, stats) of every engine at the moment of a scrape."""
-
-    _GAUGES = (
-        ("running", "num_running", "Sequences in the running batch"),
-        ("waiting", "num_waiting", "Sequences that wait in the engine"),
-        ("cache_pages_used", "num_pages_used", "Pages of the key/value cache in use"),
-        ("cache_pages", "num_pages", "Pages of the key/value cache"),
-    )
-    _COUNTERS = (
-        ("engine_steps", "num_steps", "Steps of the engine"),
-        ("preemptions", "num_preemptions", "Sequences put back to be computed again"),
-        ("engine_prompt_tokens", "num_prompt_tokens", "Prompt tokens taken"),
-        ("engine_generated_tokens", "num_generated_tokens", "Tokens generated"),
-        ("engine_cached_tokens", "num_cached_tokens", "Prompt tokens found in the prefix cache"),
-    )
-
-    _PHASES = ("schedule", "run", "sample", "record")
-
-    def __init__(self, read: StatsReader) -> None:
-        self._read = read
-
-    def collect(self) -> Iterator[Metric]:
-        """Yield one family per gauge and counter."""
-        rows = list(self._read())
-        ready = GaugeMetricFamily("llmplug_ready", "Whether the engine is up", labels=["model"])
-        for model, is_ready, _ in rows:
-            ready.add_metric([model], float(is_ready))
-        yield ready
-        families = [(GaugeMetricFamily, each) for each in self._GAUGES]
-        counters = [(CounterMetricFamily, each) for each in self._COUNTERS]
-        for kind, (name, field, text) in [*families, *counters]:
-            family = kind(f"llmplug_{name}", text, labels=["model"])
-            for model, _, stats in rows:
-                if stats is not None:
-                    family.add_metric([model], float(getattr(stats, field)))
-            yield family
-        seconds = CounterMetricFamily(
-            "llmplug_engine_seconds", "Seconds of all steps by phase", labels=["model", "phase"]
-        )
-        for model, _, stats in rows:
-            for phase in self._PHASES if stats is not None else ():
-                seconds.add_metric([model, phase], float(getattr(stats, f"{phase}_s")))
-        yield seconds
+_TOKEN_BUCKETS = (
+    1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 50_000, 100_000,
+    200_000, 500_000, 1_000_000,
+)  # fmt: skip
 
 
 class Metrics:
-    """All metrics of one server."""
+    """All metrics of one server; the first of those who look on."""
 
-    def __init__(self, read_stats: StatsReader) -> None:
+    def __init__(self, read_engines: ReadEngines) -> None:
         self.registry = CollectorRegistry()
-        self.registry.register(EngineCollector(read_stats))
+        self.registry.register(EngineCollector(read_engines))
+        ProcessCollector(registry=self.registry)
+        info = Gauge("llmplug_info", "Always 1", ["version"], registry=self.registry)
+        info.labels(__version__).set(1)
+        self._add_times()
+        self._add_counts()
+        self._models: dict[str, ModelMetrics] = {}
+
+    def for_model(self, model: str) -> ModelMetrics:
+        """The metrics that one model's requests write."""
+        found = self._models.get(model)
+        if found is None:
+            found = self._models[model] = ModelMetrics(self, model)
+        return found
+
+    def begin(self, trail: Trail) -> None:
+        """An engine is asked."""
+        self.for_model(trail.model).num_in_flight += 1
+
+    def end(self, trail: Trail) -> None:
+        """A request to an engine is over."""
+        self.for_model(trail.model).end(trail)
+
+    def render(self) -> bytes:
+        """The text that Prometheus scrapes."""
+        return generate_latest(self.registry)
+
+    def _add_times(self) -> None:
+        times = _LATENCY_BUCKETS_S
+        self.queue = self._histogram(
+            "queue_seconds", "From admission to the first step of the engine", times
+        )
         self.first_token = self._histogram(
-            "time_to_first_token_seconds", "From admission to the first token", _LATENCY_BUCKETS_S
+            "time_to_first_token_seconds", "From admission to the first token", times
         )
         self.gap = self._histogram(
             "inter_token_seconds", "Between two deltas of one request", _GAP_BUCKETS_S
         )
-        self.total = self._histogram(
-            "request_seconds", "From admission to the last token", _LATENCY_BUCKETS_S
-        )
+        self.total = self._histogram("request_seconds", "From admission to the last token", times)
         self.preparation = self._histogram(
-            "preparation_seconds", "Rendering and tokenising a prompt", _LATENCY_BUCKETS_S
+            "preparation_seconds", "Rendering and tokenising a prompt", times
         )
+        self.prompt_lengths = self._histogram(
+            "prompt_length_tokens", "Tokens of one prompt", _TOKEN_BUCKETS
+        )
+        self.answer_lengths = self._histogram(
+            "answer_length_tokens", "Tokens sent in one reply, of all its choices", _TOKEN_BUCKETS
+        )
+
+    def _add_counts(self) -> None:
         self.prompt_tokens = self._counter("prompt_tokens", "Prompt tokens of requests", "model")
         self.completion_tokens = self._counter(
             "completion_tokens", "Tokens sent in answers", "model"
@@ -104,22 +104,38 @@ class Metrics:
             "cached_prompt_tokens", "Prompt tokens that the prefix cache held", "model"
         )
         self.generations = self._counter(
-            "generations", "Generations by outcome: done, abort, error", "model", "outcome"
+            "generations", "Requests to engines by outcome: done, abort, error", "model", "outcome"
+        )
+        self.choices = self._counter(
+            "choices", "Answers by why they ended: stop, length, tool_calls", "model", "reason"
+        )
+        self.aborts = self._counter(
+            "aborts",
+            "Requests given up or cut short: client (it went away), shutdown, deadline",
+            *("model", "reason"),
+        )
+        self.errors = self._counter(
+            "errors", "Requests that ended with an error, by its code", "model", "code"
         )
         self.parser_failures = self._counter(
             "parser_failures", "Answers that a parser of a dialect failed on", "model"
         )
+        self.engine_events = self._counter(
+            "engine_events",
+            "Turns in the lives of engines: ready, death, gone (not started again)",
+            *("model", "event"),
+        )
+        self.key_requests = self._counter(
+            "key_requests", "Requests to engines by API key and outcome", "model", "key", "outcome"
+        )
+        self.key_tokens = self._counter(
+            "key_tokens",
+            "Tokens by API key and kind: prompt, cached (of the prompt), completion",
+            *("model", "key", "kind"),
+        )
         self.responses = self._counter(
             "responses", "HTTP responses; code: of the error, if any", "route", "status", "code"
         )
-
-    def for_model(self, model: str) -> ModelMetrics:
-        """The metrics that one model's requests write."""
-        return ModelMetrics(self, model)
-
-    def render(self) -> bytes:
-        """The text that Prometheus scrapes."""
-        return generate_latest(self.registry)
 
     def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
         return Histogram(
@@ -135,38 +151,41 @@ class ModelMetrics:
 
     def __init__(self, metrics: Metrics, model: str) -> None:
         self.num_in_flight = 0  # generations that have begun and not ended; 0 when idle
+        self._metrics = metrics
         self._model = model
+        self._queue = metrics.queue.labels(model)
         self._first_token = metrics.first_token.labels(model)
         self._gap = metrics.gap.labels(model)
         self._total = metrics.total.labels(model)
         self._preparation = metrics.preparation.labels(model)
-        self._prompt_tokens = metrics.prompt_tokens.labels(model)
-        self._completion_tokens = metrics.completion_tokens.labels(model)
-        self._cached_tokens = metrics.cached_tokens.labels(model)
-        self._generations = metrics.generations
+        self._prompt_lengths = metrics.prompt_lengths.labels(model)
+        self._answer_lengths = metrics.answer_lengths.labels(model)
         self._parser_failures = metrics.parser_failures.labels(model)
 
-    def begin(self) -> None:
-        """A generation starts."""
-        self.num_in_flight += 1
-
-    def end(self, outcome: str, seconds: float, usage: Usage) -> None:
-        """A generation ends, one way or another."""
+    def end(self, trail: Trail) -> None:
+        """A request ends, one way or another."""
+        metrics, model = self._metrics, self._model
         self.num_in_flight -= 1
-        self._generations.labels(self._model, outcome).inc()
-        self._prompt_tokens.inc(usage.prompt_tokens)
-        self._completion_tokens.inc(usage.completion_tokens)
-        self._cached_tokens.inc(usage.cached_tokens)
-        if outcome == "done":
-            self._total.observe(seconds)
+        metrics.generations.labels(model, trail.outcome).inc()
+        for reason in trail.finish_reasons:
+            metrics.choices.labels(model, reason).inc()
+        if trail.abort_reason is not None:
+            metrics.aborts.labels(model, trail.abort_reason).inc()
+        if trail.error_code:
+            metrics.errors.labels(model, trail.error_code).inc()
+        if trail.outcome == "done":
+            self._total.observe(trail.seconds)
+            self._observe_lengths(trail)
+        self._count_tokens(trail)
 
     def count_parser_failure(self) -> None:
         """A parser of a dialect raised."""
         self._parser_failures.inc()
 
-    def observe_first_token(self, seconds: float) -> None:
+    def observe_first_token(self, seconds: float, queue_s: float) -> None:
         """The first delta of a prompt came."""
         self._first_token.observe(seconds)
+        self._queue.observe(queue_s)
 
     def observe_gap(self, seconds: float) -> None:
         """A further delta came, so long after the one before."""
@@ -175,3 +194,20 @@ class ModelMetrics:
     def observe_preparation(self, seconds: float) -> None:
         """A prompt was rendered and tokenised."""
         self._preparation.observe(seconds)
+
+    def _observe_lengths(self, trail: Trail) -> None:
+        for length in trail.prompt_lengths:
+            self._prompt_lengths.observe(length)
+        if trail.sampling is not None:
+            self._answer_lengths.observe(trail.usage.completion_tokens)
+
+    def _count_tokens(self, trail: Trail) -> None:
+        metrics, usage, model = self._metrics, trail.usage, self._model
+        metrics.key_requests.labels(model, trail.key, trail.outcome).inc()
+        for kind, counter, count in (
+            ("prompt", metrics.prompt_tokens, usage.prompt_tokens),
+            ("cached", metrics.cached_tokens, usage.cached_tokens),
+            ("completion", metrics.completion_tokens, usage.completion_tokens),
+        ):
+            counter.labels(model).inc(count)
+            metrics.key_tokens.labels(model, trail.key, kind).inc(count)

@@ -73,9 +73,8 @@ async def prepare_chat(
     rendered_at = time.perf_counter()
     node = await _find_grammar(model, use, head, text, param)
     prepared_at = time.perf_counter()
-    if delivery.receipt is not None:
-        delivery.receipt.template_s = rendered_at - started_at
-        delivery.receipt.grammar_s = prepared_at - rendered_at
+    ticket.trail.receipt.template_s = rendered_at - started_at
+    ticket.trail.receipt.grammar_s = prepared_at - rendered_at
     metrics = service.metrics_of(model)
     metrics.observe_preparation(prepared_at - started_at)
     return service.generate(

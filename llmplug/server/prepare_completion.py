@@ -58,9 +58,8 @@ async def prepare_completion(
     ids = [fit_prompt(each, asked, model, asked.token_limit) for each in encoded]
     echoes = await _make_echoes(model, asked, prompts, encoded, ids) if asked.echo else []
     prepared_at = time.perf_counter()
-    if delivery.receipt is not None:
-        delivery.receipt.grammar_s = checked_at - started_at
-        delivery.receipt.template_s = prepared_at - checked_at
+    ticket.trail.receipt.grammar_s = checked_at - started_at
+    ticket.trail.receipt.template_s = prepared_at - checked_at
     service.metrics_of(model).observe_preparation(prepared_at - started_at)
     return service.generate(
         model,

@@ -27,11 +27,17 @@ class Receipt:
     num_first_tokens: int = 0  # that came at `first_token_at`
 
     @property
-    def prefill_s(self) -> float | None:
-        """From the end of the queue to the first token."""
+    def first_token_s(self) -> float | None:
+        """From the engine's being asked to the first token."""
         if self.first_token_at is None or self.submitted_at is None:
             return None
-        return max(0.0, self.first_token_at - self.submitted_at - (self.queue_s or 0.0))
+        return self.first_token_at - self.submitted_at
+
+    @property
+    def prefill_s(self) -> float | None:
+        """From the end of the queue to the first token."""
+        first_token_s = self.first_token_s
+        return None if first_token_s is None else max(0.0, first_token_s - (self.queue_s or 0.0))
 
     @property
     def decode_s(self) -> float | None:
@@ -40,9 +46,8 @@ class Receipt:
             return None
         return self.last_token_at - self.first_token_at
 
-    def observe(self, queue_s: float, num_tokens: int) -> None:
+    def observe(self, now: float, queue_s: float, num_tokens: int) -> None:
         """Note that the engine has sent tokens."""
-        now = time.perf_counter()
         if self.first_token_at is None:
             self.first_token_at = now
             self.queue_s = queue_s

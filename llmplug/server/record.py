@@ -8,6 +8,10 @@ import time
 import uuid
 from typing import TYPE_CHECKING
 
+from llmplug.logs import log_fields
+from llmplug.server.receipt import Receipt
+from llmplug.server.trail import Trail
+
 if TYPE_CHECKING:
     from sanic import Request
 
@@ -30,11 +34,12 @@ class RequestRecord:
         presented = request.headers.getone(REQUEST_ID_HEADER, "")
         is_fit = _REQUEST_ID.fullmatch(presented) is not None
         self.id = presented if is_fit else uuid.uuid4().hex
-        self.caller = ""  # the digest of the key
-        self.model = "-"
+        self.caller = ""  # the name of the key
+        self.model = ""
         self.usage: Usage | None = None
         self.error_code: str | None = None
         self.started_at = time.perf_counter()
+        self.receipt = Receipt(self.started_at)
         self._request = request
         self._is_closed = False
 
@@ -45,7 +50,7 @@ class RequestRecord:
         return f"/{route.path}" if route is not None else "-"
 
     def close(self, status: int) -> None:
-        """Write the line; a second call does nothing."""
+        """Count the answer and write the line; a second call does nothing."""
         if self._is_closed:
             return
         self._is_closed = True
@@ -53,23 +58,42 @@ class RequestRecord:
         request.app.ctx.service.metrics.responses.labels(
             self.route, str(status), self.error_code or ""
         ).inc()
-        if request.path in _UNLOGGED_PATHS:
+        if request.path in _UNLOGGED_PATHS or not request.app.ctx.logs_requests:
             return
-        usage = self.usage
-        log.info(
-            "id=%s method=%s route=%s status=%d ms=%.1f model=%s prompt=%s cached=%s "
-            "completion=%s error=%s",
-            self.id,
-            request.method,
-            self.route,
-            status,
-            (time.perf_counter() - self.started_at) * 1000,
-            self.model,
-            usage.prompt_tokens if usage else "-",
-            usage.cached_tokens if usage else "-",
-            usage.completion_tokens if usage else "-",
-            self.error_code or "-",
+        log_fields(log, self._describe(status))
+
+    def make_trail(self) -> Trail:
+        """Begin to take down what the request asks of a model."""
+        return Trail(
+            request_id=self.id,
+            route=self.route,
+            model=self.model,
+            key=self.caller,
+            receipt=self.receipt,
+            traceparent=str(self._request.headers.getone("traceparent", "")),
         )
+
+    def _describe(self, status: int) -> dict[str, str | int | float | None]:
+        usage, receipt = self.usage, self.receipt
+        return {
+            "id": self.id,
+            "method": self._request.method,
+            "route": self.route,
+            "status": status,
+            "ms": _in_ms(time.perf_counter() - self.started_at),
+            "queue_ms": _in_ms(receipt.queue_s),
+            "first_token_ms": _in_ms(receipt.first_token_s),
+            "key": self.caller or None,
+            "model": self.model or None,
+            "prompt": usage.prompt_tokens if usage else None,
+            "cached": usage.cached_tokens if usage else None,
+            "completion": usage.completion_tokens if usage else None,
+            "error": self.error_code,
+        }
+
+
+def _in_ms(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds * 1000, 1)
 
 
 def record_of(request: Request) -> RequestRecord:

@@ -120,6 +120,7 @@ class Reloader:
         apply_settings(self._app, config.server)
         self._app.ctx.service.replace(models)
         logging.getLogger().setLevel(config.log.level.upper())
+        self._app.ctx.logs_requests = config.log.requests
         self._running, self._registry = config, fresh
         # What an engine has loaded stays as it was read: it is named until the restart.
         self._stamps = stamps | {name: self._stamps[name] for name in stale & stuck}

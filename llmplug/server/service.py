@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
@@ -21,16 +21,18 @@ from llmplug.errors import (
     UnsupportedParameter,
 )
 from llmplug.server.delivery import PLAIN, Delivery
+from llmplug.server.engine_metrics import EngineRow
 from llmplug.server.generation import Echo, Generation
 from llmplug.server.metrics import Metrics, ModelMetrics
-from llmplug.types import EngineStats, GenerateRequest, SamplingParams
+from llmplug.server.observers import Observers
+from llmplug.types import GenerateRequest, SamplingParams
 
 if TYPE_CHECKING:
     from llmplug.server.admission import Ticket
     from llmplug.server.channel_text import Reading
-    from llmplug.server.deltas import Usage
     from llmplug.server.missing_model import MissingModel
     from llmplug.server.model_service import ModelService
+    from llmplug.server.trail import Trail
     from llmplug.specs import Task
     from llmplug.types import PoolRequest, ThinkingBudget
 
@@ -63,8 +65,9 @@ class Service:
         """
         self.models = tuple(models)
         self.samplers = tuple(samplers)
-        self.metrics = Metrics(self._read_stats)
+        self.metrics = Metrics(self._read_engines)
         self._metrics = {model.name: self.metrics.for_model(model.name) for model in models}
+        self.observers = Observers(self.metrics)
         self._by_name = _index(models)
         self._missing = {name: model for model in missing for name in (model.name, *model.aliases)}
         self._starts: list[asyncio.Task[None]] = []
@@ -122,26 +125,17 @@ class Service:
         return model
 
     async def pool(
-        self, model: ModelService, request: PoolRequest, usage: Usage
+        self, model: ModelService, request: PoolRequest, trail: Trail
     ) -> list[memoryview[float]]:
         """Have vectors made of texts: float32, one of each, in their order, flat.
 
         Raises:
             LlmplugError: the request was refused, or failed.
         """
-        metrics = self._metrics[model.name]
-        started_at = time.perf_counter()
-        usage.prompt_tokens = sum(len(prompt) for prompt in request.prompts)
-        metrics.begin()
-        outcome = "abort"
-        try:
+        trail.prompt_lengths = [len(prompt) for prompt in request.prompts]
+        trail.usage.prompt_tokens = sum(trail.prompt_lengths)
+        with self.observers.watch(trail):
             result = await model.client.pool(request)
-            outcome = "done"
-        except Exception:
-            outcome = "error"
-            raise
-        finally:
-            metrics.end(outcome, time.perf_counter() - started_at, usage)
         numbers = memoryview(result.values).cast("f")
         ends = list(accumulate(result.lengths))
         return [numbers[end - size : end] for end, size in zip(ends, result.lengths, strict=True)]
@@ -192,12 +186,23 @@ class Service:
             )
             for ids in prompts
         ]
+        trail = replace(
+            ticket.trail,
+            model=model.name,
+            prompt_lengths=[len(ids) for ids in prompts],
+            num_sequences=num_sequences,
+            sampling=sampling,
+            has_grammar=bool(grammar),
+            finish_reasons=[],
+        )
         return Generation(
             model.client,
             model.tokenizer,
             requests,
             ticket=ticket,
             metrics=self._metrics[model.name],
+            trail=trail,
+            observers=self.observers,
             continues_text=continues_text,
             echoes=echoes,
             is_scoring=is_scoring,
@@ -311,9 +316,10 @@ class Service:
         if model.grammars is not None:
             await model.grammars.start()
 
-    def _read_stats(self) -> Iterator[tuple[str, bool, EngineStats | None]]:
+    def _read_engines(self) -> Iterator[EngineRow]:
         for model in self.models:
-            yield model.name, _is_working(model), model.client.stats
+            client = model.client
+            yield EngineRow(model.name, _is_working(model), client.stalled_s, client.stats)
 
 
 def _index(models: Sequence[ModelService]) -> dict[str, ModelService]:

@@ -75,7 +75,8 @@ async def make_vectors(
     """
     service: Service = request.app.ctx.service
     record = record_of(request)
-    record.usage = Usage()
+    trail = record.make_trail()
+    record.usage = trail.usage
     pooling = PoolRequest(
         request_id=uuid.uuid4().hex,
         prompts=prompts,
@@ -86,7 +87,7 @@ async def make_vectors(
         priority=priority or 0,
         tenant=record.caller,
     )
-    return await service.pool(model, pooling, record.usage)
+    return await service.pool(model, pooling, trail)
 
 
 def write_usage(request: Request) -> dict[str, int]:

@@ -1,0 +1,62 @@
+"""Who looks on while requests run: metrics, the flight recorder, traces."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Protocol
+
+from llmplug.server.errors import describe
+
+if TYPE_CHECKING:
+    from llmplug.server.trail import Outcome, Trail
+
+
+class Observer(Protocol):
+    """Whoever keeps count of requests; it must neither wait nor fail."""
+
+    def begin(self, trail: Trail) -> None:
+        """The engine is asked."""
+
+    def end(self, trail: Trail) -> None:
+        """It is over, one way or another; the trail stays as it is from now on."""
+
+
+class Observers:
+    """All that look on.
+
+    Attributes:
+        is_stopping: whether requests that are given up now are so because the server ends.
+    """
+
+    def __init__(self, *observers: Observer) -> None:
+        self.is_stopping: Callable[[], bool] = lambda: False
+        self._observers = list(observers)
+
+    def add(self, observer: Observer) -> None:
+        """Let another one look on."""
+        self._observers.append(observer)
+
+    @contextmanager
+    def watch(self, trail: Trail) -> Iterator[None]:
+        """Look on while the body asks the engine."""
+        trail.began_at = time.time()
+        trail.receipt.submitted_at = time.perf_counter()
+        for observer in self._observers:
+            observer.begin(trail)
+        outcome: Outcome = "abort"
+        try:
+            yield
+            outcome = "done"
+        except Exception as error:
+            outcome = "error"
+            reply = describe(error)
+            trail.error_code = reply.code or reply.kind
+            raise
+        finally:
+            trail.outcome, trail.ended_at = outcome, time.perf_counter()
+            if outcome == "abort":
+                trail.abort_reason = "shutdown" if self.is_stopping() else "client"
+            for observer in self._observers:
+                observer.end(trail)

@@ -1,0 +1,79 @@
+"""Every line is what its format says, whoever logs it and whatever the message holds."""
+
+from __future__ import annotations
+
+import json
+import logging
+import subprocess
+import sys
+from datetime import datetime
+
+import pytest
+
+from llmplug.logs import JsonLines, TextLines, log_fields
+
+PROGRAM = """
+import logging, threading, warnings
+from llmplug import logs
+logs.set_up("info", "json", model="org/small")
+logs.set_up("info", "json", model="org/small")
+logging.getLogger("sanic.error").error("two\\nlines")
+logging.getLogger("asyncio").warning("never awaited %s", {"a": 1})
+logging.getLogger("llmplug.engine").debug("not written")
+try:
+    raise ValueError("broken\\n\\tand odd: \\ud800 \\u2028")
+except ValueError:
+    logging.getLogger("llmplug.engine").exception("a step failed")
+logs.log_fields(logging.getLogger("llmplug.access"), {"status": 200, "error": None, "ms": 1.25})
+thread = threading.Thread(target=lambda: 1 / 0, name="worker")
+thread.start()
+thread.join()
+{}["missing"]
+"""
+
+
+def make_record(message: str, *args: object, error: Exception | None = None) -> logging.LogRecord:
+    info = None if error is None else (type(error), error, error.__traceback__)
+    return logging.LogRecord("llmplug.x", logging.WARNING, __file__, 1, message, args, info)
+
+
+def test_a_process_writes_nothing_but_json() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=False
+    )
+    lines = [json.loads(line) for line in done.stderr.splitlines()]
+    assert [line["logger"] for line in lines] == [
+        "sanic.error", "asyncio", "llmplug.engine", "llmplug.access", "llmplug", "llmplug",
+    ]  # fmt: skip
+    assert {line["model"] for line in lines} == {"org/small"}
+    assert lines[0]["message"] == "two\nlines"
+    assert lines[1]["message"] == "never awaited {'a': 1}"
+    assert lines[2]["exception"].splitlines()[-1].startswith("\tand odd")
+    assert {"status": 200, "error": None, "ms": 1.25}.items() <= lines[3].items()
+    assert "ZeroDivisionError" in lines[4]["exception"]
+    assert lines[4]["message"] == "the thread worker died"
+    assert "KeyError: 'missing'" in lines[5]["exception"]
+    assert done.returncode == 1
+
+
+@pytest.mark.parametrize("message", ["plain", "a\r\nb", "\u2028\u2029\x85\x00", "\ud83d", '"}\n{"'])
+def test_one_line_for_any_message(message: str) -> None:
+    text = JsonLines().format(make_record("%s", message, error=ValueError(message)))
+    assert len(text.splitlines()) == 1
+    line = json.loads(text)
+    assert line["message"] == message
+    assert (line["level"], line["logger"]) == ("warning", "llmplug.x")
+    assert datetime.fromisoformat(line["time"]).utcoffset() is not None
+
+
+def test_text_says_whose_process_it_is() -> None:
+    assert " WARNING llmplug.x [50%s] hello you" in TextLines("50%s").format(
+        make_record("hello %s", "you")
+    )
+    assert " WARNING llmplug.x hello" in TextLines().format(make_record("hello"))
+
+
+def test_fields_as_text(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    log_fields(logging.getLogger("x"), {"id": "100%", "n": 3, "ms": 2.04, "key": None, "e": ""})
+    assert caplog.messages == ["id=100% n=3 ms=2.0 key=- e=-"]
