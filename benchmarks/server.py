@@ -84,6 +84,11 @@ class ServerProcess:
         self._stop()
 
     @property
+    def pid(self) -> int:
+        """Of the process that was started."""
+        return self._process.pid
+
+    @property
     def cpu_s(self) -> dict[str, float]:
         """Processor seconds so far, by role: see `processes.list_roles`."""
         return read_cpu_by_role(self._process.pid)
