@@ -13,7 +13,7 @@ import logging
 import os
 import signal
 import time
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
@@ -51,6 +51,9 @@ if TYPE_CHECKING:
     from llmplug.types import EngineCommand, EngineMessage
 
 State = Literal["loading", "ready", "failed", "dead"]
+# `ready`: it takes requests; `death`: it is started again; `gone`: it is not.
+EngineEvent = Literal["ready", "death", "gone"]
+OnEvent = Callable[[EngineEvent, str], None]
 
 # Restarts in succession without an answer in between, each after twice the wait of the last.
 FIRST_BACKOFF_S = 0.5
@@ -80,8 +83,10 @@ class EngineClient:
     Attributes:
         state: `failed`: it never came up; `dead`: it did, but is gone.
         loading: how far the start is.
-        stats: after the last step.
+        stats: after the last step; None: the process has taken none.
         failure: why it failed or died, last.
+        on_event: told of each turn in its life, and why it came; the requests that it had are still
+            open then.
     """
 
     def __init__(
@@ -89,6 +94,7 @@ class EngineClient:
         argv: Sequence[str],
         payload: bytes,
         *,
+        name: str = "",
         first_process: EngineProcess | None = None,
         sampling_defaults: Mapping[str, Any] | None = None,
         samplers: tuple[SamplerSpec, ...] | None = None,
@@ -99,6 +105,7 @@ class EngineClient:
         Args:
             argv: the engine's program; the socket's path is appended.
             payload: written to its stdin, for `worker.read_payload`.
+            name: of the model, for the log.
             first_process: of the same `argv`, running ahead; it is the client's from `start` on.
             sampling_defaults: what requests fall back to, as the engine will have it.
             samplers: the engine's, to refuse early what none of them takes.
@@ -108,10 +115,12 @@ class EngineClient:
         self.loading: EngineLoading | None = None
         self.stats: EngineStats | None = None
         self.failure: LlmplugError | None = None
+        self.on_event: OnEvent = lambda event, why: None
         self._sampling_defaults = dict(sampling_defaults or {})
         self._samplers = samplers
         self._limits: RequestLimits | PoolLimits | None = None  # once the engine has told them
         self._on_loading = on_loading
+        self._label = f"{name}: " if name else ""
         self._argv = argv
         self._payload = payload
         self._first_process = first_process
@@ -271,11 +280,13 @@ class EngineClient:
             self._has_settled.clear()
             wait_s = None if has_failed else self._plan_restart()
             if wait_s is None:
-                _log.error("the engine is gone for good: %s", self.failure)
+                _log.error("%sthe engine is gone for good: %s", self._label, self.failure)
+                self.on_event("gone", str(self.failure))
                 self._has_settled.set()
                 self._end_requests(EngineUnavailable(f"The engine is gone: {self.failure}"))
                 return
-            _log.error("%s; starting it again in %.1f s", self.failure, wait_s)
+            _log.error("%s%s; starting it again in %.1f s", self._label, self.failure, wait_s)
+            self.on_event("death", str(self.failure))
             if was_serving:
                 error = EngineUnavailable("The engine died; it is being started again.")
                 self._end_requests(error, is_replaying=True)
@@ -311,6 +322,7 @@ class EngineClient:
                 await asyncio.gather(reader, watcher, return_exceptions=True)
         finally:
             self._process = None
+            self.stats = None  # what it held is free; the next one tells with its first step
             await process.close()
 
     async def _explain(
@@ -360,6 +372,7 @@ class EngineClient:
         self._num_failed_loads = 0
         self._last_progress = time.monotonic()
         self._has_settled.set()
+        self.on_event("ready", "")
         for entry in self._open.values():
             if not entry.is_over:
                 process.send(_as_command(entry.request))
