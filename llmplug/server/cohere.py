@@ -27,6 +27,7 @@ PROMPT_NAMES: Mapping[str, tuple[str, ...]] = {
 class CohereFraming:
     """Errors as `/v2/embed` and `/v2/rerank` have them; nothing is streamed there."""
 
+    error_name = "CohereError"
     heartbeat = b""
     end = b""
 

@@ -6,6 +6,7 @@ error may come before a route is found, and its client reads one shape only.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
@@ -21,6 +22,10 @@ MAX_MESSAGE_CHARS = 1000
 
 class Framing(Protocol):
     """One protocol's frame around its replies."""
+
+    @property
+    def error_name(self) -> str:
+        """What the description of the API calls its errors."""
 
     @property
     def heartbeat(self) -> bytes:
@@ -43,6 +48,7 @@ class Framing(Protocol):
 class OpenAIFraming:
     """OpenAI's error object; `data: [DONE]` ends a stream."""
 
+    error_name = "Error"
     heartbeat = b": keep-alive\n\n"
     end = b"data: [DONE]\n\n"
 
@@ -77,8 +83,11 @@ def use_framing(app: Sanic[Any, Any], path: str, framing: Framing) -> None:
 
 
 def framing_of(request: Request) -> Framing:
-    """The protocol of a request, by its path; the longest that fits."""
-    framings: dict[str, Framing] = request.app.ctx.framings
-    path = request.path
+    """The protocol of a request, by its path."""
+    return find_framing(request.app.ctx.framings, request.path)
+
+
+def find_framing(framings: Mapping[str, Framing], path: str) -> Framing:
+    """The protocol of a path; the longest that fits."""
     fitting = [each for each in framings if path == each or path.startswith(f"{each}/")]
     return framings[max(fitting, key=len)] if fitting else OPENAI

@@ -1,8 +1,8 @@
 """The description of the API, made of the route table and the schemas that requests are read by.
 
-A route says with `ctx_schema` which schema reads its body, and may say with `ctx_reply` what its
-reply looks like; the first line of its handler's
-docstring is its summary.
+A route says with `ctx_schema` which schema reads its body, and with `ctx_reply` what its reply
+looks like, or with `ctx_reply_type` of which type it is where that is no JSON. The first line of
+its handler's docstring is its summary; its framing says what refusals look like.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from llmplug import __version__
+from llmplug.server.framing import find_framing
 from llmplug.server.openapi_replies import REPLIES
 
 if TYPE_CHECKING:
@@ -44,32 +45,19 @@ _READ_BY_US: Mapping[str, Json] = {
     "tool_choice": _NAMED,
     "tools": _OBJECTS,
 }
-_ERROR: Json = {
-    "type": "object",
-    "required": ["error"],
-    "properties": {
-        "error": {
-            "type": "object",
-            "required": ["message", "type", "param", "code"],
-            "properties": {
-                "message": {"type": "string"},
-                "type": {"type": "string"},
-                "param": {"type": ["string", "null"]},
-                "code": {"type": ["string", "null"]},
-            },
-        }
-    },
-}
 
 
 def describe_api(app: Sanic[Any, Any], *, needs_key: bool) -> Json:
     """Describe every route of an application: OpenAPI 3.1."""
-    schemas: dict[str, Json] = {"Error": _ERROR}
+    schemas: dict[str, Json] = {}
     paths: dict[str, Json] = {}
     for route in sorted(app.router.routes, key=lambda route: route.path):
         path = _PARAMETER.sub(r"{\1}", f"/{route.path}")
+        framing = find_framing(app.ctx.framings, f"/{route.path}")
         for method in sorted(route.methods - {"HEAD", "OPTIONS"}):
-            paths.setdefault(path, {})[method.lower()] = _describe_route(route, method, schemas)
+            paths.setdefault(path, {})[method.lower()] = _describe_route(
+                route, method, framing.error_name, schemas
+            )
     description: Json = {
         "openapi": "3.1.0",
         "info": {"title": "llmplug", "version": __version__},
@@ -85,13 +73,19 @@ def describe_api(app: Sanic[Any, Any], *, needs_key: bool) -> Json:
     return description
 
 
-def _describe_route(route: Route, method: str, schemas: dict[str, Json]) -> Json:
+def _describe_route(route: Route, method: str, error_name: str, schemas: dict[str, Json]) -> Json:
     schema: type[BaseModel] | None = getattr(route.ctx, "schema", None)
     is_streamed = schema is not None and "stream" in schema.model_fields
     operation: Json = {
         "operationId": re.sub(r"\W+", "_", f"{method.lower()}_{route.path}").strip("_"),
         "summary": (route.handler.__doc__ or "").strip().partition("\n")[0],
-        "responses": _describe_replies(_refer_to_reply(route, schemas), is_streamed=is_streamed),
+        "responses": {
+            "200": {
+                "description": "The answer.",
+                "content": _describe_answer(route, schemas, is_streamed=is_streamed),
+            },
+            **_describe_refusals(error_name, schemas),
+        },
     }
     names = _PARAMETER.findall(route.path)
     if names:
@@ -108,25 +102,30 @@ def _describe_route(route: Route, method: str, schemas: dict[str, Json]) -> Json
     return operation
 
 
-def _refer_to_reply(route: Route, schemas: dict[str, Json]) -> Json:
-    """Put what a route says of its reply among the components; return what refers to it."""
-    name: str | None = getattr(route.ctx, "reply", None)
-    if name is None:
-        return {"type": "object"}
-    schemas[name] = REPLIES[name]
-    return {"$ref": f"#/components/schemas/{name}"}
-
-
-def _describe_replies(reply: Json, *, is_streamed: bool) -> Json:
-    content: Json = {"application/json": {"schema": reply}}
+def _describe_answer(route: Route, schemas: dict[str, Json], *, is_streamed: bool) -> Json:
+    """Say what a good answer looks like, by its type."""
+    media_type: str | None = getattr(route.ctx, "reply_type", None)
+    if media_type is not None:
+        return {media_type: {"schema": {"type": "string"}}}
+    content: Json = {"application/json": {"schema": _refer(route.ctx.reply, schemas)}}
     if is_streamed:
         content["text/event-stream"] = {"schema": {"type": "string"}}
-    error = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
+    return content
+
+
+def _describe_refusals(error_name: str, schemas: dict[str, Json]) -> Json:
+    """Say what errors look like."""
+    content = {"application/json": {"schema": _refer(error_name, schemas)}}
     return {
-        "200": {"description": "The answer.", "content": content},
-        "4XX": {"description": "The request is refused.", "content": error},
-        "5XX": {"description": "The server cannot answer now.", "content": error},
+        "4XX": {"description": "The request is refused.", "content": content},
+        "5XX": {"description": "The server cannot answer now.", "content": content},
     }
+
+
+def _refer(name: str, schemas: dict[str, Json]) -> Json:
+    """Put what a reply looks like among the components; return what refers to it."""
+    schemas[name] = REPLIES[name]
+    return {"$ref": f"#/components/schemas/{name}"}
 
 
 def _add_schema(schema: type[BaseModel], schemas: dict[str, Json]) -> Json:

@@ -64,9 +64,7 @@ def test_errors(server: Any, client: Any) -> None:
     ):
         with pytest.raises(cohere.errors.BadRequestError) as caught:
             ask(model="embeddings", **fields)
-        assert (
-            "documents" in caught.value.body["message"] or "texts" in caught.value.body["message"]
-        )
+        assert f"'{empty}'" in caught.value.body["message"]
         with pytest.raises(cohere.errors.NotFoundError, match="nobody"):
             ask(model="nobody", **fields)
     with pytest.raises(cohere.errors.UnauthorizedError, match="message"):

@@ -27,6 +27,7 @@ _TYPES = {
 class AnthropicFraming:
     """The error object of `/v1/messages`; a stream ends with its last event."""
 
+    error_name = "AnthropicError"
     heartbeat = b'event: ping\ndata: {"type":"ping"}\n\n'
     end = b""
 

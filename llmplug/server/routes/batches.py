@@ -48,10 +48,18 @@ class BatchRequest(BaseModel):
 def add_routes(app: Sanic[Any, Any]) -> None:
     """Add these endpoints."""
     one = "/v1/batches/<batch_id:str>"
-    app.add_route(create_batch, "/v1/batches", methods=["POST"], ctx_schema=BatchRequest)
-    app.add_route(list_batches, "/v1/batches", methods=["GET"])
-    app.add_route(show_batch, one, methods=["GET"])
-    app.add_route(cancel_batch, f"{one}/cancel", methods=["POST"], ctx_takes_no_body=True)
+    app.add_route(
+        create_batch, "/v1/batches", methods=["POST"], ctx_schema=BatchRequest, ctx_reply="Batch"
+    )
+    app.add_route(list_batches, "/v1/batches", methods=["GET"], ctx_reply="BatchPage")
+    app.add_route(show_batch, one, methods=["GET"], ctx_reply="Batch")
+    app.add_route(
+        cancel_batch,
+        f"{one}/cancel",
+        methods=["POST"],
+        ctx_takes_no_body=True,
+        ctx_reply="Batch",
+    )
 
 
 async def create_batch(request: Request) -> HTTPResponse:

@@ -21,7 +21,13 @@ if TYPE_CHECKING:
 def add_routes(app: Sanic[Any, Any]) -> None:
     """Add this endpoint."""
     use_framing(app, "/v2/embed", COHERE)
-    app.add_route(embed, "/v2/embed", methods=["POST"], ctx_schema=CohereEmbedRequest)
+    app.add_route(
+        embed,
+        "/v2/embed",
+        methods=["POST"],
+        ctx_schema=CohereEmbedRequest,
+        ctx_reply="EmbeddingsByType",
+    )
 
 
 async def embed(request: Request) -> HTTPResponse:

@@ -40,14 +40,23 @@ def add_routes(app: Sanic[Any, Any]) -> None:
     """Add these endpoints."""
     every = "/v1/conversations"
     one = f"{every}/<conversation_id:str>"
-    app.add_route(create_conversation, every, methods=["POST"], ctx_schema=ConversationFields)
-    app.add_route(show_conversation, one, methods=["GET"])
-    app.add_route(update_conversation, one, methods=["POST"], ctx_schema=ConversationFields)
-    app.add_route(delete_conversation, one, methods=["DELETE"])
-    app.add_route(add_items, f"{one}/items", methods=["POST"], ctx_schema=ConversationFields)
-    app.add_route(list_items, f"{one}/items", methods=["GET"])
-    app.add_route(show_item, f"{one}/items/<item_id:str>", methods=["GET"])
-    app.add_route(delete_item, f"{one}/items/<item_id:str>", methods=["DELETE"])
+    items = f"{one}/items"
+    for writer, path, reply in (
+        (create_conversation, every, "Conversation"),
+        (update_conversation, one, "Conversation"),
+        (add_items, items, "ItemPage"),
+    ):
+        app.add_route(
+            writer, path, methods=["POST"], ctx_schema=ConversationFields, ctx_reply=reply
+        )
+    for handler, path, method, reply in (
+        (show_conversation, one, "GET", "Conversation"),
+        (delete_conversation, one, "DELETE", "DeletedConversation"),
+        (list_items, items, "GET", "ItemPage"),
+        (show_item, f"{items}/<item_id:str>", "GET", "Item"),
+        (delete_item, f"{items}/<item_id:str>", "DELETE", "Conversation"),
+    ):
+        app.add_route(handler, path, methods=[method], ctx_reply=reply)
 
 
 async def create_conversation(request: Request) -> HTTPResponse:

@@ -22,8 +22,8 @@ _POLICY = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'
 
 def add_routes(app: Sanic[Any, Any]) -> None:
     """Add these endpoints."""
-    app.add_route(show_description, "/openapi.json", methods=["GET"])
-    app.add_route(show_page, "/docs", methods=["GET"])
+    app.add_route(show_description, "/openapi.json", methods=["GET"], ctx_reply="Description")
+    app.add_route(show_page, "/docs", methods=["GET"], ctx_reply_type="text/html")
 
 
 async def show_description(request: Request) -> HTTPResponse:

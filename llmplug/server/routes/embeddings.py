@@ -17,7 +17,11 @@ if TYPE_CHECKING:
 def add_routes(app: Sanic[Any, Any]) -> None:
     """Add this endpoint."""
     app.add_route(
-        create_embeddings, "/v1/embeddings", methods=["POST"], ctx_schema=EmbeddingsRequest
+        create_embeddings,
+        "/v1/embeddings",
+        methods=["POST"],
+        ctx_schema=EmbeddingsRequest,
+        ctx_reply="EmbeddingList",
     )
 
 

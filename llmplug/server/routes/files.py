@@ -55,11 +55,17 @@ def add_routes(app: Sanic[Any, Any], max_bytes: int) -> None:
         ctx_schema=FileUpload,
         ctx_media_type="multipart/form-data",
         ctx_max_bytes=max_bytes,
+        ctx_reply="File",
     )
-    app.add_route(list_files, "/v1/files", methods=["GET"])
-    app.add_route(show_file, one, methods=["GET"])
-    app.add_route(delete_file, one, methods=["DELETE"])
-    app.add_route(show_content, f"{one}/content", methods=["GET"])  # type: ignore[arg-type]
+    app.add_route(list_files, "/v1/files", methods=["GET"], ctx_reply="FilePage")
+    app.add_route(show_file, one, methods=["GET"], ctx_reply="File")
+    app.add_route(delete_file, one, methods=["DELETE"], ctx_reply="DeletedFile")
+    app.add_route(
+        show_content,  # type: ignore[arg-type]
+        f"{one}/content",
+        methods=["GET"],
+        ctx_reply_type="application/octet-stream",
+    )
 
 
 async def upload_file(request: Request) -> HTTPResponse:

@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 def add_routes(app: Sanic[Any, Any]) -> None:
     """Add these endpoints."""
-    app.add_route(live, "/live", methods=["GET"])
-    app.add_route(ready, "/ready", methods=["GET"])
-    app.add_route(ready, "/health", methods=["GET"], name="health")
-    app.add_route(version, "/version", methods=["GET"])
+    app.add_route(live, "/live", methods=["GET"], ctx_reply="Life")
+    app.add_route(ready, "/ready", methods=["GET"], ctx_reply="Health")
+    app.add_route(ready, "/health", methods=["GET"], name="health", ctx_reply="Health")
+    app.add_route(version, "/version", methods=["GET"], ctx_reply="Version")
 
 
 async def live(_: Request) -> HTTPResponse:

@@ -60,10 +60,11 @@ class _Ask(Generic[Asked]):
 def add_routes(app: Sanic[Any, Any]) -> None:
     """Add these endpoints, and let what lies below them speak Anthropic's."""
     use_framing(app, "/v1/messages", ANTHROPIC)
-    app.add_route(create_message, "/v1/messages", methods=["POST"], ctx_schema=MessagesRequest)
-    app.add_route(
-        count_tokens, "/v1/messages/count_tokens", methods=["POST"], ctx_schema=CountRequest
-    )
+    for handler, path, schema, reply in (
+        (create_message, "/v1/messages", MessagesRequest, "Message"),
+        (count_tokens, "/v1/messages/count_tokens", CountRequest, "MessageTokens"),
+    ):
+        app.add_route(handler, path, methods=["POST"], ctx_schema=schema, ctx_reply=reply)
 
 
 async def create_message(request: Request) -> HTTPResponse | None:

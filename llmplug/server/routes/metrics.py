@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 def add_routes(app: Sanic[Any, Any]) -> None:
     """Add this endpoint."""
-    app.add_route(show_metrics, "/metrics", methods=["GET"])
+    app.add_route(show_metrics, "/metrics", methods=["GET"], ctx_reply_type="text/plain")
 
 
 async def show_metrics(request: Request) -> HTTPResponse:

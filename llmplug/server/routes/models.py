@@ -16,7 +16,7 @@ def add_routes(app: Sanic[Any, Any]) -> None:
     """Add these endpoints."""
     app.add_route(list_models, "/v1/models", methods=["GET"], ctx_reply="ModelList")
     # A path, because names such as org/model hold slashes.
-    app.add_route(show_model, "/v1/models/<model:path>", methods=["GET"])
+    app.add_route(show_model, "/v1/models/<model:path>", methods=["GET"], ctx_reply="Model")
 
 
 async def list_models(request: Request) -> HTTPResponse:

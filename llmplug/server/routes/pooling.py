@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 
 def add_routes(app: Sanic[Any, Any]) -> None:
     """Add this endpoint."""
-    app.add_route(pool, "/pooling", methods=["POST"], ctx_schema=PoolingRequest)
+    app.add_route(
+        pool, "/pooling", methods=["POST"], ctx_schema=PoolingRequest, ctx_reply="VectorList"
+    )
 
 
 async def pool(request: Request) -> HTTPResponse:

@@ -63,12 +63,19 @@ class _Ask:
 
 def add_routes(app: Sanic[Any, Any]) -> None:
     """Add these endpoints."""
-    app.add_route(create_response, "/v1/responses", methods=["POST"], ctx_schema=ResponsesRequest)
+    app.add_route(
+        create_response,
+        "/v1/responses",
+        methods=["POST"],
+        ctx_schema=ResponsesRequest,
+        ctx_reply="Response",
+    )
     app.add_route(
         count_input_tokens,
         "/v1/responses/input_tokens",
         methods=["POST"],
         ctx_schema=ResponsesRequest,
+        ctx_reply="InputTokens",
     )
 
 

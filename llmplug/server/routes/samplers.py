@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 def add_routes(app: Sanic[Any, Any]) -> None:
     """Add this endpoint."""
-    app.add_route(list_samplers, "/v1/samplers", methods=["GET"])
+    app.add_route(list_samplers, "/v1/samplers", methods=["GET"], ctx_reply="SamplerList")
 
 
 async def list_samplers(request: Request) -> HTTPResponse:

@@ -29,14 +29,16 @@ if TYPE_CHECKING:
 def add_routes(app: Sanic[Any, Any]) -> None:
     """Add these endpoints; the second version of /rerank is Cohere's, and so are its errors."""
     use_framing(app, "/v2/rerank", COHERE)
-    for handler, schema, paths in (
-        (rerank, RerankRequest, ("/v1/rerank", "/v2/rerank", "/rerank")),
-        (score, ScoreRequest, ("/v1/score", "/score")),
-        (classify, ClassifyRequest, ("/v1/classify", "/classify")),
+    for handler, schema, reply, paths in (
+        (rerank, RerankRequest, "Ranking", ("/v1/rerank", "/v2/rerank", "/rerank")),
+        (score, ScoreRequest, "ScoreList", ("/v1/score", "/score")),
+        (classify, ClassifyRequest, "ClassList", ("/v1/classify", "/classify")),
     ):
         for path in paths:
             name = path.strip("/").replace("/", "_")
-            app.add_route(handler, path, methods=["POST"], name=name, ctx_schema=schema)
+            app.add_route(
+                handler, path, methods=["POST"], name=name, ctx_schema=schema, ctx_reply=reply
+            )
 
 
 async def rerank(request: Request) -> HTTPResponse:

@@ -21,10 +21,16 @@ if TYPE_CHECKING:
 def add_routes(app: Sanic[Any, Any]) -> None:
     """Add these endpoints."""
     one = "/v1/responses/<response_id:str>"
-    app.add_route(show_response, one, methods=["GET"])
-    app.add_route(delete_response, one, methods=["DELETE"])
-    app.add_route(cancel_response, f"{one}/cancel", methods=["POST"], ctx_takes_no_body=True)
-    app.add_route(list_input_items, f"{one}/input_items", methods=["GET"])
+    app.add_route(show_response, one, methods=["GET"], ctx_reply="Response")
+    app.add_route(delete_response, one, methods=["DELETE"], ctx_reply="DeletedResponse")
+    app.add_route(
+        cancel_response,
+        f"{one}/cancel",
+        methods=["POST"],
+        ctx_takes_no_body=True,
+        ctx_reply="Response",
+    )
+    app.add_route(list_input_items, f"{one}/input_items", methods=["GET"], ctx_reply="ItemPage")
 
 
 async def show_response(request: Request, response_id: str) -> HTTPResponse | None:

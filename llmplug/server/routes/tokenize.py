@@ -35,8 +35,11 @@ _ANY_TASK: tuple[Task, ...] = get_args(Task)
 
 def add_routes(app: Sanic[Any, Any]) -> None:
     """Add these endpoints."""
-    app.add_route(tokenize, "/tokenize", methods=["POST"], ctx_schema=TokenizeRequest)
-    app.add_route(detokenize, "/detokenize", methods=["POST"], ctx_schema=DetokenizeRequest)
+    for handler, path, schema, reply in (
+        (tokenize, "/tokenize", TokenizeRequest, "Tokens"),
+        (detokenize, "/detokenize", DetokenizeRequest, "Text"),
+    ):
+        app.add_route(handler, path, methods=["POST"], ctx_schema=schema, ctx_reply=reply)
 
 
 async def tokenize(request: Request) -> HTTPResponse:
