@@ -21,7 +21,7 @@ FROZEN := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
 .PHONY: help setup serve attack test test-fast test-fuzz test-clients test-gpu lint fix types docs \
-	bench bench-gpu check wheel wheel-check freeze clean
+	bench bench-gpu soak check wheel wheel-check freeze clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | \

@@ -15,6 +15,8 @@ machine    what it ran on
 embeddings how fast texts are embedded, beside sentence-transformers (encode_peer)
 structured what holding answers to a form costs
 
+soak/      whether all goes well for minutes while processes are killed (make soak)
+
 quality    what a weight format costs in quality, without a server
 samplers   what sampling alone costs, without a server
 cpu_kernels   what the kernels alone reach
