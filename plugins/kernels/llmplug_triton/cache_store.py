@@ -21,6 +21,11 @@ if TYPE_CHECKING:
 LARGEST = {torch.float8_e4m3fn: 448.0}
 
 
+# Numbers of keys, and as many of values, that a program takes: few tokens with wide heads, or many
+# with narrow ones. Reasoned, not measured yet.
+_BLOCK = 4096
+
+
 @triton.jit
 def _store_kernel(
     k: tl.tensor,
@@ -32,27 +37,33 @@ def _store_kernel(
     k_stride_head: tl.tensor,
     v_stride_token: tl.tensor,
     v_stride_head: tl.tensor,
+    num_tokens: tl.tensor,
     NUM_KV_HEADS: tl.constexpr,
     WIDTH: tl.constexpr,
     PAGE: tl.constexpr,
     LARGEST: tl.constexpr,  # that the cache holds; 0: any
-    BLOCK: tl.constexpr,
+    BLOCK_T: tl.constexpr,
+    BLOCK_E: tl.constexpr,  # all numbers of a token
 ) -> None:
-    token = tl.program_id(0).to(tl.int64)
-    slot = tl.load(slots + token)  # the grid ends with the tokens
-    element = tl.arange(0, BLOCK)
-    is_there = (element < NUM_KV_HEADS * WIDTH) & (slot >= 0)
-    head = element // WIDTH
-    lane = element % WIDTH
-    row = (slot // PAGE * NUM_KV_HEADS + head) * PAGE + slot % PAGE
-    new_k = tl.load(k + token * k_stride_token + head * k_stride_head + lane, mask=is_there)
-    new_v = tl.load(v + token * v_stride_token + head * v_stride_head + lane, mask=is_there)
+    token_T = tl.program_id(0).to(tl.int64) * BLOCK_T + tl.arange(0, BLOCK_T)
+    slot_T1 = tl.load(slots + token_T, mask=token_T < num_tokens, other=-1)[:, None]
+    token_T1 = token_T[:, None]
+    element_1E = tl.arange(0, BLOCK_E)[None, :]
+    is_there = (element_1E < NUM_KV_HEADS * WIDTH) & (slot_T1 >= 0)
+    head_1E = element_1E // WIDTH
+    lane_1E = element_1E % WIDTH
+    k_TE = k + token_T1 * k_stride_token + head_1E * k_stride_head + lane_1E
+    v_TE = v + token_T1 * v_stride_token + head_1E * v_stride_head + lane_1E
+    new_k_TE = tl.load(k_TE, mask=is_there)
+    new_v_TE = tl.load(v_TE, mask=is_there)
     if LARGEST > 0:  # NaN stays NaN
         all_nan: tl.constexpr = tl.PropagateNan.ALL
-        new_k = tl.clamp(new_k.to(tl.float32), -LARGEST, LARGEST, propagate_nan=all_nan)
-        new_v = tl.clamp(new_v.to(tl.float32), -LARGEST, LARGEST, propagate_nan=all_nan)
-    tl.store(key + row * WIDTH + lane, new_k.to(key.dtype.element_ty), mask=is_there)
-    tl.store(value + row * WIDTH + lane, new_v.to(value.dtype.element_ty), mask=is_there)
+        new_k_TE = tl.clamp(new_k_TE.to(tl.float32), -LARGEST, LARGEST, propagate_nan=all_nan)
+        new_v_TE = tl.clamp(new_v_TE.to(tl.float32), -LARGEST, LARGEST, propagate_nan=all_nan)
+    row_TE = (slot_T1 // PAGE * NUM_KV_HEADS + head_1E) * PAGE + slot_T1 % PAGE
+    place_TE = row_TE * WIDTH + lane_1E
+    tl.store(key + place_TE, new_k_TE.to(key.dtype.element_ty), mask=is_there)
+    tl.store(value + place_TE, new_v_TE.to(value.dtype.element_ty), mask=is_there)
 
 
 def store_in_cache(
@@ -69,12 +80,13 @@ def store_in_cache(
     if num_tokens == 0:
         return
     k_TKH, v_TKH = with_dense_rows(k_TKH), with_dense_rows(v_TKH)
-    _store_kernel[(num_tokens,)](
+    block_E = round_up_to_power(num_kv_heads * width)
+    block_T = max(1, min(_BLOCK // block_E, round_up_to_power(num_tokens)))
+    _store_kernel[(triton.cdiv(num_tokens, block_T),)](
         k_TKH, v_TKH, slots_T.contiguous(), cache.key, cache.value,
-        k_TKH.stride(0), k_TKH.stride(1), v_TKH.stride(0), v_TKH.stride(1),
+        k_TKH.stride(0), k_TKH.stride(1), v_TKH.stride(0), v_TKH.stride(1), num_tokens,
         NUM_KV_HEADS=num_kv_heads, WIDTH=width, PAGE=page_size,
-        LARGEST=LARGEST.get(cache.key.dtype, 0.0),
-        BLOCK=round_up_to_power(num_kv_heads * width),
+        LARGEST=LARGEST.get(cache.key.dtype, 0.0), BLOCK_T=block_T, BLOCK_E=block_E,
     )  # fmt: skip
 
 
