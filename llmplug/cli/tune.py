@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from llmplug.config import Config
-    from llmplug.ops import ModelSizes, Tunable
+    from llmplug.ops import ModelSizes, Sizes, Tunable
     from llmplug.ops.autotune import TunedKernel
     from llmplug.ops.tuning_table import TuningRow
     from llmplug.registry import Registry
@@ -201,10 +201,15 @@ def _search(
 def _describe(row: TuningRow) -> str:
     """Write a row as one line, and one for all that was passed over."""
     shape = " ".join(f"{name}={value}" for name, value in row.key.shape)
-    sizes = " ".join(f"{name}={value}" for name, value in row.sizes.items())
     rate = f"{row.gbytes_s:.0f} GB/s" + (f", {row.tflops:.1f} TFLOP/s" if row.tflops else "")
-    line = f"{row.key.kernel} {row.key.dtype} {shape}: {sizes}: {row.us:.1f} us, {rate}"
-    lines = [f"{line} (default {row.default_us:.1f} us)"]
+    times = f"{row.us:.1f} us, {rate} (default {row.default_us:.1f} us)"
+    lines = [f"{row.key.kernel} {row.key.dtype} {shape}: {_write_sizes(row.sizes)}: {times}"]
+    by_reason: dict[str, list[str]] = {}
     for bad, why in row.passed_over:
-        lines.append(f"  passed over {' '.join(f'{n}={v}' for n, v in bad.items())}: {why}")
+        by_reason.setdefault(why, []).append(_write_sizes(bad))
+    lines += [f"  passed over {'; '.join(bad)}: {why}" for why, bad in by_reason.items()]
     return "\n".join(lines)
+
+
+def _write_sizes(sizes: Sizes) -> str:
+    return " ".join(f"{name}={value}" for name, value in sizes.items())

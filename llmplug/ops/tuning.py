@@ -81,7 +81,7 @@ class Tunable:
         source: () -> a hash of the kernel's source and of all that it calls.
         shape_names: what the numbers of a shape are.
         candidates: sizes to try, beside the default.
-        is_exact: every candidate must give, to the bit, what the default gives.
+        is_exact: in each workload a candidate must give, to the bit, what the default gives.
         workloads: (sizes of a model, device, dtype) -> what is timed. Those that ask for one shape
             are one choice: the sizes that are best over all of them.
         compare: (kernel, device, dtype) -> pairs (got, expected), where the op's own examples do

@@ -31,16 +31,16 @@ def _supports(device: str, dtype: str) -> str | None:
     return None
 
 
-def _load_rms_norm() -> Any:
+def _load_rms_norm(tuning: Tuning | None = None) -> Any:
     from llmplug_triton.rms_norm import rms_norm
 
-    return rms_norm
+    return partial(rms_norm, tuning=tuning)
 
 
-def _load_add_rms_norm() -> Any:
+def _load_add_rms_norm(tuning: Tuning | None = None) -> Any:
     from llmplug_triton.rms_norm import add_rms_norm
 
-    return add_rms_norm
+    return partial(add_rms_norm, tuning=tuning)
 
 
 def _load_layer_norm() -> Any:
@@ -79,10 +79,10 @@ def _load_rope() -> Any:
     return rope
 
 
-def _load_attention() -> Any:
+def _load_attention(tuning: Tuning | None = None) -> Any:
     from llmplug_triton.attention import PagedAttention
 
-    return PagedAttention()
+    return PagedAttention(tuning)
 
 
 def _load_rope_store() -> Any:
@@ -127,10 +127,10 @@ def _load_expert_mlp() -> Any:
     return expert_mlp
 
 
-def _load_linear() -> Any:
+def _load_linear(tuning: Tuning | None = None) -> Any:
     from llmplug_triton.linear import Linear
 
-    return Linear()
+    return Linear(tuning)
 
 
 def _keep_weight(source: LazyTensor, wanted: str) -> KeptWeight | None:
@@ -143,13 +143,13 @@ def _list_tunables(op: str, device: str) -> list[Tunable]:
     """Return the free parameters of a kernel; on a CPU the interpreter tries them."""
     if device == "cpu":
         os.environ.setdefault("TRITON_INTERPRET", "1")  # read when a kernel is imported
-    from llmplug_triton.tunables import TUNABLES
+    from llmplug_triton.tunables import list_tunables
 
-    return TUNABLES[op]
+    return list_tunables(op, device)
 
 
 # Ops whose kernels have free parameters.
-_TUNABLE = {"gelu_mul", "silu_mul"}
+_TUNABLE = {"add_rms_norm", "attention", "gelu_mul", "linear", "rms_norm", "silu_mul"}
 # What a fused op reads of other ops: the cache.
 _NEEDS = {"rope_store": ("attention",)}
 

@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 
 from llmplug import KernelInputError
 from llmplug.ops import AttentionBatch, KVCache
-from llmplug_triton.attention_decode import attend_decodes, count_chunks
-from llmplug_triton.attention_prefill import attend_prompts, count_rows
+from llmplug_triton.attention_decode import CHUNK_TOKENS, attend_decodes, count_chunks
+from llmplug_triton.attention_prefill import ROWS, attend_prompts, count_rows
 from llmplug_triton.attention_tiles import count_tile_tokens
 from llmplug_triton.cache_store import store_in_cache
 from llmplug_triton.tensors import (
@@ -29,6 +30,13 @@ from llmplug_triton.tensors import (
     round_up_to_power,
     with_dense_rows,
 )
+from llmplug_triton.tuning import find_sizes
+
+if TYPE_CHECKING:
+    from llmplug.ops import Sizes, Tuning
+
+# What the free parameters of both launches are chosen for: nothing that other sequences change.
+SHAPE_NAMES = ("group", "head_width", "page_size", "cache_bytes")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +55,9 @@ class PagedAttention:
     """
 
     is_replayable = True
+
+    def __init__(self, tuning: Tuning | None = None) -> None:
+        self._tuning = tuning
 
     def allocate(
         self,
@@ -98,14 +109,15 @@ class PagedAttention:
         num_heads, width = q_TNH.shape[1:]
         num_kv_heads = cache.key.shape[1]
         group = num_heads // num_kv_heads
-        tile_queries = count_rows(group) // group
-        key = ("triton", tile_queries, window)
+        decode, prefill = self._find_sizes(q_TNH.dtype, group, cache)
+        tile_queries = prefill["BLOCK_M"] // group
+        key = ("triton", tile_queries, decode["CHUNK"], window)
         plan = batch.plans.get(key)
         if plan is None:
-            plan = batch.plans[key] = _plan(batch, tile_queries, window)
+            plan = batch.plans[key] = _plan(batch, tile_queries, decode["CHUNK"], window)
         block_H = round_up_to_power(width, MIN_SIDE)
         log2_e = math.log2(math.e)
-        sizes = {
+        settings = {
             "scale": scale * log2_e if soft_cap is None else scale / soft_cap,
             "cap": 1.0 if soft_cap is None else soft_cap * log2_e,
             "HAS_CAP": soft_cap is not None,
@@ -115,18 +127,27 @@ class PagedAttention:
             "WIDTH": width,
             "PAGE": cache.page_size,
             "BLOCK_H": block_H,
-            "BLOCK_C": count_tile_tokens(block_H, q_TNH.dtype.itemsize),
             "DTYPE": choose_dot_dtype(q_TNH.dtype),
         }
         out_TNH = torch.empty(q_TNH.shape, device=q_TNH.device, dtype=q_TNH.dtype)
         if batch.num_decodes > 0:
-            attend_decodes(q_TNH, cache, batch, plan.num_chunks, out_TNH, sinks_N, sizes)
+            attend_decodes(q_TNH, cache, batch, plan.num_chunks, out_TNH, sinks_N, settings, decode)
         if len(plan.tiles) > 0:
-            attend_prompts(q_TNH, cache, batch, plan.tiles, out_TNH, sinks_N, sizes)
+            attend_prompts(q_TNH, cache, batch, plan.tiles, out_TNH, sinks_N, settings, prefill)
         return out_TNH
 
+    def _find_sizes(self, dtype: torch.dtype, group: int, cache: KVCache) -> tuple[Sizes, Sizes]:
+        """Return the free parameters of both launches."""
+        width = cache.key.shape[-1]
+        tile = count_tile_tokens(round_up_to_power(width, MIN_SIDE), dtype.itemsize)
+        shape = (group, width, cache.page_size, cache.key.dtype.itemsize)
+        common = {"BLOCK_C": tile, "num_warps": 4, "num_stages": 2}
+        decode = find_sizes(self._tuning, "decode", dtype, shape, {"CHUNK": CHUNK_TOKENS, **common})
+        prefill = find_sizes(self._tuning, "prefill", dtype, shape, {"BLOCK_M": ROWS, **common})
+        return decode, {**prefill, "BLOCK_M": count_rows(group, prefill["BLOCK_M"])}
 
-def _plan(batch: AttentionBatch, tile_queries: int, window: int | None) -> _Plan:
+
+def _plan(batch: AttentionBatch, tile_queries: int, chunk: int, window: int | None) -> _Plan:
     seen = [min(n, window or n) for n in batch.cached_lens[: batch.num_decodes]]
     tiles = [
         (s, first)
@@ -134,7 +155,7 @@ def _plan(batch: AttentionBatch, tile_queries: int, window: int | None) -> _Plan
         for first in range(0, batch.query_lens[s], tile_queries)
     ]
     return _Plan(
-        num_chunks=count_chunks(max(1, *seen)) if seen else 0,
+        num_chunks=count_chunks(max(1, *seen), chunk) if seen else 0,
         # Of decodes alone nothing may come from the host, as their launches are captured.
         tiles=torch.tensor(tiles, dtype=torch.int32, device=batch.cached_lens_S.device)
         if tiles

@@ -14,13 +14,17 @@ import triton.language as tl
 
 from llmplug_triton.attention_tiles import attend_tiles
 from llmplug_triton.tensors import MIN_SIDE, round_up_to_power
+from llmplug_triton.tuning import cross, make_tunable
 
 if TYPE_CHECKING:
-    from llmplug.ops import AttentionBatch, KVCache
+    from llmplug.ops import AttentionBatch, KVCache, Sizes, Tunable
 
 # Cached tokens of one program. A fixed chunk, not a fixed number of chunks: the order of the sums
 # then depends on the sequence's own length alone. Reasoned, not measured yet.
 CHUNK_TOKENS = 256
+_CANDIDATES = cross(
+    CHUNK=(128, 256, 512, 1024), BLOCK_C=(32, 64, 128), num_warps=(4, 8), num_stages=(2, 3)
+)
 # Parts that are joined at once.
 _JOINED_PARTS = 16
 
@@ -130,9 +134,9 @@ def _join_kernel(
     tl.store(out + head * WIDTH + lane_H, out_H, mask=lane_H < WIDTH)
 
 
-def count_chunks(num_tokens: int) -> int:
+def count_chunks(num_tokens: int, chunk: int) -> int:
     """Return how many programs share the cached tokens that a decode sees."""
-    return -(-num_tokens // CHUNK_TOKENS)
+    return -(-num_tokens // chunk)
 
 
 def attend_decodes(
@@ -142,28 +146,36 @@ def attend_decodes(
     num_chunks: int,
     out_TNH: torch.Tensor,
     sinks_N: torch.Tensor | None,
-    sizes: dict[str, Any],
+    settings: dict[str, Any],
+    sizes: Sizes,
 ) -> None:
     """Attend the chunks of all decodes, then join the parts of each.
 
     Args:
         num_chunks: of the decode that sees the most tokens.
-        sizes: what both kernels of attention are told.
+        settings: what both kernels of attention are told.
+        sizes: as in `_CANDIDATES`.
     """
     num_heads, width = q_TNH.shape[1:]
     shape = (batch.num_decodes, num_heads, num_chunks)
     part_max, part_sum = torch.empty((2, *shape), device=q_TNH.device, dtype=torch.float32)
     part_out = torch.empty((*shape, width), device=q_TNH.device, dtype=torch.float32)
-    _decode_kernel[(batch.num_decodes, sizes["NUM_KV_HEADS"], num_chunks)](
+    _decode_kernel[(batch.num_decodes, settings["NUM_KV_HEADS"], num_chunks)](
         q_TNH, cache.key, cache.value, batch.cached_lens_S, batch.block_table_SM,
         part_max, part_sum, part_out, q_TNH.stride(0), q_TNH.stride(1),
         batch.block_table_SM.stride(0), num_chunks,
-        CHUNK=CHUNK_TOKENS, BLOCK_M=round_up_to_power(sizes["GROUP"], MIN_SIDE),
-        num_warps=4, num_stages=2, **sizes,
+        BLOCK_M=round_up_to_power(settings["GROUP"], MIN_SIDE), **settings, **sizes,
     )  # fmt: skip
     _join_kernel[(batch.num_decodes, num_heads)](
         part_max, part_sum, part_out, batch.cached_lens_S,
         part_sum if sinks_N is None else sinks_N, out_TNH, num_chunks,
-        HAS_SINKS=sinks_N is not None, WINDOW=sizes["WINDOW"], NUM_HEADS=num_heads, WIDTH=width,
-        CHUNK=CHUNK_TOKENS, BLOCK_B=_JOINED_PARTS, BLOCK_H=sizes["BLOCK_H"],
+        HAS_SINKS=sinks_N is not None, WINDOW=settings["WINDOW"], NUM_HEADS=num_heads, WIDTH=width,
+        CHUNK=sizes["CHUNK"], BLOCK_B=_JOINED_PARTS, BLOCK_H=settings["BLOCK_H"],
     )  # fmt: skip
+
+
+def make_decode_tunable(**fields: Any) -> Tunable:
+    """Describe the free parameters; `attention_workloads.py` has what they are tried on."""
+    return make_tunable(
+        _decode_kernel, name="decode", candidates=_CANDIDATES, is_exact=False, **fields
+    )

@@ -13,15 +13,17 @@ import triton.language as tl
 
 from llmplug_triton.attention_tiles import attend_tiles
 from llmplug_triton.tensors import round_up_to_power
+from llmplug_triton.tuning import cross, make_tunable
 
 if TYPE_CHECKING:
     import torch
 
-    from llmplug.ops import AttentionBatch, KVCache
+    from llmplug.ops import AttentionBatch, KVCache, Sizes, Tunable
 
 # Rows of a tile, the fewest that Hopper's widest products take. Compiled for Hopper with heads of
 # 128 numbers of 16 bits: 185 registers, none spilled, 80 KiB of shared memory.
-_ROWS = 64
+ROWS = 64
+_CANDIDATES = cross(BLOCK_M=(64, 128), BLOCK_C=(32, 64, 128), num_warps=(4, 8), num_stages=(2, 3))
 
 
 @triton.jit
@@ -94,9 +96,9 @@ def _prefill_kernel(
     tl.store(out + offset_MH, out_MH.to(out.dtype.element_ty), mask=is_there_MH)
 
 
-def count_rows(group: int) -> int:
-    """Return the rows of a tile for so many query heads of a key head."""
-    return round_up_to_power(group, _ROWS)
+def count_rows(group: int, rows: int) -> int:
+    """Return the rows of a tile, at least `rows`, for so many query heads of a key head."""
+    return round_up_to_power(group, rows)
 
 
 def attend_prompts(
@@ -106,17 +108,26 @@ def attend_prompts(
     tiles: torch.Tensor,
     out_TNH: torch.Tensor,
     sinks_N: torch.Tensor | None,
-    sizes: dict[str, Any],
+    settings: dict[str, Any],
+    sizes: Sizes,
 ) -> None:
     """Attend tiles of queries.
 
     Args:
         tiles: int32 (tiles, 2): sequence, first query of it.
-        sizes: what both kernels of attention are told.
+        settings: what both kernels of attention are told.
+        sizes: as in `_CANDIDATES`; the rows of a tile as `count_rows` returns them.
     """
-    _prefill_kernel[(len(tiles), sizes["NUM_KV_HEADS"])](
+    _prefill_kernel[(len(tiles), settings["NUM_KV_HEADS"])](
         q_TNH, cache.key, cache.value, tiles, batch.query_starts_S1, batch.cached_lens_S,
         batch.block_table_SM, q_TNH if sinks_N is None else sinks_N, out_TNH, q_TNH.stride(0),
         q_TNH.stride(1), batch.block_table_SM.stride(0), HAS_SINKS=sinks_N is not None,
-        BLOCK_M=count_rows(sizes["GROUP"]), num_warps=4, num_stages=2, **sizes,
+        **settings, **sizes,
     )  # fmt: skip
+
+
+def make_prefill_tunable(**fields: Any) -> Tunable:
+    """Describe the free parameters; `attention_workloads.py` has what they are tried on."""
+    return make_tunable(
+        _prefill_kernel, name="prefill", candidates=_CANDIDATES, is_exact=False, **fields
+    )

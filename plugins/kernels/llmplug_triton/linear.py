@@ -22,6 +22,7 @@ from llmplug_triton.weight_formats import choose_format, pack_source
 
 if TYPE_CHECKING:
     from llmplug import LazyTensor
+    from llmplug.ops import Tuning
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +53,9 @@ class PackedLinear:
 class Linear:
     """Twin of `llmplug.ops.DenseLinear`, which it asks for dense weights."""
 
-    def __init__(self) -> None:
+    def __init__(self, tuning: Tuning | None = None) -> None:
         self._dense = DenseLinear()
+        self._tuning = tuning
 
     def pack(
         self,
@@ -109,7 +111,7 @@ class Linear:
             last = first + _count_outputs(part)
             bias_O = None if packed.bias_O is None else packed.bias_O[first:last]
             if isinstance(part, ScaledWeight):
-                multiply_scaled(x_TI, part, bias_O, y_TO[:, first:last])
+                multiply_scaled(x_TI, part, bias_O, y_TO[:, first:last], self._tuning)
             else:
                 bias_O = None if bias_O is None else bias_O.to(x_TI.dtype)
                 y_TO[:, first:last] = self._dense(

@@ -6,15 +6,27 @@ Source: https://arxiv.org/abs/1910.07467, section 3
 
 from __future__ import annotations
 
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
 import torch
 import triton
 import triton.language as tl
 
 from llmplug import KernelInputError
+from llmplug.ops import ModelSizes, Workload
 from llmplug_triton.tensors import count_warps, round_up_to_power, with_dense_rows
+from llmplug_triton.tuning import cross, find_sizes, list_rows, make_tunable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from llmplug.ops import Tuning
 
 # A row is one block, so that it is read once; wider rows would spill. No model comes near.
 _MAX_WIDTH = 65536
+# Warps share the sum of a row, so that it runs in another order for other numbers of them.
+_CANDIDATES = cross(num_warps=(1, 2, 4, 8, 16))
 
 
 @triton.jit
@@ -50,7 +62,9 @@ def _rms_norm_kernel(
     tl.store(y + row * WIDTH + column_D, y_D, mask=is_there_D)
 
 
-def rms_norm(x_TD: torch.Tensor, weight_D: torch.Tensor, *, eps: float) -> torch.Tensor:
+def rms_norm(
+    x_TD: torch.Tensor, weight_D: torch.Tensor, *, eps: float, tuning: Tuning | None = None
+) -> torch.Tensor:
     """Divide each row by its root mean square and scale it; twin of `llmplug.ops.rms_norm`.
 
     Any number of leading dimensions. Up to three dimensions are read in place, as the norms of
@@ -67,12 +81,17 @@ def rms_norm(x_TD: torch.Tensor, weight_D: torch.Tensor, *, eps: float) -> torch
     if x_TD.dim() > 3:
         x_TD = x_TD.reshape(-1, *x_TD.shape[-2:])
     x_TiD = x_TD if x_TD.dim() == 3 else x_TD.view(-1, 1, x_TD.shape[-1])
-    _launch(x_TiD, None, weight_D, y_TD, None, eps)
+    _launch(x_TiD, None, weight_D, y_TD, None, eps, tuning)
     return y_TD
 
 
 def add_rms_norm(
-    x_TD: torch.Tensor, residual_TD: torch.Tensor, weight_D: torch.Tensor, *, eps: float
+    x_TD: torch.Tensor,
+    residual_TD: torch.Tensor,
+    weight_D: torch.Tensor,
+    *,
+    eps: float,
+    tuning: Tuning | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Add x to the residual stream and norm the sum; twin of `llmplug.ops.add_rms_norm`.
 
@@ -93,7 +112,7 @@ def add_rms_norm(
     sum_TD = torch.empty_like(y_TD)
     if y_TD.numel() > 0:
         x_T1D, residual_TD = with_dense_rows(x_TD)[:, None], with_dense_rows(residual_TD)
-        _launch(x_T1D, residual_TD, weight_D, y_TD, sum_TD, eps)
+        _launch(x_T1D, residual_TD, weight_D, y_TD, sum_TD, eps, tuning)
     return y_TD, sum_TD
 
 
@@ -112,9 +131,12 @@ def _launch(
     y_TD: torch.Tensor,
     sum_TD: torch.Tensor | None,
     eps: float,
+    tuning: Tuning | None,
 ) -> None:
     num_outer, num_inner, width = x_TiD.shape
     block = round_up_to_power(width)
+    name = "rms_norm" if residual_TD is None else "add_rms_norm"
+    sizes = find_sizes(tuning, name, x_TiD.dtype, (width,), {"num_warps": count_warps(block)})
     _rms_norm_kernel[(num_outer * num_inner,)](
         x_TiD,
         x_TiD if residual_TD is None else residual_TD,
@@ -129,5 +151,50 @@ def _launch(
         WIDTH=width,
         BLOCK_D=block,
         ADDS=residual_TD is not None,
-        num_warps=count_warps(block),
+        num_warps=sizes["num_warps"],
     )
+
+
+def _list_norms(
+    sizes: ModelSizes, device: torch.device, dtype: torch.dtype, *, adds: bool
+) -> list[Workload]:
+    """Norms of a model's rows, and those of its heads where nothing is added."""
+    heads = {} if adds else dict.fromkeys(width for _, _, width in sizes.heads)
+    return [
+        Workload(
+            prepare=partial(_prepare, rows, width, device, dtype, adds=adds),
+            num_bytes=(4.0 if adds else 2.0) * rows * width * dtype.itemsize,
+            num_flops=0.0,
+        )
+        for width in (sizes.width, *heads)
+        for rows in list_rows(device)
+    ]
+
+
+def _prepare(
+    rows: int,
+    width: int,
+    device: torch.device,
+    dtype: torch.dtype,
+    norm: Callable[..., Any],
+    *,
+    adds: bool,
+) -> partial[Any]:
+    generator = torch.Generator(device).manual_seed(0)
+    x_TD = torch.randn(rows, width, generator=generator, device=device).to(dtype)
+    weight_D = torch.ones(width, device=device, dtype=dtype)
+    residual = {"residual_TD": x_TD.clone()} if adds else {}
+    return partial(norm, x_TD, weight_D=weight_D, eps=1e-6, **residual)
+
+
+RMS_NORM, ADD_RMS_NORM = (
+    make_tunable(
+        _rms_norm_kernel,
+        name=name,
+        shape_names=("width",),
+        candidates=_CANDIDATES,
+        is_exact=False,
+        workloads=partial(_list_norms, adds=name == "add_rms_norm"),
+    )
+    for name in ("rms_norm", "add_rms_norm")
+)

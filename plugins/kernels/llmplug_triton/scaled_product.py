@@ -10,22 +10,34 @@ Legend: T packed tokens, I inputs, O outputs, G groups of inputs, h half of a bl
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import triton
 import triton.language as tl
 
+from llmplug.ops import bucket_rows
 from llmplug_triton.tensors import choose_dot_dtype
+from llmplug_triton.tuning import cross, find_sizes, make_tunable
+
+if TYPE_CHECKING:
+    from llmplug.ops import Tunable, Tuning
 
 # All sizes are reasoned, none is measured yet. A product of few rows waits for the weight's bytes:
 # the lowest tile that tensor cores have, narrow, so that more programs read at once.
 _FEW_TOKENS = 16
-_FEW_BLOCK_O = 32
-_BLOCK_T = 64
-_BLOCK_O = 64
-# Inputs that are walked at once: a group of 32, or 64 within a larger one.
+_FEW = {"BLOCK_T": 16, "BLOCK_O": 32, "num_warps": 4, "num_stages": 4}
+_MANY = {"BLOCK_T": 64, "BLOCK_O": 64, "num_warps": 4, "num_stages": 3}
+_CANDIDATES = (
+    *cross(BLOCK_T=(16,), BLOCK_O=(16, 32, 64, 128), num_warps=(4,), num_stages=(3, 4, 5)),
+    *cross(BLOCK_T=(32, 64), BLOCK_O=(64, 128), num_warps=(4, 8), num_stages=(2, 3, 4)),
+    *cross(BLOCK_T=(128,), BLOCK_O=(64, 128), num_warps=(8,), num_stages=(2, 3)),
+)
+# Inputs that are walked at once: a group of 32, or 64 within a larger one. Codes of 4 bits lie
+# accordingly, and sums run in its order: it is not for choice.
 _BLOCK_I = 64
+
+_NAME = "scaled_product"  # of its free parameters
 
 # Which number stands for 0 in 4 bits.
 ZERO_8, ZERO_STORED, MINIMUM_STORED = 0, 1, 2
@@ -193,7 +205,11 @@ def _scaled_product_kernel(
 
 
 def multiply_scaled(
-    x_TI: torch.Tensor, weight: ScaledWeight, bias_O: torch.Tensor | None, y_TO: torch.Tensor
+    x_TI: torch.Tensor,
+    weight: ScaledWeight,
+    bias_O: torch.Tensor | None,
+    y_TO: torch.Tensor,
+    tuning: Tuning | None = None,
 ) -> None:
     """Write x @ weight.T + bias into y_TO, whose rows may be apart.
 
@@ -204,9 +220,15 @@ def multiply_scaled(
     num_tokens = x_TI.shape[0]
     if y_TO.numel() == 0:
         return
-    is_few = num_tokens <= _FEW_TOKENS
-    block_t, block_o = (_FEW_TOKENS, _FEW_BLOCK_O) if is_few else (_BLOCK_T, _BLOCK_O)
-    grid = (triton.cdiv(num_tokens, block_t), triton.cdiv(weight.num_outputs, block_o))
+    shape = (weight.format, weight.num_outputs, weight.num_inputs, weight.group)
+    sizes = find_sizes(
+        tuning, _NAME, x_TI.dtype, (*shape, bucket_rows(num_tokens)),
+        _FEW if num_tokens <= _FEW_TOKENS else _MANY,
+    )  # fmt: skip
+    grid = (
+        triton.cdiv(num_tokens, sizes["BLOCK_T"]),
+        triton.cdiv(weight.num_outputs, sizes["BLOCK_O"]),
+    )
     kernel: Any = _scaled_product_kernel
     kernel[grid](
         x_TI, weight.code, weight.scale,
@@ -216,6 +238,17 @@ def multiply_scaled(
         CODE_STRIDE=weight.code.stride(0), NUM_GROUPS=weight.scale.shape[1], GROUP=weight.group,
         OUTPUTS_PER_SCALE=weight.outputs_per_scale, IS_INT4=weight.is_int4, ZERO=weight.zero,
         HAS_BIAS=bias_O is not None, DTYPE=choose_dot_dtype(x_TI.dtype),
-        BLOCK_T=block_t, BLOCK_O=block_o, BLOCK_I=weight.block,
-        num_warps=4, num_stages=4 if is_few else 3,
+        BLOCK_I=weight.block, **sizes,
     )  # fmt: skip
+
+
+def make_product_tunable(**fields: Any) -> Tunable:
+    """Describe the free parameters; `weight_examples.py` has what they are tried on."""
+    return make_tunable(
+        _scaled_product_kernel,
+        name=_NAME,
+        shape_names=("format", "outputs", "inputs", "group", "rows"),
+        candidates=_CANDIDATES,
+        is_exact=True,
+        **fields,
+    )
