@@ -61,6 +61,7 @@ def connect_engine(
     return EngineClient(
         argv,
         msgspec.json.encode(payload),
+        name=plan.config.name,
         first_process=first_process,
         sampling_defaults=plan.rules.sampling_defaults,
         samplers=tuple(entry.spec for entry in registry.samplers.unique()),

@@ -81,6 +81,20 @@ class BatchesConfig(Section):
     )
 
 
+class FlightRecorderConfig(Section):
+    """What the last requests looked like, without what they said, for when an engine crashes."""
+
+    requests: int = Field(
+        1000, ge=0, le=100_000, description="Of the last requests so many are known; 0: none."
+    )
+    path: Name = Field(
+        "auto",
+        description="A folder where a file is written when an engine dies; auto: llmplug/flight "
+        "where programs keep their state; none: nothing is written.",
+    )
+    files: int = Field(5, ge=1, le=1000, description="That are kept there; the oldest goes first.")
+
+
 class ServerConfig(Section):
     """Where the server listens, and for whom."""
 
@@ -130,6 +144,9 @@ class ServerConfig(Section):
     )
     batches: BatchesConfig = Field(BatchesConfig(), description="Files and batches.")
     admin: AdminConfig = Field(AdminConfig(), description="Health and levers, apart.")
+    flight_recorder: FlightRecorderConfig = Field(
+        FlightRecorderConfig(), description="What the last requests looked like."
+    )
     tls: TlsConfig | None = Field(None, description="Encryption; null: none.")
 
     @model_validator(mode="after")

@@ -96,6 +96,9 @@ def make_routes(app: Sanic[Any, Any]) -> dict[tuple[str, str], AdminRoute]:
             }
         )
 
+    def show_flight() -> AdminReply:
+        return as_reply(app.ctx.recorder.report("asked for"))
+
     def drain() -> AdminReply:
         app.ctx.lifecycle.pause()
         return as_reply({"status": "draining", "running": app.ctx.lifecycle.num_running})
@@ -111,6 +114,7 @@ def make_routes(app: Sanic[Any, Any]) -> dict[tuple[str, str], AdminRoute]:
         ("GET", "/version"): lambda: as_reply({"version": __version__}),
         ("GET", "/metrics"): show_metrics,
         ("GET", "/stacks"): show_stacks,
+        ("GET", "/flight"): show_flight,
         ("POST", "/reload"): reload,
         ("POST", "/drain"): drain,
         ("POST", "/resume"): resume,

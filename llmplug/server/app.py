@@ -20,6 +20,7 @@ from llmplug.server.admission import Admission
 from llmplug.server.auth import open_key_ring
 from llmplug.server.batches.start import open_batches
 from llmplug.server.errors import OpenAIErrorHandler
+from llmplug.server.flight_recorder import open_recorder
 from llmplug.server.lifecycle import Lifecycle
 from llmplug.server.listener import open_listener
 from llmplug.server.open_requests import OpenRequests
@@ -104,6 +105,8 @@ def create_app(
     app.ctx.logs_requests = origin is None or origin.config.log.requests
     app.ctx.reloader = Reloader(app, origin)
     service.observers.is_stopping = lambda: app.ctx.lifecycle.is_stopping
+    app.ctx.recorder = open_recorder(settings.flight_recorder)
+    service.observers.add(app.ctx.recorder)
     open_responses(app, settings.responses)
     open_batches(app, settings.batches)
     gate.install(app)

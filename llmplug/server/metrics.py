@@ -22,6 +22,7 @@ from llmplug import __version__
 from llmplug.server.engine_metrics import EngineCollector, ReadEngines
 
 if TYPE_CHECKING:
+    from llmplug.engine.client import EngineEvent
     from llmplug.server.trail import Trail
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -68,6 +69,10 @@ class Metrics:
     def end(self, trail: Trail) -> None:
         """A request to an engine is over."""
         self.for_model(trail.model).end(trail)
+
+    def note_engine(self, model: str, event: EngineEvent, why: str) -> None:
+        """An engine has come up, died, or is gone."""
+        self.engine_events.labels(model, event).inc()
 
     def render(self) -> bytes:
         """The text that Prometheus scrapes."""

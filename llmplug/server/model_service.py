@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from llmplug.chat.tokenizer import Tokenizer
+    from llmplug.engine.client import OnEvent
     from llmplug.grammar import Node
     from llmplug.pooling import Pooling
     from llmplug.server.schema.prompts import Prompt
@@ -46,7 +47,13 @@ Result = TypeVar("Result")
 
 
 class EngineConnection(Protocol):
-    """What the server needs of `llmplug.engine.client.EngineClient`."""
+    """What the server needs of `llmplug.engine.client.EngineClient`.
+
+    Attributes:
+        on_event: told of each turn in the life of its process, and why it came.
+    """
+
+    on_event: OnEvent
 
     @property
     def state(self) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 from llmplug.server.errors import describe
 
 if TYPE_CHECKING:
+    from llmplug.engine.client import EngineEvent
     from llmplug.server.trail import Outcome, Trail
 
 
@@ -21,6 +22,10 @@ class Observer(Protocol):
 
     def end(self, trail: Trail) -> None:
         """It is over, one way or another; the trail stays as it is from now on."""
+
+
+    def note_engine(self, model: str, event: EngineEvent, why: str) -> None:
+        """The engine of a model has come up, died, or is gone; its requests are still open."""
 
 
 class Observers:
@@ -37,6 +42,11 @@ class Observers:
     def add(self, observer: Observer) -> None:
         """Let another one look on."""
         self._observers.append(observer)
+
+    def note_engine(self, model: str, event: EngineEvent, why: str) -> None:
+        """Tell all of a turn in the life of an engine."""
+        for observer in self._observers:
+            observer.note_engine(model, event, why)
 
     @contextmanager
     def watch(self, trail: Trail) -> Iterator[None]:

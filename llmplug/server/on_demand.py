@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from llmplug.errors import EngineUnavailable
 
 if TYPE_CHECKING:
+    from llmplug.engine.client import OnEvent
     from llmplug.server.model_service import EngineConnection
     from llmplug.types import (
         EngineLoading,
@@ -52,6 +53,7 @@ class EngineOnDemand:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.failure: Exception | None = None
+        self.on_event: OnEvent = lambda event, why: None
         self._name = name
         self._connect = connect
         self._first = first
@@ -193,6 +195,7 @@ class EngineOnDemand:
             try:
                 if self._is_stopping:
                     raise EngineUnavailable("the server shuts down")
+                engine.on_event = self.on_event
                 await engine.start()
                 self._ready = await engine.wait_ready()
                 self._has_woken.set()

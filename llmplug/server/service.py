@@ -7,6 +7,7 @@ import logging
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
@@ -68,6 +69,8 @@ class Service:
         self.metrics = Metrics(self._read_engines)
         self._metrics = {model.name: self.metrics.for_model(model.name) for model in models}
         self.observers = Observers(self.metrics)
+        for model in models:
+            model.client.on_event = partial(self.observers.note_engine, model.name)
         self._by_name = _index(models)
         self._missing = {name: model for model in missing for name in (model.name, *model.aliases)}
         self._starts: list[asyncio.Task[None]] = []

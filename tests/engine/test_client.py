@@ -217,6 +217,23 @@ def test_a_process_that_nobody_talks_to_is_discarded() -> None:
     assert not is_alive(ahead.pid)
 
 
+async def test_turns_in_its_life_are_told_while_its_requests_are_open(monkeypatch) -> None:
+    monkeypatch.setattr(client_module, "FIRST_BACKOFF_S", 0.01)
+    told = []
+    async with running(step_s=0.01, is_ready=False) as client:
+        client.on_event = lambda event, why: told.append((event, why, len(client._open)))
+        await client.wait_ready()
+        stream = client.generate(make_request("a", [1, 2], max_tokens=200))
+        await anext(stream)
+        os.kill(client.pid, signal.SIGKILL)
+        await until(lambda: len(told) == 3)
+        with pytest.raises(EngineUnavailable):
+            await anext(stream)
+    assert [event for event, _, _ in told] == ["ready", "death", "ready"]
+    assert told[1][2] == 1
+    assert "was killed by signal 9 while serving" in told[1][1]
+
+
 async def test_a_request_that_kills_twice_is_not_asked_again(monkeypatch) -> None:
     monkeypatch.setattr(client_module, "FIRST_BACKOFF_S", 0.01)
     async with running() as client:
