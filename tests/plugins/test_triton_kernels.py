@@ -87,6 +87,20 @@ def test_no_row_sees_which_experts_an_attacker_chose() -> None:
         assert torch.equal(before[:-1], after[:-1])
 
 
+@pytest.mark.parametrize("is_sigmoid", [False, True])
+def test_a_router_without_a_number_chooses_experts_that_exist(is_sigmoid: bool) -> None:
+    scores_TE = torch.full((2, 12), float("nan"), device=DEVICE)
+    scores_TE[1, :8] = float("-inf")
+    correction_E = torch.full((12,), float("-inf"), device=DEVICE)
+    _, experts_TC = KERNELS["route_experts"](
+        scores_TE, num_chosen=4, renormalises=True, is_sigmoid=is_sigmoid,
+        correction_E=correction_E, num_groups=4, num_chosen_groups=2,
+    )  # fmt: skip
+    for chosen in experts_TC.tolist():
+        assert len(set(chosen)) == 4
+        assert all(0 <= expert < 12 for expert in chosen)
+
+
 @pytest.mark.parametrize("op", ROW_OPS)
 def test_kernel_leaves_its_inputs_alone(op: str) -> None:
     examples = examples_of(op, "float32")
@@ -162,6 +176,21 @@ BAD_INPUTS = {
         "route_experts",
         (zeros(2, 4),),
         {"num_chosen": 5, "renormalises": True},
+    ),
+    "more experts than the chosen groups have": (
+        "route_experts",
+        (zeros(2, 8),),
+        {"num_chosen": 3, "renormalises": True, "num_groups": 4, "num_chosen_groups": 1},
+    ),
+    "groups that do not divide the experts": (
+        "route_experts",
+        (zeros(2, 8),),
+        {"num_chosen": 1, "renormalises": True, "num_groups": 3},
+    ),
+    "a correction of other experts": (
+        "route_experts",
+        (zeros(2, 8),),
+        {"num_chosen": 1, "renormalises": True, "correction_E": zeros(7)},
     ),
     "experts of another width": (
         "expert_mlp",
