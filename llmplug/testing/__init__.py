@@ -10,6 +10,7 @@ Each takes what a hook returns, and raises an AssertionError that says what to d
 
     check_grammar          llmplug_grammars()
     check_kernel           llmplug_kernels()
+    check_model            llmplug_models()
     check_sampler          llmplug_samplers()
     check_tool_parser      llmplug_tool_parsers()
     check_reasoning_parser llmplug_reasoning_parsers()
@@ -29,6 +30,7 @@ _PUBLIC = {
     "llmplug.testing.grammars": ("check_grammar",),
     "llmplug.testing.guarded_memory": ("GuardedMemory", "poisoned_memory"),
     "llmplug.testing.kernels": ("check_kernel",),
+    "llmplug.testing.models": ("check_model",),
     "llmplug.testing.parsers": ("check_reasoning_parser", "check_tool_parser"),
     "llmplug.testing.samplers": ("check_sampler",),
 }
@@ -56,6 +58,7 @@ if TYPE_CHECKING:
     from llmplug.testing.guarded_memory import GuardedMemory as GuardedMemory
     from llmplug.testing.guarded_memory import poisoned_memory as poisoned_memory
     from llmplug.testing.kernels import check_kernel as check_kernel
+    from llmplug.testing.models import check_model as check_model
     from llmplug.testing.parsers import check_reasoning_parser as check_reasoning_parser
     from llmplug.testing.parsers import check_tool_parser as check_tool_parser
     from llmplug.testing.samplers import check_sampler as check_sampler
