@@ -29,6 +29,7 @@ from llmplug.server.responses.start import open_responses
 from llmplug.server.routes import (
     chat,
     cohere,
+    compaction,
     completions,
     conversations,
     description,
@@ -114,6 +115,7 @@ def create_app(
         chat,
         completions,
         responses,
+        compaction,
         stored_responses,
         conversations,
         messages,

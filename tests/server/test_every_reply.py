@@ -103,6 +103,7 @@ async def call_responses(start: StartServer, folder: Path) -> Caller:
         {"model": "toy", "input": [result, user("x")], "previous_response_id": called["id"]},
     )
     await call("POST", f"{every}/input_tokens", body)
+    await call("POST", f"{every}/compact", body)
     await call("GET", f"{one}/input_items", response_id=last["id"])
     await call("GET", one, response_id=made["id"])
     await call("DELETE", one, response_id=made["id"])

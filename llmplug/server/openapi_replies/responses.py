@@ -77,6 +77,7 @@ _FUNCTION_CALL = _make_item(
     "function_call", {**_STATUS, "call_id": TEXT, "name": TEXT, "arguments": TEXT}
 )
 _CUSTOM_CALL: Json = {"call_id": TEXT, "name": TEXT, "input": TEXT}
+_COMPACTION = _make_item("compaction", {"encrypted_content": TEXT})
 _OUTPUT_ITEM: Json = {
     "anyOf": [
         _OUTPUT_MESSAGE,
@@ -94,6 +95,7 @@ _ITEM: Json = {
         _make_answer("function_call_output"),
         _make_item("custom_tool_call", {**_STATUS, **_CUSTOM_CALL}),
         _make_answer("custom_tool_call_output"),
+        _COMPACTION,
     ]
 }
 _USAGE = make_object(
@@ -144,6 +146,15 @@ _RESPONSE = make_object(
 
 REPLIES: Mapping[str, Json] = {
     "Response": _RESPONSE,
+    "Compaction": make_object(
+        {
+            "id": TEXT,
+            "object": {"const": "response.compaction"},
+            "created_at": COUNT,
+            "output": make_list({"anyOf": [_INPUT_MESSAGE, _COMPACTION]}),
+            "usage": _USAGE,
+        }
+    ),
     "DeletedResponse": make_deletion("response"),
     "InputTokens": make_object(
         {"object": {"const": "response.input_tokens"}, "input_tokens": COUNT}

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from llmplug.errors import InvalidRequest, UnsupportedParameter
+from llmplug.server.responses.compaction import COMPACTION, open_summary
 from llmplug.server.schema.responses_reply import make_id
 
 Item = dict[str, Any]
@@ -34,6 +35,11 @@ def read_items(raw: Any, param: str = "input") -> tuple[list[Item], list[str]]:
     reader = _Reader()
     items = [reader.read(each, f"{param}[{i}]") for i, each in enumerate(raw)]
     return items, reader.ignored
+
+
+def write_listed(item: Item) -> Item:
+    """An item as lists have it: calls of custom tools have a status there, which answers lack."""
+    return item if item["type"] == COMPACTION else {"status": "completed", **item}
 
 
 def renew_id(item: Item) -> Item:
@@ -145,6 +151,16 @@ def _read_reasoning(raw: Mapping[str, Any], where: str) -> tuple[Item, set[str]]
     }, {"summary", "content"}
 
 
+def _read_compaction(raw: Mapping[str, Any], where: str) -> tuple[Item, set[str]]:
+    sealed = _read_text(raw, "encrypted_content", where)
+    if open_summary(sealed) is None:
+        param = f"{where}.encrypted_content"
+        raise InvalidRequest(
+            f"'{param}' was not made by this server's /v1/responses/compact.", param=param
+        )
+    return {"type": COMPACTION, "encrypted_content": sealed}, {"encrypted_content", "created_by"}
+
+
 def _read_reference(raw: Mapping[str, Any], where: str) -> tuple[Item, set[str]]:
     return {"type": REFERENCE, "id": _read_text(raw, "id", where)}, set()
 
@@ -156,6 +172,7 @@ _READERS: Mapping[str, Callable[[Mapping[str, Any], str], tuple[Item, set[str]]]
     "custom_tool_call": _read_custom_call,
     "custom_tool_call_output": _read_output,
     "reasoning": _read_reasoning,
+    COMPACTION: _read_compaction,
     REFERENCE: _read_reference,
 }
 _PREFIXES = {
@@ -165,6 +182,7 @@ _PREFIXES = {
     "custom_tool_call": "ctc",
     "custom_tool_call_output": "ctco",
     "reasoning": "rs",
+    COMPACTION: "cmp",
 }
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from llmplug.errors import InvalidRequest
+from llmplug.server.responses.compaction import COMPACTION, write_summary
 from llmplug.server.schema.responses_tools import CUSTOM_FIELD
 
 if TYPE_CHECKING:
@@ -36,6 +37,9 @@ def write_messages(instructions: str | None, items: Sequence[Item], num_old: int
         messages += turn.close()
         if turn.takes(item):
             turn.add(item)
+            continue
+        if item["type"] == COMPACTION:
+            messages.append({"role": "assistant", "content": write_summary(item)})
             continue
         if item["type"] == "message":
             messages.append(_write_message(item))

@@ -11,7 +11,7 @@ from llmplug.server.body import check_fields, read_json
 from llmplug.server.errors import HttpError, as_json
 from llmplug.server.record import record_of
 from llmplug.server.responses.conversations import no_conversation, start_conversation
-from llmplug.server.responses.input_items import read_items
+from llmplug.server.responses.input_items import read_items, write_listed
 from llmplug.server.responses.prepare import fill_references
 from llmplug.server.routes.pages import cut_page
 from llmplug.server.schema.responses import check_metadata
@@ -110,7 +110,7 @@ async def add_items(request: Request, conversation_id: str) -> HTTPResponse:
         raise no_conversation(conversation_id)
     page = {
         "object": "list",
-        "data": [_show(item) for item in kept],
+        "data": [write_listed(item) for item in kept],
         "first_id": kept[0]["id"],
         "last_id": kept[-1]["id"],
         "has_more": False,
@@ -121,7 +121,7 @@ async def add_items(request: Request, conversation_id: str) -> HTTPResponse:
 async def list_items(request: Request, conversation_id: str) -> HTTPResponse:
     """List what was said, a page at a time."""
     stored = await _find(request, conversation_id)
-    return as_json(cut_page(request, [_show(item) for item in stored.items]))
+    return as_json(cut_page(request, [write_listed(item) for item in stored.items]))
 
 
 async def show_item(request: Request, conversation_id: str, item_id: str) -> HTTPResponse:
@@ -129,7 +129,7 @@ async def show_item(request: Request, conversation_id: str, item_id: str) -> HTT
     stored = await _find(request, conversation_id)
     for item in stored.items:
         if item["id"] == item_id:
-            return as_json(_show(item))
+            return as_json(write_listed(item))
     raise _no_item(item_id)
 
 
@@ -158,11 +158,6 @@ async def _read_items(request: Request, raw: Any) -> tuple[Sequence[Item], dict[
     owner = record_of(request).caller
     filled = await fill_references(request.app.ctx.responses, owner, items, "items")
     return filled, report_unknown(request, unread)
-
-
-def _show(item: Item) -> Item:
-    """An item as it is listed: calls of custom tools have a status here, which answers lack."""
-    return {"status": "completed", **item}
 
 
 def _no_item(item_id: str) -> HttpError:

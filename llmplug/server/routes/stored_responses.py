@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from llmplug.errors import InvalidRequest
 from llmplug.server.errors import HttpError, as_json
 from llmplug.server.record import record_of
+from llmplug.server.responses.input_items import write_listed
 from llmplug.server.routes.pages import cut_page, read_number
 from llmplug.server.routes.responses import follow_response
 
@@ -86,8 +87,7 @@ async def list_input_items(request: Request, response_id: str) -> HTTPResponse:
     *earlier, last = chain
     items = [item for each in earlier for item in (*each.input, *each.body["output"])]
     items += last.input
-    # Calls of custom tools have a status here that they lack in answers.
-    return as_json(cut_page(request, [{"status": "completed", **item} for item in items]))
+    return as_json(cut_page(request, [write_listed(item) for item in items]))
 
 
 async def _find(request: Request, response_id: str) -> StoredResponse:

@@ -31,7 +31,7 @@ def _is_one_of(*values: Any) -> Neutral:
 
 
 # Known fields that change the answer and are not served, with the values that change nothing.
-_UNSERVED_EVERYWHERE: Mapping[str, Neutral] = {
+UNSERVED_EVERYWHERE: Mapping[str, Neutral] = {
     "service_tier": _is_one_of("auto", "default"),
     "store": _is_empty,
     "moderation": _is_empty,
@@ -44,7 +44,7 @@ _UNSERVED_EVERYWHERE: Mapping[str, Neutral] = {
     "logprob_token_ids": _is_empty,
 }
 UNSERVED_IN_CHAT: Mapping[str, Neutral] = {
-    **_UNSERVED_EVERYWHERE,
+    **UNSERVED_EVERYWHERE,
     "audio": _is_empty,
     "best_of": _is_one_of(1),
     "function_call": _is_one_of("none"),
@@ -69,7 +69,7 @@ SERVED_ELSEWHERE: Mapping[str, Neutral] = {
     "use_beam_search": _is_empty,
 }
 UNSERVED_IN_COMPLETIONS: Mapping[str, Neutral] = {
-    **_UNSERVED_EVERYWHERE,
+    **UNSERVED_EVERYWHERE,
     "chat_template": _is_empty,
     "documents": _is_empty,
     "prompt_embeds": _is_empty,
