@@ -89,6 +89,11 @@ class ServerProcess:
         return self._process.pid
 
     @property
+    def status(self) -> int | None:
+        """Its exit status; None: it runs."""
+        return self._process.poll()
+
+    @property
     def cpu_s(self) -> dict[str, float]:
         """Processor seconds so far, by role: see `processes.list_roles`."""
         return read_cpu_by_role(self._process.pid)
