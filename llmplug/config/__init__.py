@@ -24,6 +24,7 @@ from llmplug.config.fields import (
     SchedulerConfig,
     ServerConfig,
     TlsConfig,
+    TracesConfig,
     WeightsConfig,
 )
 from llmplug.config.keys import KeyConfig, read_keys
@@ -45,6 +46,7 @@ __all__ = [
     "SchedulerConfig",
     "ServerConfig",
     "TlsConfig",
+    "TracesConfig",
     "WeightsConfig",
     "dump_yaml",
     "explain",

@@ -95,6 +95,28 @@ class FlightRecorderConfig(Section):
     files: int = Field(5, ge=1, le=1000, description="That are kept there; the oldest goes first.")
 
 
+class TracesConfig(Section):
+    """Spans of requests, sent to a collector of OpenTelemetry; needs `llmplug[otel]`."""
+
+    endpoint: Name = Field(
+        description="Where they go, by OTLP over HTTP: http://127.0.0.1:4318/v1/traces."
+    )
+    headers: tuple[str, ...] = Field(
+        (),
+        repr=False,
+        json_schema_extra={"secret": True},
+        description="Headers to send along, each `name: value`; `${NAME}` reads from the "
+        "environment.",
+    )
+    share: float = Field(
+        1.0,
+        ge=0,
+        le=1,
+        description="Of the requests whose callers do not say whether they are traced.",
+    )
+    service: Name = Field("llmplug", description="What the server is called there.")
+
+
 class ServerConfig(Section):
     """Where the server listens, and for whom."""
 
@@ -146,6 +168,9 @@ class ServerConfig(Section):
     admin: AdminConfig = Field(AdminConfig(), description="Health and levers, apart.")
     flight_recorder: FlightRecorderConfig = Field(
         FlightRecorderConfig(), description="What the last requests looked like."
+    )
+    traces: TracesConfig | None = Field(
+        None, description="Spans for OpenTelemetry; null: none are made."
     )
     tls: TlsConfig | None = Field(None, description="Encryption; null: none.")
 

@@ -46,6 +46,7 @@ from llmplug.server.routes import (
     tokenize,
 )
 from llmplug.server.tls import open_tls
+from llmplug.server.traces import open_traces
 from llmplug.server.watchdog import Watchdog
 
 if TYPE_CHECKING:
@@ -108,6 +109,8 @@ def create_app(
     service.observers.is_stopping = lambda: app.ctx.lifecycle.is_stopping
     app.ctx.recorder = open_recorder(settings.flight_recorder)
     service.observers.add(app.ctx.recorder)
+    if settings.traces is not None:
+        open_traces(app, settings.traces)
     open_responses(app, settings.responses)
     open_batches(app, settings.batches)
     gate.install(app)
