@@ -14,7 +14,7 @@ from llmplug.server.model_service import ModelService
 from llmplug.server.service import Service
 from llmplug.types import FinishReason, GenerateRequest, SequenceDelta
 
-from .fake_engine import TOKENIZER, FakeEngine
+from .fake_engine import TOKENIZER, FakeEngine, FakeRenderer
 
 MAX_ANSWER_S = 0.05
 
@@ -31,10 +31,9 @@ async def echo(request: GenerateRequest) -> AsyncGenerator[SequenceDelta, None]:
 
 def main(folder: str) -> None:
     logging.basicConfig(level="INFO", stream=sys.stderr)
-    settings = ServerConfig(
-        port=0, batches=BatchesConfig(path=folder), responses=ResponsesConfig(path="memory")
-    )
-    service = Service([ModelService("toy", TOKENIZER, None, FakeEngine(echo))])
+    responses = ResponsesConfig(path=f"{folder}/responses.sqlite")
+    settings = ServerConfig(port=0, batches=BatchesConfig(path=folder), responses=responses)
+    service = Service([ModelService("toy", TOKENIZER, FakeRenderer(), FakeEngine(echo))])
     serve(create_app(service, settings), settings)
 
 

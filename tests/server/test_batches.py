@@ -15,6 +15,7 @@ from openai.types import Batch, FileObject
 from llmplug.config import BatchesConfig, KeyConfig
 from llmplug.errors import EngineUnavailable
 from llmplug.server.batches import dispatch, objects
+from llmplug.server.batches.lines import read_lines
 from llmplug.types import GenerateRequest, SequenceDelta
 
 from .conftest import DEADLINE_S, Running, StartServer, chat_fields, until
@@ -404,3 +405,23 @@ async def test_only_its_user_may_read_what_is_kept(
 def read_modes(folder: Path) -> list[int]:
     """The permissions of all files in a folder."""
     return [path.stat().st_mode for path in folder.rglob("*") if path.is_file()]
+
+
+async def test_a_response_that_is_asked_again_is_stored_once(start: StartServer) -> None:
+    """As after a crash between the response and the answer to its line."""
+    server = await start(speak("Hello"))
+    data = write_lines(*[{"model": "toy", "input": "Hi"}] * 2, url="/v1/responses")
+    (first, second), problems = read_lines(data, "/v1/responses")
+    assert problems == []
+    told = [
+        await dispatch.answer_line(server.app, "", line, lambda: False, "batch_x")
+        for line in (first, first, second, second)
+    ]
+    bodies = [answer.body for answer in told if answer is not None]
+    assert bodies[0] == bodies[1] != bodies[2] == bodies[3]
+    assert len(server.engine.requests) == 2
+    for body in bodies:
+        assert (await server.http.get(f"/v1/responses/{body['id']}")).json() == body
+    other = await dispatch.answer_line(server.app, "", first, lambda: False, "batch_y")
+    assert other is not None
+    assert other.body["id"] != bodies[0]["id"]

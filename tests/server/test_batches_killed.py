@@ -7,11 +7,12 @@ import os
 import random
 import re
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import openai
@@ -115,3 +116,34 @@ def test_each_line_is_answered_once(
                 told.append((answer["custom_id"], said))
     wanted = [(f"line-{i}", "n" if i % 10 == 9 else f"number {i}") for i in range(num_lines)]
     assert sorted(told) == sorted(wanted)
+
+
+def test_each_response_is_stored_once(tmp_path: Path) -> None:
+    """A server may be killed after it has stored a response, and before it has kept the line."""
+    folder, log = tmp_path / "batches", tmp_path / "log"
+    num_lines = 300
+    moments = sorted(random.sample(range(1, num_lines - 16), 5))
+    body = {"model": "toy", "input": "Hi"}
+    line = {"method": "POST", "url": "/v1/responses", "body": body}
+    data = b"".join(
+        json.dumps({"custom_id": f"line-{i}", **line}).encode() + b"\n" for i in range(num_lines)
+    )
+    with serving(folder, log) as client:
+        file = client.files.create(file=("in.jsonl", data), purpose="batch")
+        batch_id = client.batches.create(
+            input_file_id=file.id, endpoint="/v1/responses", completion_window="24h"
+        ).id
+        wait_for(lambda: num_answered(client.batches.retrieve(batch_id)) >= moments[0])
+    for moment in moments[1:]:
+        with serving(folder, log) as client:
+            wait_for(lambda m=moment: num_answered(client.batches.retrieve(batch_id)) >= m)  # type: ignore[misc]
+    with serving(folder, log) as client:
+        wait_for(lambda: client.batches.retrieve(batch_id).status == "completed")
+        output_id = client.batches.retrieve(batch_id).output_file_id
+        assert output_id is not None
+        answers = [json.loads(each) for each in client.files.content(output_id).text.splitlines()]
+    told = [each["response"]["body"]["id"] for each in answers]
+    with closing(sqlite3.connect(folder / "responses.sqlite")) as db:
+        stored = [each for (each,) in db.execute("SELECT id FROM entries")]
+    assert sorted(told) == sorted(stored)
+    assert len(told) == num_lines

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -43,7 +44,6 @@ _HANDLERS: Mapping[str, Handler] = {
     "/v1/chat/completions": create_chat_completion,
     "/v1/completions": create_completion,
     "/v1/embeddings": create_embeddings,
-    "/v1/responses": create_response,
 }
 
 
@@ -75,16 +75,25 @@ class LineAnswer:
 
 
 async def answer_line(
-    app: Sanic[Any, Any], owner: str, line: Line, is_over: Callable[[], bool]
+    app: Sanic[Any, Any],
+    owner: str,
+    line: Line,
+    is_over: Callable[[], bool],
+    batch_id: str | None = None,
 ) -> LineAnswer | None:
     """Answer a line as its route would; what is only a lack of room is waited for.
 
-    None: nothing came of it before it `is_over`.
+    Args:
+        batch_id: of a batch that goes on after a crash: a line of it that is asked again leaves one
+            response in the store.
+    Returns:
+        None: nothing came of it before it `is_over`.
     """
+    response_id = None if batch_id is None else _name_response(batch_id, line)
     while not is_over():
         request = _make_request(app, owner, line)
         try:
-            return await _answer(request, line)
+            return await _answer(request, line, response_id)
         except (Overloaded, EngineUnavailable):
             await asyncio.sleep(RETRY_S)
     return None
@@ -103,10 +112,13 @@ def _make_request(app: Sanic[Any, Any], owner: str, line: Line) -> Request:
     return request
 
 
-async def _answer(request: Request, line: Line) -> LineAnswer:
+async def _answer(request: Request, line: Line, response_id: str | None) -> LineAnswer:
     record = record_of(request)
     try:
-        response = await _HANDLERS[line.url](request)
+        if line.url in _HANDLERS:
+            response = await _HANDLERS[line.url](request)
+        else:
+            response = await create_response(request, response_id)
     except (Overloaded, EngineUnavailable):
         raise
     except Exception as error:  # noqa: BLE001 - whatever it is, this line is answered with it
@@ -118,6 +130,12 @@ async def _answer(request: Request, line: Line) -> LineAnswer:
     if response is None or response.body is None:
         raise RuntimeError("a line was answered with a stream")
     return LineAnswer(response.status, record.id, msgspec.json.decode(response.body))
+
+
+def _name_response(batch_id: str, line: Line) -> str:
+    """The id of the response to a line: the same however often it is asked."""
+    name = f"{batch_id}:{line.number}".encode()
+    return f"resp_{hashlib.sha256(name).hexdigest()[:32]}"
 
 
 def refuse_line(line: Line, code: str, message: str) -> dict[str, Any]:

@@ -129,7 +129,9 @@ class BatchRun:
         """Answer lines until there are none left, or the batch is over."""
         for line in left:
             async with self._room:
-                answer = await answer_line(self._app, self._batch.owner, line, self._is_over)
+                answer = await answer_line(
+                    self._app, self._batch.owner, line, self._is_over, self._batch.id
+                )
             if answer is None:
                 return
             await self._keep(line.number, answer.to_json(line), is_failed=answer.is_failed)

@@ -30,7 +30,7 @@ from llmplug.server.routes.chat import salt_for
 from llmplug.server.schema.fields import split_fields
 from llmplug.server.schema.reply import TokenNames
 from llmplug.server.schema.responses import UNSERVED_IN_RESPONSES, ResponsesRequest, name_param
-from llmplug.server.schema.responses_reply import start_response
+from llmplug.server.schema.responses_reply import make_id, start_response
 from llmplug.server.schema.responses_tools import read_response_tools
 from llmplug.server.sse import EventStream
 from llmplug.server.unknown_fields import report_unknown
@@ -79,9 +79,18 @@ def add_routes(app: Sanic[Any, Any]) -> None:
     )
 
 
-async def create_response(request: Request) -> HTTPResponse | None:
-    """Answer, streamed or whole, now or in the background."""
+async def create_response(request: Request, response_id: str | None = None) -> HTTPResponse | None:
+    """Answer, streamed or whole, now or in the background.
+
+    Args:
+        response_id: that the response is to have; one that is stored by it is the answer. None: a
+            new one.
+    """
     app = request.app.ctx
+    if response_id is not None:
+        stored = await app.background.load(record_of(request).caller, response_id)
+        if stored is not None:
+            return as_json(stored.body)
     ask = _read(request)
     async with app.lifecycle.running(request):
         with ExitStack() as stack:
@@ -89,7 +98,7 @@ async def create_response(request: Request) -> HTTPResponse | None:
             stack.callback(ticket.close)
             conversation, generation = await _prepare(request, ask, ticket)
             record_of(request).usage = generation.usage
-            writer = _make_writer(request, ask)
+            writer = _make_writer(request, ask, response_id or make_id("resp"))
             if ask.asked.background:
                 owner = record_of(request).caller
                 await app.background.start(owner, writer, generation, conversation.new)
@@ -110,6 +119,7 @@ async def count_input_tokens(request: Request) -> HTTPResponse:
         finally:
             ticket.close()
     num_tokens = generation.usage.prompt_tokens
+    check_counted(num_tokens, enough_to_answer(ask.model), "input")
     return as_json({"object": "response.input_tokens", "input_tokens": num_tokens}, ask.headers)
 
 
@@ -117,7 +127,6 @@ def _read(request: Request) -> _Ask:
     service: Service = request.app.ctx.service
     raw = read_json(request.body)
     model = service.find_for(raw)
-    check_counted(num_tokens, enough_to_answer(ask.model), "input")
     record_of(request).model = model.name
     fields = split_fields(raw, ResponsesRequest, UNSERVED_IN_RESPONSES, model.sampler_fields)
     asked = check_fields(ResponsesRequest, fields.served)
@@ -170,10 +179,10 @@ async def _load(request: Request, ask: _Ask, owner: str) -> Conversation:
     return Conversation(old=old, new=new)
 
 
-def _make_writer(request: Request, ask: _Ask) -> ResponseWriter:
+def _make_writer(request: Request, ask: _Ask, response_id: str) -> ResponseWriter:
     names = request.app.ctx.reasoning_names
     return ResponseWriter(
-        start_response(ask.asked, ask.tools, ask.model.name),
+        start_response(response_id, ask.asked, ask.tools, ask.model.name),
         TokenNames(ask.model.tokenizer),
         has_logprobs=ask.asked.has_logprobs,
         shows_reasoning=bool(names) and ask.asked.include_reasoning is not False,

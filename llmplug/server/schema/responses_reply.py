@@ -24,11 +24,13 @@ def make_id(prefix: str) -> str:
     return f"{prefix}_{uuid.uuid4().hex}"
 
 
-def start_response(asked: ResponsesRequest, tools: ResponseTools, model: str) -> Fields:
+def start_response(
+    response_id: str, asked: ResponsesRequest, tools: ResponseTools, model: str
+) -> Fields:
     """The response before anything is written: what was asked, said back."""
     form = asked.text.format if asked.text is not None else None
     return {
-        "id": make_id("resp"),
+        "id": response_id,
         "object": "response",
         "created_at": int(time.time()),
         "status": "in_progress",
