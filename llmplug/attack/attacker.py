@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from llmplug.conformance.checks import expect, expect_refused
@@ -58,7 +58,7 @@ class Attacker:
         return answer
 
     def send(self, path: str, /, **fields: Any) -> Answer:
-        """Send fields beside what an endpoint needs at least."""
+        """Send fields beside what an endpoint needs; they may be refused, or answered."""
         wholesome = WHOLESOME.get(path, {})
         return self.ask("POST", path, {"model": self.target.model, **wholesome, **fields})
 
@@ -75,9 +75,9 @@ class Attacker:
         expect(400 <= answer.status < 500, f"{path} {shown}: status {answer.status}")
         expect_refused(answer, answer.status, param=named)
 
-    def expect_harmless(self, path: str, /, **fields: Any) -> Answer:
-        """Send fields that may be refused, or answered."""
-        return self.send(path, **fields)
+    def patient(self, times: float) -> Attacker:
+        """The same, who waits so many times longer: for what takes a server time of its own."""
+        return replace(self, within_s=self.within_s * times)
 
 
 def check_refusal(answer: Answer, seconds: float, within_s: float) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -20,12 +21,15 @@ NUM_TOKENS = 160  # few enough for a context of 256
 class Canary:
     """Sings one song again and again.
 
+    Args:
+        breath_s: a token must follow the one before so soon, whatever others ask for.
     Raises:
         CheckFailed: the server does not give the same answer twice, while nothing else runs.
     """
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: Target, breath_s: float) -> None:
         self._target = target
+        self._breath_s = breath_s
         self._song = self._sing()
         expect(self._song, "the canary's answer is empty")
         expect(self._sing() == self._song, "an idle server gives two answers to one question")
@@ -75,6 +79,7 @@ class Canary:
         headers = {"Content-Type": "application/json", **target.headers_with_key}
         connection = target.connect()
         song = ""
+        heard_at = time.perf_counter()
         try:
             path = f"{target.root}/v1/completions"
             connection.request("POST", path, json.dumps(body), headers)
@@ -83,6 +88,8 @@ class Canary:
             for line in response:
                 if line.startswith(b"data: {"):
                     song += _read_event(line)
+                    gap_s, heard_at = time.perf_counter() - heard_at, time.perf_counter()
+                    expect(gap_s < self._breath_s, f"no token for {gap_s:.2f} s")
                     if has_begun is not None:
                         has_begun.set()
                 elif line.startswith(b"data: [DONE]"):

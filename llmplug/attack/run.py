@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from llmplug.attack import numbers
+from llmplug.attack import bodies, numbers, prompts, texts, token_ids
 from llmplug.attack.canary import Canary
 from llmplug.attack.leftovers import expect_no_state, expect_ready
 from llmplug.conformance.checks import CheckFailed, NotOffered
@@ -17,7 +17,11 @@ if TYPE_CHECKING:
     from llmplug.attack.attacks import Attack
     from llmplug.attack.leftovers import ProcessMemory
 
-ATTACKS: tuple[Attack, ...] = tuple(each for topic in (numbers,) for each in topic.ATTACKS)
+ATTACKS: tuple[Attack, ...] = tuple(
+    each for topic in (numbers, token_ids, prompts, texts, bodies) for each in topic.ATTACKS
+)
+
+BREATHS = 2  # the canary may be silent so much longer than a refusal may take
 
 Result = Literal["withstood", "failed", "not offered"]
 
@@ -42,7 +46,7 @@ def run_attacks(
     Raises:
         CheckFailed: the server does not even answer as it should when nobody attacks it.
     """
-    canary = Canary(attacker.target)
+    canary = Canary(attacker.target, BREATHS * attacker.within_s)
     for each in ATTACKS:
         if only in each.name:
             yield run_attack(each, attacker, canary, memory)

@@ -87,13 +87,20 @@ class Guard:
 
     def encode(self, rendered: str, marks: Marks, enough: Enough = ALL) -> list[int]:
         """Encode marked output: unmarked control tokens as such, all the rest as text."""
+        for part in enough.parts(rendered):
+            ids = self._encode(part, marks)
+            if enough.is_reached(len(ids)):
+                break
+        return ids
+
+    def _encode(self, rendered: str, marks: Marks) -> list[int]:
         pieces: list[str] = []
         position = 0
         for start, end, name in self._find_scaffold(rendered, marks):
             pieces += (marks.remove_from(rendered[position:start]), name)
             position = end
         pieces.append(marks.remove_from(rendered[position:]))
-        return self._tokenizer.encode_named("".join(pieces), enough)
+        return self._tokenizer.encode_named("".join(pieces))
 
     def _mark_text(self, text: str, marks: Marks) -> str:
         if text in self._mentioned:

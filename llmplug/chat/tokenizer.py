@@ -130,13 +130,13 @@ class Tokenizer:
         both = self._full.post_process(one, two, add_special_tokens=True)
         return both.ids, both.type_ids
 
-    def encode_named(self, text: str, enough: Enough = ALL) -> list[int]:
+    def encode_named(self, text: str) -> list[int]:
         """Encode a text in which control tokens go by their names in `control_names`.
 
         What the text spells otherwise stays text. The names are drawn anew for each Tokenizer,
         so that nobody outside the process can write one.
         """
-        return _encode(self._plain, text, enough).ids
+        return _encode(self._plain, text, ALL).ids
 
     def decode(self, ids: Iterable[int], skip_special_tokens: bool = True) -> str:
         """Join the tokens' bytes and read them as UTF-8; invalid bytes become U+FFFD.

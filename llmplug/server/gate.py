@@ -95,3 +95,4 @@ async def _name_request(request: Request, response: BaseHTTPResponse) -> None:
 
 async def _close_record(request: Request, response: BaseHTTPResponse) -> None:
     record_of(request).close(response.status)
+    request.body = b""  # a connection that stays open keeps its last request

@@ -74,6 +74,7 @@ class Lifecycle:
             record = record_of(request)
             record.error_code = "client_closed_request"
             record.close(CLIENT_CLOSED_REQUEST)
+            request.body = b""  # Sanic's request and stream hold each other
             raise
 
     @contextmanager

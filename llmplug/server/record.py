@@ -6,6 +6,7 @@ import logging
 import re
 import time
 import uuid
+import weakref
 from typing import TYPE_CHECKING
 
 from llmplug.logs import log_fields
@@ -40,7 +41,9 @@ class RequestRecord:
         self.error_code: str | None = None
         self.started_at = time.perf_counter()
         self.receipt = Receipt(self.started_at)
-        self._request = request
+        # A request holds its record: held by it in turn, it would keep its body until the garbage
+        # collector comes round, which counts objects and not bytes.
+        self._request: Request = weakref.proxy(request)
         self._is_closed = False
 
     @property

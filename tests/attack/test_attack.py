@@ -10,7 +10,7 @@ from llmplug.attack.attacker import Attacker
 from llmplug.attack.attacks import Attack
 from llmplug.attack.canary import Canary
 from llmplug.attack.leftovers import ProcessMemory
-from llmplug.attack.run import ATTACKS, run_attack
+from llmplug.attack.run import ATTACKS, BREATHS, run_attack
 
 from .tiny_server import TinyServer
 
@@ -22,7 +22,7 @@ WITHIN_S = 5.0
 
 @pytest.fixture(scope="module")
 def canary(tiny_server: TinyServer) -> Canary:
-    return Canary(tiny_server.target)
+    return Canary(tiny_server.target, BREATHS * WITHIN_S)
 
 
 @pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.name)

@@ -277,6 +277,33 @@ async def test_messages_are_bounded(start: StartServer) -> None:
     assert len(response.headers["X-Llmplug-Ignored"]) < 4000
 
 
+@pytest.mark.parametrize(
+    ("content", "num_messages", "param"),
+    [
+        ("a", 8193, "messages"),
+        ([{"type": "text", "text": "a"}] * 32_769, 1, "messages[0].content"),
+        ([{"type": "text", "text": "a"}] * 16_385, 2, "messages[1].content"),
+    ],
+)
+async def test_messages_are_counted(
+    start: StartServer, content: Any, num_messages: int, param: str
+) -> None:
+    server = await start()
+    said = [{"role": "user", "content": content}] * num_messages
+    response = await server.chat(messages=said)
+    assert response.status_code == 400
+    assert response.json()["error"]["param"] == param
+    assert server.renderer.calls == []
+
+
+async def test_long_prompts_of_ids_are_refused_unread(start: StartServer) -> None:
+    server = await start()
+    response = await server.complete(prompt=[1] * (2**21 + 1))
+    assert response.status_code == 400
+    error = response.json()["error"]
+    assert (error["param"], error["code"]) == ("prompt", "context_length_exceeded")
+
+
 async def test_openai_client_raises_its_own_exceptions(start: StartServer) -> None:
     server = await start()
     async with openai.AsyncOpenAI(

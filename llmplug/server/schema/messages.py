@@ -26,6 +26,10 @@ _KNOWN = frozenset(
 _KNOWN_IN_CALLS = frozenset({"id", "type", "function", "index"})
 _TEXT_PARTS = frozenset({"text", "input_text", "output_text"})
 
+# Each is worth many steps, of a loop that others wait for: OpenAI takes 2048 messages.
+MAX_MESSAGES = 8192
+MAX_PARTS = 32768  # parts of content, and calls, of all messages
+
 Message = dict[str, Any]
 
 
@@ -44,6 +48,8 @@ def read_messages(raw: Any) -> tuple[list[Message], list[str]]:
         raise _invalid("messages", "a list of messages", code="invalid_type")
     if not raw:
         raise _refuse("messages", "must hold at least one message")
+    if len(raw) > MAX_MESSAGES:
+        raise _refuse("messages", f"may hold {MAX_MESSAGES} messages, not {len(raw)}")
     reader = _Reader()
     messages = [reader.read(each, f"messages[{i}]") for i, each in enumerate(raw)]
     return messages, reader.ignored
@@ -55,6 +61,7 @@ class _Reader:
     def __init__(self) -> None:
         self.ignored: list[str] = []
         self._call_ids: set[str] = set()
+        self._num_parts = 0
 
     def read(self, raw: Any, where: str) -> Message:
         if not isinstance(raw, dict):
@@ -75,6 +82,7 @@ class _Reader:
             needs_content = len(message) == 1
         elif role == "tool":
             message["tool_call_id"] = self._read_call_id(raw, where)
+        self._count(raw.get("content"), f"{where}.content")
         content = _read_content(raw, where)
         if content is not None:
             message["content"] = content
@@ -96,11 +104,18 @@ class _Reader:
         calls = raw.get("tool_calls")
         if calls is not None and not isinstance(calls, list):
             raise _invalid(f"{where}.tool_calls", "a list of calls", code="invalid_type")
+        self._count(calls, f"{where}.tool_calls")
         if calls:
             found["tool_calls"] = [
                 self._read_call(call, f"{where}.tool_calls[{i}]") for i, call in enumerate(calls)
             ]
         return found
+
+    def _count(self, parts: Any, where: str) -> None:
+        """Refuse more parts than all messages together may have."""
+        self._num_parts += len(parts) if isinstance(parts, list) else 0
+        if self._num_parts > MAX_PARTS:
+            raise _refuse(where, f"makes more than {MAX_PARTS} parts of content and calls")
 
     def _read_call(self, raw: Any, where: str) -> dict[str, Any]:
         if not isinstance(raw, dict):

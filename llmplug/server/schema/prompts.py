@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from llmplug.errors import InvalidRequest
+from llmplug.errors import ContextLengthExceeded, InvalidRequest
 
 # Each prompt is a request of its own to the engine.
 MAX_PROMPTS = 128
 # Wider than any vocabulary; the engine's limits know the real one.
 _MAX_TOKEN_ID = 2**31 - 1
+# Longer than any context; each id is looked at in a loop that others wait for.
+MAX_PROMPT_IDS = 2**21
 
 Prompt = str | list[int]
 
@@ -55,6 +57,11 @@ def _read_one(raw: Any, where: str, first: Any) -> Prompt:
 def _read_ids(raw: list[Any], where: str) -> list[int]:
     if not raw:
         raise InvalidRequest(f"'{where}' must not be empty.", param=where)
+    if len(raw) > MAX_PROMPT_IDS:
+        raise ContextLengthExceeded(
+            f"'{where}' holds {len(raw)} token ids; at most {MAX_PROMPT_IDS} are read.",
+            param=where,
+        )
     for i, each in enumerate(raw):
         if not _is_int(each):
             raise InvalidRequest(
