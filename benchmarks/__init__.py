@@ -15,6 +15,7 @@ machine    what it ran on
 embeddings how fast texts are embedded, beside sentence-transformers (encode_peer)
 structured what holding answers to a form costs
 
+overload   what a server does when asked for more than it can do
 soak/      whether all goes well for minutes while processes are killed (make soak)
 
 quality    what a weight format costs in quality, without a server
