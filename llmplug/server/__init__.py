@@ -1,6 +1,8 @@
 """The HTTP server: the OpenAI API over engines that run as child processes.
 
 app.py         create_app wires routes, signals and errors; serve runs it
+supervisor.py  the process that stays: it keeps the socket, and starts the HTTP process again
+listener.py    the listening socket, which may be older than the process
 lifecycle.py   signals of the process: go red, drain, end what is left, stop the engines
 service.py     the models that are served, and the lives of their engines
 model_service.py  one of them; the only place that ties text to an engine
