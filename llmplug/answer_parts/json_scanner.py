@@ -98,9 +98,10 @@ class JsonScanner:
         while at < end and not self.is_done:
             step = _STEPS[place].get(text[at])
             if step is None:
-                plain = _PLAIN.match(text, at) if place in _STRINGS else None
-                if plain is not None:
-                    at = plain.end()
+                if place in _STRINGS and text[at] >= " ":  # plain: quotes and escapes have a step
+                    at += 1
+                    if at < end and (plain := _PLAIN.match(text, at)) is not None:
+                        at = plain.end()
                 elif place in _WHOLE_NUMBERS:
                     place = self._end_value()
                 else:

@@ -29,37 +29,58 @@ class MarkerSearch:
 
     Whoever uses it keeps the text from `Found.at` on where there is no marker yet, and puts what
     comes next behind it: less than the longest marker's length is ever kept.
+
+    Attributes:
+        beginnings: texts that may become a marker. `find` holds such a text back whole.
+        firsts: characters that a marker begins with. Text without any holds no marker.
     """
 
     def __init__(self, markers: Iterable[str]) -> None:
         self.markers = tuple(sorted({each for each in markers if each}, key=len, reverse=True))
+        self.beginnings = frozenset(each[:n] for each in self.markers for n in range(1, len(each)))
         self._pattern = re.compile("|".join(map(re.escape, self.markers)) or r"(?!)")
-        self._beginnings = frozenset(each[:n] for each in self.markers for n in range(1, len(each)))
         self._begun = re.compile("|".join(map(_begun, self.markers)) or r"(?!)")
-        self._firsts = frozenset(each[0] for each in self.markers)
+        self.firsts = frozenset(each[0] for each in self.markers)
+        self._chars = frozenset(char for each in self.markers for char in each)
         self._most = max(map(len, self.markers), default=1) - 1
+        # What is found in a beginning and one character of a marker. There are few of those, and
+        # text that comes one character at a time leads to nothing else.
+        self._known = dict.fromkeys(self.beginnings, _BEGUN)
+        self._clear = frozenset(each for each in self.beginnings if not self._pattern.search(each))
 
     def find(self, text: str, *, is_whole: bool = False) -> Found:
         """Look into `text`; `is_whole`: nothing follows it, so no beginning becomes a marker."""
-        if self._firsts.isdisjoint(text):
+        if is_whole:
+            return self._look(text)
+        if len(text) <= self._most + 1 and (known := self._known.get(text)) is not None:
+            return known
+        if self.firsts.isdisjoint(text):
             return Found(len(text), "")
-        if text in self._beginnings and not is_whole:
-            return _BEGUN
-        match = self._pattern.search(text)
-        at = len(text) if match is None else match.start()
-        if not is_whole:
-            # A marker that has only begun may stand before the one found, or go on past it.
-            begun = self._begun.search(text, max(0, len(text) - self._most))
-            if begun is not None and begun.start() <= at:
-                return Found(begun.start(), "")
-        return Found(at, "" if match is None else match.group())
+        return self._find_begun(text)
 
     def begins(self, text: str, *, is_whole: bool = False) -> str | None:
         """The marker that `text` begins with; "": it may come yet; None: there is none."""
-        if not is_whole and len(text) <= self._most and text in self._beginnings:
+        if not is_whole and len(text) <= self._most and text in self.beginnings:
             return ""
         match = self._pattern.match(text)
         return match.group() if match is not None else None
+
+    def _look(self, text: str) -> Found:
+        match = self._pattern.search(text)
+        return Found(len(text), "") if match is None else Found(match.start(), match.group())
+
+    def _find_begun(self, text: str) -> Found:
+        """Find a marker that does not go on past the text, or one that has only begun."""
+        if text[-1] not in self._chars and text[:-1] in self._clear:  # quick: it goes on otherwise
+            return Found(len(text), "")
+        found = self._look(text)
+        begun = self._begun.search(text, max(0, len(text) - self._most))
+        # A marker that has only begun may stand before the one found, or go on past it.
+        if begun is not None and begun.start() <= found.at:
+            found = Found(begun.start(), "")
+        if text[-1] in self._chars and (len(text) == 1 or text[:-1] in self.beginnings):
+            self._known[text] = found
+        return found
 
 
 def _begun(marker: str) -> str:

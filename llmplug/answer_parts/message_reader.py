@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from llmplug.answer_parts.marker_search import MarkerSearch
     from llmplug.dialect import Event
 
+_NONE: frozenset[str] = frozenset()
 _MOST_AT_ONCE = 4096  # characters: each marker costs a copy of what stands behind it
 
 
@@ -18,8 +19,9 @@ class MessageReader:
     """Reads an answer by states; see `llmplug.dialect.Parser`.
 
     A state is a method that takes text, never empty, and returns what it leaves to the next; it
-    keeps in `_held` what it cannot tell yet. A text begins with `_open_text` and goes up to one of
-    the end markers; white space at its ends is nobody's.
+    keeps with `_hold` what it cannot tell yet, and gets that again with more behind it. A text
+    begins with `_open_text` and goes up to one of the end markers; white space at its ends is
+    nobody's.
 
     Args:
         ends: markers that end a text.
@@ -31,32 +33,49 @@ class MessageReader:
         self._state = state
         self._events: list[Event] = []
         self._held = ""
+        self._beginnings = _NONE  # of markers, one of which what is held may become
         self._is_reasoning = False
-        self._space: str | None = None  # what a marker may follow; None: one stood right before
+        self._space: list[str] = []  # what a marker may follow
+        self._drops_space = True  # a marker stood right before
 
     def feed(self, text: str) -> list[Event]:
         """Take more text; see `Parser`."""
-        for start in range(0, len(text), _MOST_AT_ONCE):
-            left = self._held + text[start : start + _MOST_AT_ONCE]
+        if len(text) > _MOST_AT_ONCE:
+            starts = range(0, len(text), _MOST_AT_ONCE)
+            return [e for at in starts for e in self.feed(text[at : at + _MOST_AT_ONCE])]
+        left = self._held + text
+        if self._held:
+            if left in self._beginnings:  # quick: most characters of a marker end here
+                self._held = left
+                return []
             self._held = ""
-            while left:
-                left = self._state(left)
-        return self._take()
+        while left:
+            left = self._state(left)
+        events, self._events = self._events, []
+        return events
+
+    def _hold(self, text: str, beginnings: frozenset[str] = _NONE) -> str:
+        """Keep what cannot be told yet; the state is not asked while it is one of `beginnings`."""
+        self._held, self._beginnings = text, beginnings
+        return ""
 
     def _open_text(self, *, is_reasoning: bool, is_begun: bool = False) -> None:
         """A text begins; `is_begun`: some of it stands in the prompt."""
         self._is_reasoning = is_reasoning
-        self._space = "" if is_begun else None
+        self._space = []
+        self._drops_space = not is_begun
         self._state = self._read_text
 
     def _read_text(self, text: str) -> str:
         """Within a text, in which nothing but its end means anything."""
+        if self._ends.firsts.isdisjoint(text):  # quick: most characters end here
+            self._say(text)
+            return ""
         found = self._ends.find(text)
         self._say(text[: found.at])
         if not found.marker:
-            self._held = text[found.at :]
-            return ""
-        self._space = None
+            return self._hold(text[found.at :], self._ends.beginnings)
+        self._space = []
         return self._end_text(found.marker, text[found.at + len(found.marker) :])
 
     def _end_text(self, marker: str, text: str) -> str:
@@ -65,12 +84,16 @@ class MessageReader:
 
     def _say(self, text: str) -> None:
         """Let text out but for white space beside markers."""
-        text = text.lstrip() if self._space is None else self._space + text
+        if self._drops_space:
+            text = text.lstrip()
         body = text.rstrip()
         if body:
-            self._emit(body)
-        if body or self._space is not None:
-            self._space = text[len(body) :]
+            self._drops_space = False
+            said = "".join([*self._space, body]) if self._space else body
+            self._events.append(Reasoning(said) if self._is_reasoning else Content(said))
+            self._space = []
+        if len(body) < len(text):
+            self._space.append(text[len(body) :])
 
     def _emit(self, text: str) -> None:
         if text:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
+from json.encoder import encode_basestring
 from typing import TYPE_CHECKING
 
 from llmplug.answer_parts.marker_search import search_for
@@ -14,11 +14,13 @@ if TYPE_CHECKING:
     from llmplug.dialect import Event, Opening
 
 SPACE = " \t\n\r"
-_encode = json.JSONEncoder(ensure_ascii=False).encode  # made once: it costs more than to use it
+_NONE: frozenset[str] = frozenset()
 
 
 class EventLog(list["Event"]):
     """What a reader has made out since it was last asked."""
+
+    __slots__ = ()
 
     def say(self, text: str) -> None:
         """Add text that belongs to no call, if there is any."""
@@ -27,9 +29,7 @@ class EventLog(list["Event"]):
 
     def take(self) -> list[Event]:
         """Hand over the events, and begin anew."""
-        if not self:
-            return []
-        events = list(self)
+        events = self[:]
         self.clear()
         return events
 
@@ -62,7 +62,7 @@ class SectionReader:
     """Reads a section of calls by states; see `llmplug.dialect.CallReader`.
 
     A state is a method that takes text, never empty, and returns what it leaves to the next. It
-    keeps in `_held` what it cannot tell yet, and gets that back, before more, with `_unhold`.
+    keeps with `_hold` what it cannot tell yet, and gets that back, before more, with `_unhold`.
 
     Args:
         opening: where the section begins.
@@ -74,28 +74,38 @@ class SectionReader:
         self.ended_as_text = False
         self._tools = opening.tools
         self._state = state
-        self._rest = Remainder(end)
+        self._end = end
+        self._in_rest = search_for(end)
         self._index = opening.first_index
         self._num_calls = 0
         self._is_in_call = False
         self._is_over = False
-        self._events = EventLog()
+        self._events: list[Event] = []
         self._raw = [opening.space + opening.marker]  # of what has no name as yet
         self._held = ""
+        self._beginnings = _NONE  # of markers, one of which what is held may become
+        self._gathered: list[str] = []
+        self._num_gathered = 0  # characters
 
     def feed(self, text: str) -> tuple[list[Event], str | None]:
         """Take more text; see `CallReader`."""
+        held = self._held
+        if held and held + text in self._beginnings:  # quick: most characters of a marker end here
+            self._held = held + text
+            return [], None
         while text and not self._is_over:
             text = self._state(text)
-        return self._events.take(), text if self._is_over else None
+        events, self._events = self._events, []
+        return events, text if self._is_over else None
 
     def finish(self) -> list[Event]:
         """Say that the answer ends here; see `CallReader`."""
         if self._is_in_call:
             self._finish_value()
             self._events.append(CallEnd(self._index, is_complete=False))
-        self._events.say("".join(self._raw) + self._held + self._rest.finish())
-        return self._events.take()
+        held = "".join(self._gathered) + self._held
+        self._say("".join(self._raw) + held)
+        return self._events
 
     def _finish_value(self) -> None:
         """The answer ends within a call: let out what is known of an open value."""
@@ -126,7 +136,7 @@ class SectionReader:
         if marker is None:
             return "", self._give_up(text) if text else ""
         self._raw.append(marker)
-        if marker != self._rest.end:
+        if marker != self._end:
             return marker, text
         self._is_over = True
         if self._num_calls:
@@ -140,7 +150,7 @@ class SectionReader:
     def _give_up(self, text: str) -> str:
         """What was read since the last call is none."""
         self._say_all()
-        self._is_over = self.ended_as_text = not self._num_calls or not self._rest.end
+        self._is_over = self.ended_as_text = not self._num_calls or not self._end
         self._state = self._read_rest
         return text
 
@@ -150,10 +160,13 @@ class SectionReader:
         return self._give_up(text)
 
     def _read_rest(self, text: str) -> str:
-        shown, left = self._rest.feed(text)
-        self._events.say(shown)
-        self._is_over = left is not None
-        return left or ""
+        if not self._held and self._in_rest.firsts.isdisjoint(text):  # quick, as `_stream_up_to`
+            self._events.append(Content(text))
+            return ""
+        shown, marker, rest = self._take_up_to(text, self._in_rest)
+        self._say(shown)
+        self._is_over = bool(marker)
+        return rest
 
     # --- text -----------------------------------------------------------------------------------
     def _expect(self, text: str, markers: MarkerSearch) -> tuple[str | None, str]:
@@ -171,29 +184,71 @@ class SectionReader:
             return None, ""
         marker = markers.begins(bare)
         if marker == "":
-            self._held = bare
-            return None, ""
+            return None, self._hold(bare, markers.beginnings)
         return marker, bare[len(marker or "") :]
 
-    def _take_up_to(self, text: str, markers: MarkerSearch) -> tuple[str, str | None]:
-        """Return what stands before a marker, and behind it; None: it has not come yet."""
-        text = self._held + text
+    def _gather(self, text: str, markers: MarkerSearch, most: int) -> tuple[str | None, str, str]:
+        """Keep text up to a marker, such as a name.
+
+        Returns:
+            The text, the marker and what stands behind it. None for the text: the marker may come
+            yet; "" for the marker: the text is longer than `most` characters, and no name.
+        """
+        before, marker, rest = self._take_up_to(text, markers)
+        self._gathered.append(before)
+        self._num_gathered += len(before)
+        is_too_long = self._num_gathered > most
+        if not marker and not is_too_long:
+            return None, "", ""
+        gathered = "".join(self._gathered)
+        self._gathered, self._num_gathered = [], 0
+        if is_too_long:
+            return gathered + marker + self._unhold(rest), "", ""
+        return gathered, marker, rest
+
+    def _stream_up_to(self, text: str, markers: MarkerSearch) -> str | None:
+        """Let a string out up to a marker; return what stands behind it. None: it may come yet."""
+        if not self._held and markers.firsts.isdisjoint(text):  # quick: most characters end here
+            value, marker, rest = text, "", ""
+        else:
+            value, marker, rest = self._take_up_to(text, markers)
+        if value:
+            self._events.append(CallArguments(self._index, encode_basestring(value)[1:-1]))
+        if not marker:
+            return None
+        self._argue('"')
+        return rest
+
+    def _take_up_to(self, text: str, markers: MarkerSearch) -> tuple[str, str, str]:
+        """Return what stands before a marker, the marker, "" if none has come, and what follows."""
+        if self._held:
+            text, self._held = self._held + text, ""
         found = markers.find(text)
-        if found.marker:
-            self._held = ""
-            return text[: found.at], text[found.at + len(found.marker) :]
-        self._held = text[found.at :]
-        return text[: found.at], None
+        before, marker = text[: found.at], found.marker
+        if marker:
+            return before, marker, text[found.at + len(marker) :]
+        self._held, self._beginnings = text[found.at :], markers.beginnings
+        return before, "", ""
+
+    def _hold(self, text: str, beginnings: frozenset[str] = _NONE) -> str:
+        """Keep what cannot be told yet; the state is not asked while it is one of `beginnings`."""
+        self._held, self._beginnings = text, beginnings
+        return ""
 
     def _unhold(self, text: str) -> str:
         held, self._held = self._held, ""
         return held + text
 
     def _say_all(self) -> None:
-        self._events.say("".join(self._raw))
+        self._say("".join(self._raw))
         self._raw = []
+
+    def _say(self, text: str) -> None:
+        """Let text out that belongs to no call, if there is any."""
+        if text:
+            self._events.append(Content(text))
 
 
 def escape(text: str) -> str:
     """Write a piece of text as it stands within a JSON string."""
-    return _encode(text)[1:-1] if text else ""
+    return encode_basestring(text)[1:-1] if text else ""

@@ -10,11 +10,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from llmplug.answer_parts.marker_search import Found, search_for
+from llmplug.answer_parts.marker_search import search_for
 from llmplug.chat.calls import is_bare_start, open_reader, start_markers
-from llmplug.dialect import CallStart, Content, Event, Opening, Reasoning
+from llmplug.dialect import CallArguments, CallStart, Content, Event, Opening, Reasoning
 
 if TYPE_CHECKING:
+    from llmplug.answer_parts.marker_search import MarkerSearch
     from llmplug.dialect import AnswerContext, CallReader, CallSyntax, Parser, ReasoningSyntax
     from llmplug.specs import ReasoningParserSpec, ToolParserSpec
 
@@ -105,6 +106,7 @@ class ChannelSplitter:
         self._reader: CallReader | None = None
         self._num_calls = 0
         self._held = ""  # may be the beginning of a marker
+        self._beginnings: frozenset[str] = frozenset()  # of those that it is held for
         self._is_whole = False  # nothing follows: no beginning becomes a marker
         self._space: list[str] = []  # white space that a marker may follow
         self._drops_space = self._is_thinking  # a marker stood right before
@@ -117,10 +119,20 @@ class ChannelSplitter:
             starts = range(0, len(text), _MOST_AT_ONCE)
             return [e for at in starts for e in self.feed(text[at : at + _MOST_AT_ONCE])]
         left: str | None = self._held + text
-        self._held = ""
+        if self._reader is not None:  # nothing is held then
+            events, left = self._reader.feed(text)
+            is_piece = not events or (len(events) == 1 and type(events[0]) is CallArguments)
+            if is_piece and left is None:  # quick: most characters of calls end here
+                return events
+            left = self._take_read(self._reader, events, left)
+        elif self._held:
+            if left in self._beginnings:  # quick: most characters of a marker end here
+                self._held = left
+                return []
+            self._held = ""
         while left:
             if self._reader is not None:
-                left = self._read_calls(self._reader, left)
+                left = self._take_read(self._reader, *self._reader.feed(left))
             elif self._is_thinking:
                 left = self._read_thinking(left)
             else:
@@ -130,18 +142,23 @@ class ChannelSplitter:
 
     def finish(self) -> list[Event]:
         """Say that the answer is over; see `Parser`."""
-        self._is_whole = True
+        self._is_whole, self._beginnings = True, frozenset()
         events = self.feed("")
         if self._reader is not None:
-            self._add(self._reader.finish())
+            self._take_read(self._reader, self._reader.finish(), None)
             self._reader = None
         self._say("".join(self._space))
         return events + self._events
 
-    def _read_calls(self, reader: CallReader, text: str) -> str | None:
-        events, left = reader.feed(text)
-        if events:
-            self._add(events)
+    def _take_read(self, reader: CallReader, events: list[Event], left: str | None) -> str | None:
+        """Take what a reader says, and what it leaves once it has ended."""
+        for event in events:  # by `type`: `isinstance` takes several times as long to say no
+            if type(event) is Content:
+                self._show(event.text)
+                continue
+            if type(event) is CallStart:
+                self._num_calls += 1
+            self._events.append(event)
         if left is not None:
             self._reader = None
             if not reader.ended_as_text:
@@ -149,22 +166,29 @@ class ChannelSplitter:
         return left
 
     def _read_thinking(self, text: str) -> str | None:
-        found = self._in_thinking.find(text, is_whole=self._is_whole)
-        self._show(text[: found.at])
-        if not found.marker:
-            self._held = text[found.at :]
+        marker, rest = self._show_up_to(text, self._in_thinking)
+        if not marker:
             return None
         self._is_thinking = False
         self._meet_marker()
-        is_own = found.marker == self._thinking_end
-        return text[found.at + len(found.marker) :] if is_own else text[found.at :]
+        return rest if marker == self._thinking_end else marker + rest
 
     def _read_content(self, text: str) -> str | None:
         if self._is_at_start:
             return self._read_first(text)
-        found = self._in_content.find(text, is_whole=self._is_whole)
+        marker, rest = self._show_up_to(text, self._in_content)
+        return self._go_on(marker, rest) if marker else None
+
+    def _show_up_to(self, text: str, markers: MarkerSearch) -> tuple[str, str]:
+        """Show what stands before a marker; return that, "" if none has come, and what follows."""
+        if markers.firsts.isdisjoint(text):  # quick: most characters end here
+            self._show(text)
+            return "", ""
+        found = markers.find(text, is_whole=self._is_whole)
         self._show(text[: found.at])
-        return self._go_on(text, found)
+        if not found.marker:
+            self._hold(text[found.at :], markers)
+        return found.marker, text[found.at + len(found.marker) :]
 
     def _read_first(self, text: str) -> str | None:
         """Read content behind a marker, or the first: thinking and bare calls may begin here."""
@@ -172,27 +196,32 @@ class ChannelSplitter:
         if not text:
             return None
         marker = self._at_start.begins(text, is_whole=self._is_whole)
+        if marker == "":
+            self._hold(text, self._at_start)
+            return None
         if marker is not None:
-            return self._go_on(text, Found(0, marker))
+            return self._go_on(marker, text[len(marker) :])
         bare = next((each for each in self._calls if is_bare_start(each, text)), None)
         if bare is not None:
             self._open_reader(bare, "")
         self._is_at_start = False
         return text
 
-    def _go_on(self, text: str, found: Found) -> str | None:
-        """Take the marker that was found, or hold what may be the beginning of one."""
-        if not found.marker:
-            self._held = text[found.at :]
-            return None
-        if found.marker in self._by_marker:
-            self._open_reader(self._by_marker[found.marker], found.marker)
-        elif found.marker in self._answer:
-            self._meet_answer(found.marker)
+    def _go_on(self, marker: str, text: str) -> str:
+        """Behind a marker."""
+        if marker in self._by_marker:
+            self._open_reader(self._by_marker[marker], marker)
+        elif marker in self._answer:
+            self._meet_answer(marker)
         else:
-            self._is_thinking = found.marker not in self._dropped
+            self._is_thinking = marker not in self._dropped
             self._meet_marker()
-        return text[found.at + len(found.marker) :]
+        return text
+
+    def _hold(self, text: str, markers: MarkerSearch) -> None:
+        """Keep what may be the beginning of a marker."""
+        self._held = text
+        self._beginnings = markers.beginnings
 
     def _meet_answer(self, marker: str) -> None:
         """Drop a marker that stands round the answer; an end without a start is text."""
@@ -229,14 +258,13 @@ class ChannelSplitter:
 
     def _show(self, text: str) -> None:
         """Let text out, but keep white space at its end back."""
-        if not text:
-            return
         if self._drops_space:
             text = text.lstrip()
         body = text.rstrip()
         if body:
             self._drops_space = False
-            self._say("".join(self._space) + body)
+            said = "".join([*self._space, body]) if self._space else body
+            self._events.append(Reasoning(said) if self._is_thinking else Content(said))
             self._space = []
         if len(body) < len(text):
             self._space.append(text[len(body) :])
@@ -244,16 +272,6 @@ class ChannelSplitter:
     def _say(self, text: str) -> None:
         if text:
             self._events.append(Reasoning(text) if self._is_thinking else Content(text))
-
-    def _add(self, events: Iterable[Event]) -> None:
-        """Pass on what a reader says."""
-        for event in events:  # `isinstance` takes several times as long to say no
-            if type(event) is Content:
-                self._show(event.text)
-                continue
-            if type(event) is CallStart:
-                self._num_calls += 1
-            self._events.append(event)
 
 
 class ParserChain:
@@ -265,7 +283,10 @@ class ParserChain:
 
     def feed(self, text: str) -> list[Event]:
         """Take more text; see `Parser`."""
-        return self._pass_on(self._first.feed(text))
+        events = self._first.feed(text)
+        if len(events) == 1 and type(events[0]) is Content:  # quick: most are content alone
+            return self._second.feed(events[0].text)
+        return self._pass_on(events)
 
     def finish(self) -> list[Event]:
         """Say that the answer is over; see `Parser`."""

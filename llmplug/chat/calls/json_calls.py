@@ -49,7 +49,8 @@ class JsonReader:
             if self._is_bad:
                 self._give_up()
                 self._is_bad = False
-        return self._events.take(), text[at:] if self._is_over else None
+        events, self._events = self._events, EventLog()
+        return events, text[at:] if self._is_over else None
 
     def finish(self) -> list[Event]:
         """Say that the answer ends here; see `CallReader`."""
@@ -271,12 +272,13 @@ class JsonReader:
         return True
 
     def _read_arguments(self, text: str, at: int) -> int:
-        end = self._scanner.feed(text, at)
+        scanner = self._scanner
+        end = scanner.feed(text, at)
         if end > at and self._has_name:
             self._events.append(CallArguments(self._index, text[at:end]))
         elif end > at:
             self._held.append(text[at:end])
-        return self._after_scan(end)
+        return self._after_scan(end) if scanner.is_done or scanner.is_bad else end
 
     def _skip_value(self, text: str, at: int) -> int:
         return self._after_scan(self._scanner.feed(text, at))

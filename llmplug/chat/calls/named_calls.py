@@ -47,19 +47,15 @@ class NamedReader(SectionReader):
         return text
 
     def _read_name(self, text: str) -> str:
-        text = self._unhold(text)
-        found = self._in_name.find(text)
-        if found.at > MAX_NAME or found.marker == self._call_start:
-            return self._give_up(text)
-        if not found.marker:
-            self._held = text
+        written, marker, text = self._gather(text, self._in_name, MAX_NAME)
+        if written is None:
             return ""
-        name, call_id = self._split_name(text[: found.at].strip())
-        if not name:
-            return self._give_up(text)
+        name, call_id = self._split_name(written.strip())
+        if marker in ("", self._call_start) or not name:
+            return self._give_up(written + marker + text)
         self._start_call(name, call_id)
         self._state = self._read_arguments
-        return text[found.at + len(self._after_name) :]
+        return text if self._after_name else marker + text
 
     def _read_arguments(self, text: str) -> str:
         text = text.lstrip(SPACE)

@@ -109,20 +109,17 @@ class TaggedReader(SectionReader):
         return text
 
     def _read_name(self, text: str) -> str:
-        text = self._unhold(text)
-        found = self._markers.in_name.find(text)
-        if found.at > MAX_NAME or found.marker == self._markers.name_start:
-            return self._give_up(text)
-        if not found.marker:
-            self._held = text
+        name, marker, text = self._gather(text, self._markers.in_name, MAX_NAME)
+        if name is None:
             return ""
-        name = text[: found.at].strip()
-        if not name:
-            return self._give_up(text)
+        behind = marker + text
+        if marker in ("", self._markers.name_start) or not name.strip():
+            return self._give_up(name + behind)
+        name = name.strip()
         self._start_call(name)
         self._parameters = next((t.parameters for t in self._tools if t.name == name), {})
         self._state = self._read_tag
-        return text[found.at + len(found.marker) :] if self._markers.name_end else text[found.at :]
+        return text if self._markers.name_end else behind
 
     def _read_tag(self, text: str) -> str:
         """Behind the name or a value: a parameter, or the end of the call."""
@@ -145,22 +142,17 @@ class TaggedReader(SectionReader):
 
     # --- parameters -----------------------------------------------------------------------------
     def _read_key(self, text: str) -> str:
-        text = self._unhold(text)
-        found = self._markers.in_key.find(text)
-        if found.at > MAX_NAME:
-            return self._break_off(text)
-        if not found.marker:
-            self._held = text
+        written, marker, text = self._gather(text, self._markers.in_key, MAX_NAME)
+        if written is None:
             return ""
-        key = text[: found.at].strip()
-        if key in self._keys or not key:
-            return self._break_off(text)
-        self._tag.append(text[: found.at] + found.marker)
-        self._kind = self._syntax.key[1][found.marker]
+        key = written.strip()
+        if not marker or key in self._keys or not key:
+            return self._break_off(written + marker + text)
+        self._tag.append(written + marker)
+        self._kind = self._syntax.key[1][marker]
         self._types = allowed_types(self._parameters, key)
         self._state = self._read_value_start
         self._key = key
-        text = text[found.at + len(found.marker) :]
         return text if self._syntax.value[0].strip() else self._begin_value(text)
 
     def _read_value_start(self, text: str) -> str:
@@ -190,8 +182,7 @@ class TaggedReader(SectionReader):
         text = self._unhold(text)
         pad = self._syntax.pad
         if len(text) < len(pad) and pad.startswith(text):
-            self._held = text
-            return ""
+            return self._hold(text)
         self._state = self._after_pad
         text = text.removeprefix(pad)
         return text if text else ""
@@ -201,8 +192,7 @@ class TaggedReader(SectionReader):
         text = self._unhold(text)
         start = self._markers.quote_start
         if len(text) < len(start) and start.startswith(text):
-            self._held = text
-            return ""
+            return self._hold(text)
         if text.startswith(start):
             self._in_value = self._markers.in_quotes
         self._state = self._after_quote
@@ -210,19 +200,17 @@ class TaggedReader(SectionReader):
 
     def _stream_value(self, text: str) -> str:
         """A string: it leaves as it comes, but for what may be its end."""
-        value, rest = self._take_up_to(text, self._in_value)
-        self._argue(escape(value))
+        rest = self._stream_up_to(text, self._in_value)
         if rest is None:
             return ""
-        self._argue('"')
         self._state = self._read_tag
         return rest
 
     def _hold_value(self, text: str) -> str:
         """Anything else: what it is shows when it is whole."""
-        value, rest = self._take_up_to(text, self._in_value)
+        value, marker, rest = self._take_up_to(text, self._in_value)
         self._value.append(value)
-        if rest is None:
+        if not marker:
             return ""
         self._argue(self._as_json("".join(self._value)))
         self._value = []

@@ -49,7 +49,7 @@ class HarmonyParser(MessageReader):
         elif held and not self._is_begun:
             self._open_text(is_reasoning=False)
             self._say(held)
-        self._emit(self._space or "")
+        self._emit("".join(self._space))
         self._close_call()
         return self._take()
 
@@ -60,8 +60,7 @@ class HarmonyParser(MessageReader):
         if not self._is_begun:
             marker = _BEGINNINGS.begins(text)
             if marker == "" or not text:
-                self._held = text  # too little to tell
-                return ""
+                return self._hold(text)  # too little to tell
             if marker in _CLOSING:  # of a message that is closed already
                 return text[len(marker) :]
             if marker is None:
@@ -74,8 +73,7 @@ class HarmonyParser(MessageReader):
             self._say(text[:MAX_HEADER])
             return text[MAX_HEADER:]
         if not body:
-            self._held = text
-            return ""
+            return self._hold(text)
         self._header += f" {header}"
         self._open_message()
         return rest

@@ -32,7 +32,8 @@ _ARGUMENT, _JSON = "<|open|>argument", "<|open|>json"
 
 _IN_SECTION = search_for(_CALL, _SECTION_END)
 _IN_CALL = search_for(_ARGUMENT, _JSON, _CALL_END)
-_BEHIND_HEADER = search_for("<|sep|>", "<|open|>", "<|close|>")
+_SEPARATOR = "<|sep|>"
+_BEHIND_HEADER = search_for(_SEPARATOR, "<|open|>", "<|close|>")
 _BEHIND_ARGUMENT = search_for("<|close|>argument<|sep|>")
 _BEHIND_JSON = search_for("<|close|>json<|sep|>")
 _BEHIND_ALL = search_for(_CALL_END)
@@ -67,31 +68,17 @@ class XtmlReader(SectionReader):
         return text
 
     def _read_call_header(self, text: str) -> str:
-        header, rest = self._read_header(text)
-        if rest is None:
-            return "" if header is None else self._give_up(header)
-        name = _read_attributes(header or "").get("tool")
-        if not name:
-            return self._give_up(f"{header}<|sep|>{rest}")
+        header, marker, rest = self._gather(text, _BEHIND_HEADER, MAX_HEADER)
+        if header is None:
+            return ""
+        name = _read_attributes(header).get("tool")
+        if marker != _SEPARATOR or not name:
+            return self._give_up(header + marker + rest)
         self._start_call(name)
         self._keys = set()
         self._parameters = next((t.parameters for t in self._tools if t.name == name), {})
         self._state = self._read_argument
         return rest
-
-    def _read_header(self, text: str) -> tuple[str | None, str | None]:
-        """Return an element's attributes, and what stands behind its header.
-
-        None and None: it has not ended yet; the text and None: it is no header.
-        """
-        text = self._unhold(text)
-        found = _BEHIND_HEADER.find(text)
-        if found.at > MAX_HEADER or found.marker in ("<|open|>", "<|close|>"):
-            return text, None
-        if not found.marker:
-            self._held = text
-            return None, None
-        return text[: found.at], text[found.at + len(found.marker) :]
 
     def _read_argument(self, text: str) -> str:
         """Behind a call's header or an argument: an argument, or the end of the call."""
@@ -112,13 +99,13 @@ class XtmlReader(SectionReader):
 
     # --- arguments one by one -------------------------------------------------------------------
     def _read_argument_header(self, text: str) -> str:
-        header, rest = self._read_header(text)
-        if rest is None:
-            return "" if header is None else self._break_off(header)
-        attributes = _read_attributes(header or "")
+        header, marker, rest = self._gather(text, _BEHIND_HEADER, MAX_HEADER)
+        if header is None:
+            return ""
+        attributes = _read_attributes(header)
         key = attributes.get("key")
-        if not key or key in self._keys:
-            return self._break_off(f"{header}<|sep|>{rest}")
+        if marker != _SEPARATOR or not key or key in self._keys:
+            return self._break_off(header + marker + rest)
         self._header = []
         self._argue((", " if self._keys else "{") + json.dumps(key, ensure_ascii=False) + ": ")
         self._keys.add(key)
@@ -133,18 +120,16 @@ class XtmlReader(SectionReader):
         return rest
 
     def _stream_value(self, text: str) -> str:
-        value, rest = self._take_up_to(text, _BEHIND_ARGUMENT)
-        self._argue(escape(value))
+        rest = self._stream_up_to(text, _BEHIND_ARGUMENT)
         if rest is None:
             return ""
-        self._argue('"')
         self._state = self._read_argument
         return rest
 
     def _hold_value(self, text: str) -> str:
-        value, rest = self._take_up_to(text, _BEHIND_ARGUMENT)
+        value, marker, rest = self._take_up_to(text, _BEHIND_ARGUMENT)
         self._value.append(value)
-        if rest is None:
+        if not marker:
             return ""
         self._argue(write_value("".join(self._value), self._types, has_words=False))
         self._state = self._read_argument
@@ -152,10 +137,12 @@ class XtmlReader(SectionReader):
 
     # --- arguments as one object ----------------------------------------------------------------
     def _read_json_header(self, text: str) -> str:
-        header, rest = self._read_header(text)
-        if rest is None:
-            return "" if header is None else self._break_off(header)
-        self._header.append(f"{header}<|sep|>")
+        header, marker, rest = self._gather(text, _BEHIND_HEADER, MAX_HEADER)
+        if header is None:
+            return ""
+        if marker != _SEPARATOR:
+            return self._break_off(header + marker + rest)
+        self._header.append(header + marker)
         self._state = self._read_json_start
         return rest
 

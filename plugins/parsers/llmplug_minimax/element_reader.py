@@ -61,21 +61,17 @@ class ElementReader(SectionReader):
         return text
 
     def _read_name(self, text: str) -> str:
-        text = self._unhold(text)
-        found = _IN_NAME.find(text)
-        if found.at > MAX_NAME or found.marker == MARK:
-            return self._give_up(text)
-        if not found.marker:
-            self._held = text
+        written, marker, text = self._gather(text, _IN_NAME, MAX_NAME)
+        if written is None:
             return ""
-        name = text[: found.at].strip()
-        if not name:
-            return self._give_up(text)
+        name = written.strip()
+        if marker in ("", MARK) or not name:
+            return self._give_up(written + marker + text)
         self._start_call(name)
         self._parameters = next((t.parameters for t in self._tools if t.name == name), {})
         self._keys = set()
         self._state = self._read_parameter
-        return text[found.at + len(found.marker) :]
+        return text
 
     def _read_parameter(self, text: str) -> str:
         """Behind a call's name or a parameter: a parameter, or the end of the call."""
@@ -92,19 +88,14 @@ class ElementReader(SectionReader):
         return text
 
     def _read_key(self, text: str) -> str:
-        text = self._unhold(text)
-        found = _IN_TAG.find(text)
-        key = text[: found.at]
-        is_known = key in self._keys and key != self._list
-        if found.at > MAX_NAME or found.marker == MARK or (found.marker and is_known):
-            return self._break_off(_ELEMENT + text)
-        if not found.marker:
-            self._held = text
+        key, marker, text = self._gather(text, _IN_TAG, MAX_NAME)
+        if key is None:
             return ""
-        if not _is_name(key):
-            return self._break_off(_ELEMENT + text)
+        is_known = key in self._keys and key != self._list
+        if marker in ("", MARK) or is_known or not _is_name(key):
+            return self._break_off(_ELEMENT + key + marker + text)
         self._open_parameter(key)
-        return text[found.at + len(found.marker) :]
+        return text
 
     # --- parameters -----------------------------------------------------------------------------
     def _open_parameter(self, key: str) -> None:
@@ -125,9 +116,9 @@ class ElementReader(SectionReader):
 
     def _read_content(self, text: str) -> str:
         """Within an element: text, up to what may be a tag."""
-        content, rest = self._take_up_to(text, _IN_ELEMENT)
+        content, marker, rest = self._take_up_to(text, _IN_ELEMENT)
         self._add_text(content)
-        if rest is None:
+        if not marker:
             return ""
         self._state = self._read_tag
         return rest
@@ -137,8 +128,7 @@ class ElementReader(SectionReader):
         text = self._unhold(text)
         at = text.find(">", 0, MAX_NAME)
         if at < 0 and text[0] == "<" and len(text) < MAX_NAME:
-            self._held = text
-            return ""
+            return self._hold(text)
         tag = text[:at] if at > 0 else ""
         element = self._elements[-1]
         if tag == f"</{element.name}":

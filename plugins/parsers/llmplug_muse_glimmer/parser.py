@@ -38,7 +38,7 @@ class MessageParser(MessageReader):
         elif not _HEADER_BEGUN.fullmatch(held):
             self._open_message("")
             self._say(held)
-        self._emit(self._space or "")
+        self._emit("".join(self._space))
         return self._take()
 
     def _read_header(self, text: str) -> str:
@@ -46,8 +46,7 @@ class MessageParser(MessageReader):
         text = text.lstrip()
         marker = _BEGINNINGS.begins(text)
         if marker == "" or not text:
-            self._held = text  # too little to tell
-            return ""
+            return self._hold(text)  # too little to tell
         if marker in _CLOSING:  # of a message that is closed already
             return text[len(marker) :]
         header, body, rest = text.partition(_BODY)
@@ -57,8 +56,7 @@ class MessageParser(MessageReader):
             self._open_message("")
             return text
         if not body:
-            self._held = text
-            return ""
+            return self._hold(text)
         self._open_message(header)
         return rest
 
