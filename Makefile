@@ -41,6 +41,11 @@ test: $(WORK_READY)  ## run the whole suite (ARGS goes to pytest)
 test-fast: $(WORK_READY)  ## run the suite without what is slow
 	@$(BIN)/python -m pytest -m "not slow" $(ARGS)
 
+# What starts a process of its own starts it that way, too. pytest warns of its own plugins.
+test-optimised: $(WORK_READY)  ## run the suite without what is slow as under python -O
+	@PYTHONOPTIMIZE=1 $(BIN)/python -m pytest -m "not slow" \
+		-W "ignore:assertions not in test modules:pytest.PytestConfigWarning" $(ARGS)
+
 test-fuzz: $(WORK_READY)  ## send the server whatever schemathesis makes up (it is installed apart)
 	@test -x $(FUZZ)/bin/schemathesis || { $(BIN)/python -m venv $(FUZZ) && \
 		$(FUZZ)/bin/python -m pip --disable-pip-version-check install -qq 'schemathesis>=4,<5'; }

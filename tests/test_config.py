@@ -91,7 +91,7 @@ def test_config_travels_as_json() -> None:
         ),
         (
             MODEL + "log:\n  zzz: 1\n",
-            "x.yaml:4: unknown key 'zzz'; known keys: level",
+            "x.yaml:4: unknown key 'zzz'; known keys: level, format, requests",
         ),
         ("", "x.yaml: missing key 'models'"),
         ("models: []", "x.yaml:1: models: expected at least one model"),
