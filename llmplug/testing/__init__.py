@@ -8,8 +8,10 @@ Each takes what a hook returns, and raises an AssertionError that says what to d
         (spec,) = my_plugin.llmplug_samplers()
         check_sampler(spec, [{"strength": 0.5}, {"strength": 2.0}])
 
+    check_chat_template    llmplug_chat_templates()
     check_grammar          llmplug_grammars()
     check_kernel           llmplug_kernels()
+    check_loader           llmplug_model_loaders()
     check_model            llmplug_models()
     check_sampler          llmplug_samplers()
     check_tool_parser      llmplug_tool_parsers()
@@ -26,10 +28,12 @@ from typing import TYPE_CHECKING, Any
 
 _PUBLIC = {
     "llmplug.testing.call_writing": ("Call",),
+    "llmplug.testing.chat_templates": ("check_chat_template",),
     "llmplug.testing.grammar_cases": ("Case",),
     "llmplug.testing.grammars": ("check_grammar",),
     "llmplug.testing.guarded_memory": ("GuardedMemory", "poisoned_memory"),
     "llmplug.testing.kernels": ("check_kernel",),
+    "llmplug.testing.loaders": ("check_loader",),
     "llmplug.testing.models": ("check_model",),
     "llmplug.testing.parsers": ("check_reasoning_parser", "check_tool_parser"),
     "llmplug.testing.samplers": ("check_sampler",),
@@ -53,11 +57,13 @@ def __dir__() -> list[str]:
 
 if TYPE_CHECKING:
     from llmplug.testing.call_writing import Call as Call
+    from llmplug.testing.chat_templates import check_chat_template as check_chat_template
     from llmplug.testing.grammar_cases import Case as Case
     from llmplug.testing.grammars import check_grammar as check_grammar
     from llmplug.testing.guarded_memory import GuardedMemory as GuardedMemory
     from llmplug.testing.guarded_memory import poisoned_memory as poisoned_memory
     from llmplug.testing.kernels import check_kernel as check_kernel
+    from llmplug.testing.loaders import check_loader as check_loader
     from llmplug.testing.models import check_model as check_model
     from llmplug.testing.parsers import check_reasoning_parser as check_reasoning_parser
     from llmplug.testing.parsers import check_tool_parser as check_tool_parser
