@@ -6,7 +6,7 @@ asks for these instead. Legend: O outputs, I inputs, G groups of neighbouring in
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -87,9 +87,28 @@ class PackedIntTensor:
         """Say whether groups are neighbouring inputs; reads `group_of_I`, no codes."""
         return self._find_order() is None
 
+    def has_groups_of_one_size(self) -> bool:
+        """Say whether groups have as many inputs each; reads `group_of_I`, no codes."""
+        group_I = self._find_order()
+        if group_I is None:
+            return self.shape[1] % self.scales.shape[0] == 0
+        counts_G = torch.bincount(group_I, minlength=self.scales.shape[0])
+        return bool((counts_G == self.group).all())
+
     def codes(self) -> IntCodes | None:
         """Return the codes, one byte each; None where groups are out of order."""
         return None if self._find_order() is not None else self._read_all()
+
+    def codes_by_group(self) -> tuple[IntCodes, torch.Tensor | None]:
+        """Return the codes, inputs of one group side by side, and which inputs these are, int32.
+
+        None instead of these where they are in order. Only for groups of one size.
+        """
+        codes, group_I = self._read_all(), self._find_order()
+        if group_I is None:
+            return codes, None
+        order_I = group_I.argsort(stable=True)
+        return replace(codes, code_OI=codes.code_OI[:, order_I]), order_I.int()
 
     def load(self) -> torch.Tensor:
         """Dequantise to float32."""

@@ -11,12 +11,12 @@ AWQ_SHIFTS = (0, 16, 4, 20, 8, 24, 12, 28)
 
 
 def make_numbers(
-    outputs: int, inputs: int, group: int, seed: int
+    outputs: int, inputs: int, group: int, seed: int, bits: int = 4
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """(codes (I, O), zeros (G, O), scales (G, O))."""
     generator = torch.Generator().manual_seed(seed)
-    codes_IO = torch.randint(16, (inputs, outputs), generator=generator)
-    zeros_GO = torch.randint(1, 16, (inputs // group, outputs), generator=generator)
+    codes_IO = torch.randint(1 << bits, (inputs, outputs), generator=generator)
+    zeros_GO = torch.randint(1, 1 << bits, (inputs // group, outputs), generator=generator)
     scales_GO = (torch.rand(inputs // group, outputs, generator=generator) + 0.1).half()
     return codes_IO, zeros_GO, scales_GO
 
@@ -33,12 +33,22 @@ def pack_columns(codes: torch.Tensor, shifts: tuple[int, ...]) -> torch.Tensor:
     return torch.tensor(words, dtype=torch.int64).to(torch.int32)  # the top bit becomes the sign
 
 
-def make_int4_tensor(
-    layout: str, outputs: int, inputs: int, group: int, *, seed: int = 0, is_in_order: bool = True
+def make_int_tensor(
+    layout: str,
+    outputs: int,
+    inputs: int,
+    group: int,
+    *,
+    seed: int = 0,
+    bits: int = 4,
+    is_in_order: bool = True,
 ) -> PackedIntTensor:
-    codes_IO, zeros_GO, scales_GO = make_numbers(outputs, inputs, group, seed)
+    codes_IO, zeros_GO, scales_GO = make_numbers(outputs, inputs, group, seed, bits)
+    if bits == 8 and layout == "GPTQ":
+        zeros_GO[0, 0] = 256  # stored less one: the greatest
+        codes_IO[0, 0] = 0
     order_I = None
-    in_turn = tuple(range(0, 32, 4))
+    in_turn = tuple(range(0, 32, bits))
     if layout == "AWQ":
         words, zeros = pack_columns(codes_IO, AWQ_SHIFTS), pack_columns(zeros_GO, AWQ_SHIFTS)
     else:
@@ -52,4 +62,5 @@ def make_int4_tensor(
         zeros=LoadedTensor(zeros),
         scales=LoadedTensor(scales_GO),
         group_of_I=order_I,
+        bits=bits,
     )

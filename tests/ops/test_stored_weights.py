@@ -7,7 +7,7 @@ import torch
 
 from llmplug import KernelInputError
 from llmplug.ops import Fp8Tensor, LoadedTensor
-from tests.ops.packed_weights import make_int4_tensor, make_numbers
+from tests.ops.packed_weights import make_int_tensor, make_numbers
 
 
 @pytest.mark.parametrize("layout", ["GPTQ", "GPTQ_V2", "AWQ"])
@@ -15,7 +15,7 @@ def test_codes_come_back(layout: str) -> None:
     codes_IO, zeros_GO, scales_GO = make_numbers(24, 128, 32, seed=4)
     group_I = torch.arange(128) // 32
     expected_IO = (codes_IO - zeros_GO[group_I]).double() * scales_GO[group_I].double()
-    tensor = make_int4_tensor(layout, 24, 128, 32, seed=4)
+    tensor = make_int_tensor(layout, 24, 128, 32, seed=4)
     assert tensor.shape == (24, 128)
     assert tensor.group == 32
     torch.testing.assert_close(tensor.load().double(), expected_IO.T, rtol=1e-6, atol=0)
@@ -23,13 +23,21 @@ def test_codes_come_back(layout: str) -> None:
         tensor.raw()
 
 
-def test_groups_out_of_order_come_back() -> None:
-    codes_IO, zeros_GO, scales_GO = make_numbers(8, 64, 32, seed=5)
+@pytest.mark.parametrize("bits", [4, 8])
+def test_groups_out_of_order_come_back(bits: int) -> None:
+    codes_IO, zeros_GO, scales_GO = make_numbers(8, 64, 32, seed=5, bits=bits)
+    if bits == 8:
+        zeros_GO[0, 0], codes_IO[0, 0] = 256, 0  # as the tensor has them
     group_I = torch.arange(64) % 2
     expected_IO = (codes_IO - zeros_GO[group_I]).double() * scales_GO[group_I].double()
-    tensor = make_int4_tensor("GPTQ", 8, 64, 32, seed=5, is_in_order=False)
+    tensor = make_int_tensor("GPTQ", 8, 64, 32, seed=5, bits=bits, is_in_order=False)
     assert tensor.codes() is None
     torch.testing.assert_close(tensor.load().double(), expected_IO.T, rtol=1e-6, atol=0)
+    codes, order_I = tensor.codes_by_group()
+    assert tensor.has_groups_of_one_size()
+    assert group_I[order_I.long()].tolist() == [0] * 32 + [1] * 32
+    by_group_IO = expected_IO[order_I.long()]
+    torch.testing.assert_close(codes.dequantise().double(), by_group_IO.T, rtol=1e-6, atol=0)
 
 
 @pytest.mark.parametrize("shape", [(1,), (), (200,), (200, 1), (2, 3)])

@@ -25,7 +25,7 @@ from llmplug_triton import llmplug_kernels
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # it is run as a script
 
-from tests.ops.packed_weights import make_int4_tensor
+from tests.ops.packed_weights import make_int_tensor
 from tests.plugins.block_tensors import BLOCKS, make_blocks
 
 HOPPER = GPUTarget("cuda", 90, 32)
@@ -59,7 +59,8 @@ def compile_linear(kernel: Any) -> None:
     weight = LoadedTensor(torch.zeros(128, 256))
     for dtype, num_tokens in ((torch.bfloat16, 1), (torch.bfloat16, 64)):
         sources = {
-            "auto": [make_int4_tensor("AWQ", 16, 256, 128), blocks,
+            "auto": [make_int_tensor("AWQ", 16, 256, 128), blocks,
+                     make_int_tensor("GPTQ", 16, 256, 128, bits=8, is_in_order=False),
                      *(make_blocks(weight.tensor, name) for name in BLOCKS)],
             "int8": [weight], "int4": [weight], "fp8": [weight],
         }  # fmt: skip

@@ -111,17 +111,15 @@ def test_kernels_that_keep_other_formats_come_near(folders: Folders) -> None:
 
 
 def test_triton_keeps_the_codes(folders: Folders) -> None:
-    """Codes of 4 bits in order and 8-bit floats stay as they are; others are dequantised."""
+    """Codes of 4 and 8 bits, in order or not, and 8-bit floats stay as they are."""
     (point,) = entry_points(group="llmplug", name="triton")
     (spec,) = [spec for spec in point.load().llmplug_kernels() if spec.op == "linear"]
     for name, tensor in LOADER.open(folders[0]).tensors.items():
         if "_proj." in name:
             assert spec.keep is not None
-            is_kept = spec.keep(tensor, "auto") is not None
-            is_wide = isinstance(tensor, PackedIntTensor) and (
-                tensor.bits == 8 or not tensor.has_groups_in_order()
-            )
-            assert is_kept is not is_wide
+            kept = spec.keep(tensor, "auto")
+            assert kept is not None
+            assert kept.format == tensor.format
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from llmplug.ops.rope_store import apply_rope_store
 from llmplug_triton import llmplug_kernels
 from tests.ops.guarded_memory import GuardedMemory
 from tests.ops.kernel_checks import copied
-from tests.ops.packed_weights import make_int4_tensor
+from tests.ops.packed_weights import make_int_tensor
 from tests.plugins.block_tensors import make_blocks
 from tests.plugins.triton_interpreter import interpreter_that_rounds  # noqa: F401 - a fixture
 
@@ -88,7 +88,7 @@ def test_products_stay_within_their_rows(num_tokens: int) -> None:
     generator = torch.Generator().manual_seed(0)
     weight_OI = torch.randn(37, 64, generator=generator)
     kernel = KERNELS["linear"]
-    sources = [make_blocks(weight_OI, "Q4_1"), make_int4_tensor("AWQ", 8, 64, 32),
+    sources = [make_blocks(weight_OI, "Q4_1"), make_int_tensor("AWQ", 8, 64, 32),
                LoadedTensor(weight_OI), make_blocks(weight_OI, "Q8_0")]  # fmt: skip
     packed = kernel.pack(sources, None, device=DEVICE, dtype=torch.float32)
     x_TI = torch.randn(num_tokens, 64, generator=generator).to(DEVICE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,8 +13,9 @@ from llmplug.ops import REFERENCES, Fp8Tensor, LoadedTensor
 from llmplug.ops.attacker_rows import find_other_outputs, with_attacker
 from llmplug_triton import llmplug_kernels
 from tests.ops.kernel_checks import DTYPES, poisoned_memory  # noqa: F401 - a fixture
-from tests.ops.packed_weights import make_int4_tensor
+from tests.ops.packed_weights import make_int_tensor
 from tests.plugins.block_tensors import BLOCKS, make_blocks
+from tests.plugins.triton_interpreter import interpreter_that_rounds  # noqa: F401 - a fixture
 
 pytest.importorskip("triton", reason="triton is not installed")
 (SPEC,) = [spec for spec in llmplug_kernels() if spec.op == "linear"]
@@ -47,14 +49,21 @@ def make_fp8(outputs: int, inputs: int, scales: tuple[int, ...], seed: int = 3) 
 
 STORED = {
     **{name: [make_blocks(randn(n, 96, seed=n).cpu(), name) for n in (33, 7)] for name in BLOCKS},
-    "GPTQ": [make_int4_tensor("GPTQ", 16, 128, 64)],
-    "GPTQ_V2": [make_int4_tensor("GPTQ_V2", 40, 96, 32)],
-    "AWQ": [make_int4_tensor("AWQ", 16, 256, 128), make_int4_tensor("AWQ", 24, 256, 128, seed=1)],
+    "GPTQ": [make_int_tensor("GPTQ", 16, 128, 64)],
+    "GPTQ_V2": [make_int_tensor("GPTQ_V2", 40, 96, 32)],
+    "GPTQ, groups out of order": [make_int_tensor("GPTQ", 16, 128, 32, is_in_order=False)],
+    "GPTQ 8 bits": [make_int_tensor("GPTQ", 16, 128, 64, bits=8)],
+    "GPTQ 8 bits, out of order": [
+        make_int_tensor("GPTQ", 8, 96, 32, bits=8, is_in_order=False),
+        make_int_tensor("GPTQ", 8, 96, 32, bits=8, is_in_order=False, seed=1),
+    ],
+    "GPTQ_V2 8 bits": [make_int_tensor("GPTQ_V2", 12, 64, 32, bits=8)],
+    "AWQ": [make_int_tensor("AWQ", 16, 256, 128), make_int_tensor("AWQ", 24, 256, 128, seed=1)],
     "fp8, one scale": [make_fp8(9, 50, (1,))],
     "fp8, a scale an output": [make_fp8(9, 50, (9, 1)), make_fp8(17, 50, (17,))],
     "fp8, blocks": [make_fp8(130, 200, (2, 2))],
     "several": [make_blocks(randn(5, 64).cpu(), "Q4_0"), make_blocks(randn(6, 64).cpu(), "Q8_0"),
-                LoadedTensor(randn(3, 64, seed=1).cpu()), make_int4_tensor("AWQ", 8, 64, 32)],
+                LoadedTensor(randn(3, 64, seed=1).cpu()), make_int_tensor("AWQ", 8, 64, 32)],
 }  # fmt: skip
 
 
@@ -72,10 +81,17 @@ def test_product_is_that_of_the_files_numbers(name: str, num_tokens: int) -> Non
     torch.testing.assert_close(got.double(), expected, rtol=1e-5, atol=1e-4)
     kept = [SPEC.keep(source, "auto") for source in sources]
     dense_bytes = sum(s.num_bytes for s, k in zip(sources, kept, strict=True) if k is None)
-    assert packed.num_bytes - bias_O.nbytes == dense_bytes + sum(k.num_bytes for k in kept if k)
+    said_bytes = dense_bytes + sum(k.num_bytes for k in kept if k)
+    # Weights of one order of inputs, joined, have it once.
+    orders_bytes = sum(4 * s.shape[1] for s in sources[1:] if "out of order" in name)
+    assert packed.num_bytes - bias_O.nbytes == said_bytes - orders_bytes
 
 
-@pytest.mark.parametrize("name", ["Q4_0", "Q4_1", "Q8_0", "GPTQ", "AWQ", "fp8, blocks"])
+@pytest.mark.parametrize(
+    "name",
+    ["Q4_0", "Q4_1", "Q8_0", "GPTQ", "GPTQ, groups out of order", "GPTQ 8 bits", "AWQ",
+     "fp8, blocks"],
+)  # fmt: skip
 def test_numbers_of_the_file_are_kept(name: str) -> None:
     """One product a number, so nothing is summed: equal up to float32's rounding."""
     sources = STORED[name][:1]
@@ -201,9 +217,30 @@ def test_what_is_kept_is_what_was_said(name: str) -> None:
     assert SPEC.keep(source, "auto") is None  # dense
 
 
-def test_groups_out_of_order_are_dense() -> None:
-    """A GPTQ file made with act-order: any input may be in any group."""
-    source = make_int4_tensor("GPTQ", 16, 128, 64, is_in_order=False)
+def test_codes_of_8_bits_are_exact_in_bfloat16() -> None:
+    """Codes less their zeros, -256 to 255: no rounding but that of the scale's product."""
+    source = make_int_tensor("GPTQ", 16, 128, 64, bits=8)
+    got = read_back(pack([source], None, torch.bfloat16), torch.bfloat16)
+    assert torch.equal(got, source.load().to(DEVICE, torch.bfloat16))
+
+
+def test_weights_whose_orders_differ_are_not_joined() -> None:
+    """A GPTQ file made with act-order: each weight has its own order of inputs."""
+    sources = [make_int_tensor("GPTQ", 8, 64, 32, seed=seed, is_in_order=False) for seed in (0, 1)]
+    order_I = sources[1].group_of_I.load().flip(0)
+    sources.append(replace(sources[1], group_of_I=LoadedTensor(order_I)))
+    packed = pack(sources, None, torch.float32)
+    assert [part.num_outputs for part in packed.parts] == [16, 8]
+    expected = torch.cat([source.load() for source in sources]).to(DEVICE)
+    torch.testing.assert_close(read_back(packed), expected, rtol=3e-7, atol=1e-6)
+
+
+def test_groups_of_several_sizes_are_dense() -> None:
+    """What no kernel of tiles can walk."""
+    source = make_int_tensor("GPTQ", 16, 128, 64, is_in_order=False)
+    groups_I = source.group_of_I.load().clone()
+    groups_I[0] = 1
+    source = replace(source, group_of_I=LoadedTensor(groups_I))
     assert SPEC.keep(source, "auto") is None
     packed = pack([source], None, torch.float32)
     torch.testing.assert_close(packed.weight_OI, source.load().to(DEVICE))

@@ -48,12 +48,13 @@ class ScaledWeight:
     """A weight in few bits.
 
     Attributes:
-        code: 8 bits: int8 or float8_e4m3fn (O, I). 4 bits: uint8 (O, bytes); a byte of a block of
-            `block` inputs holds the input of its place and, in the high half, the one that comes
-            half a block later; the last block is filled up with zeros.
+        code: 8 bits: int8, uint8 or float8_e4m3fn (O, I). 4 bits: uint8 (O, bytes); a byte of a
+            block of `block` inputs holds the input of its place and, in the high half, the one that
+            comes half a block later; the last block is filled up with zeros.
         scale: (O or blocks of outputs, G).
-        shift_OG: with ZERO_STORED uint8, (code - shift) * scale; with MINIMUM_STORED the least
-            number, code * scale + shift.
+        shift_OG: with ZERO_STORED a whole number from 0 to 256, (code - shift) * scale; with
+            MINIMUM_STORED the least number, code * scale + shift.
+        order_I: int32; the input that stands at each place, where groups are not neighbours.
         group: inputs that share a scale, a multiple of 32 if there are several groups.
         outputs_per_scale: 1, or the height of blocks with one scale.
     """
@@ -66,6 +67,7 @@ class ScaledWeight:
     is_int4: bool = False
     zero: int = ZERO_8
     shift_OG: torch.Tensor | None = None
+    order_I: torch.Tensor | None = None
     outputs_per_scale: int = 1
 
     @property
@@ -76,8 +78,8 @@ class ScaledWeight:
     @property
     def num_bytes(self) -> int:
         """Bytes in memory."""
-        shift_bytes = 0 if self.shift_OG is None else self.shift_OG.nbytes
-        return self.code.nbytes + self.scale.nbytes + shift_bytes
+        parts = (self.code, self.scale, self.shift_OG, self.order_I)
+        return sum(part.nbytes for part in parts if part is not None)
 
     @property
     def block(self) -> int:
@@ -92,6 +94,8 @@ class ScaledWeight:
         )
         if mine != others or self.num_outputs % self.outputs_per_scale:
             return None
+        if not _are_equal(self.order_I, other.order_I):
+            return None
         shift_OG = None
         if self.shift_OG is not None and other.shift_OG is not None:
             shift_OG = torch.cat((self.shift_OG, other.shift_OG))
@@ -99,6 +103,10 @@ class ScaledWeight:
         code = torch.cat((self.code.view(torch.uint8), other.code.view(torch.uint8)))
         scale = torch.cat((self.scale, other.scale))
         return replace(self, code=code.view(self.code.dtype), scale=scale, shift_OG=shift_OG)
+
+
+def _are_equal(a: torch.Tensor | None, b: torch.Tensor | None) -> bool:
+    return a is b if a is None or b is None else torch.equal(a, b)
 
 
 def choose_block(group: int) -> int:
@@ -188,6 +196,10 @@ def _scaled_product_kernel(
                 mask=is_output_O[None, :] & (input_I < NUM_INPUTS)[:, None],
                 other=0.0,
             )
+            if ZERO == 1:  # from -256 to 255: bfloat16 has these whole numbers
+                zero = shift + output_O * NUM_GROUPS + group
+                zero_1O = tl.load(zero, mask=is_output_O, other=0).to(tl.int32)[None, :]
+                code_IO = code_IO.to(tl.int32) - zero_1O
             part_TO = tl.dot(x_TI.to(DTYPE), code_IO.to(DTYPE), input_precision="ieee")
         if NUM_GROUPS > 1 or ZERO == 2:
             group_scale_O = tl.load(scale_O + group, mask=is_output_O, other=0.0)
@@ -220,6 +232,8 @@ def multiply_scaled(
     num_tokens = x_TI.shape[0]
     if y_TO.numel() == 0:
         return
+    if weight.order_I is not None:
+        x_TI = x_TI.index_select(1, weight.order_I)
     shape = (weight.format, weight.num_outputs, weight.num_inputs, weight.group)
     sizes = find_sizes(
         tuning, _NAME, x_TI.dtype, (*shape, bucket_rows(num_tokens)),

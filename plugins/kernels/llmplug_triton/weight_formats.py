@@ -62,8 +62,7 @@ def _find_own_format(source: LazyTensor) -> str | None:
     if source.format in GGUF_BLOCKS:
         return source.format if source.shape[1] % _GGUF_GROUP == 0 else None
     if isinstance(source, PackedIntTensor):
-        is_known = source.shape[1] % source.group == 0 and source.group % _GGUF_GROUP == 0
-        is_known = is_known and source.bits == 4 and source.has_groups_in_order()
+        is_known = source.group % _GGUF_GROUP == 0 and source.has_groups_of_one_size()
         return source.format if is_known else None
     return source.format if isinstance(source, Fp8Tensor) else None
 
@@ -86,7 +85,10 @@ def _count_bytes(source: LazyTensor, name: str) -> int:
     if isinstance(source, PackedIntTensor) and name == source.format:
         groups = source.scales.shape[0]
         scale_bytes = source.scales.num_bytes // (outputs * groups)
-        return outputs * (inputs // 2 + groups * (scale_bytes + 1))
+        zero_bytes = 1 if source.bits == 4 else 2
+        order_bytes = 0 if source.has_groups_in_order() else 4 * inputs
+        codes_bytes = outputs * inputs * source.bits // 8
+        return codes_bytes + outputs * groups * (scale_bytes + zero_bytes) + order_bytes
     num_scales = outputs
     if isinstance(source, Fp8Tensor) and name == source.format:
         shape = source.scales.shape
@@ -156,18 +158,21 @@ def _read_halves(blocks_OGB: torch.Tensor, offset: int) -> torch.Tensor:
 
 
 def _pack_codes(source: PackedIntTensor, device: torch.device) -> ScaledWeight:
-    codes = source.codes()
-    if codes is None:
-        raise KernelInputError(f"a {source.format} weight whose groups are out of order")
+    codes, order_I = source.codes_by_group()
+    is_int4 = source.bits == 4
+    code_OI = codes.code_OI.to(device)
+    # 8 bits may have a zero of 256.
+    zero_dtype = torch.uint8 if is_int4 else torch.int16
     return ScaledWeight(
         format=source.format,
-        code=_pair_codes(codes.code_OI.to(device), choose_block(source.group)),
+        code=_pair_codes(code_OI, choose_block(source.group)) if is_int4 else code_OI.contiguous(),
         scale=codes.scale_OG.to(device).contiguous(),
         num_inputs=source.shape[1],
         group=source.group,
-        is_int4=True,
+        is_int4=is_int4,
         zero=ZERO_STORED,
-        shift_OG=codes.zero_OG.to(device, torch.uint8).contiguous(),
+        shift_OG=codes.zero_OG.to(device, zero_dtype).contiguous(),
+        order_I=None if order_I is None else order_I.to(device),
     )
 
 
