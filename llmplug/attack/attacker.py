@@ -54,7 +54,11 @@ class Attacker:
         started = time.perf_counter()
         answer = self.target.ask(method, path, body, **options)
         if answer.status >= 400:
-            check_refusal(answer, time.perf_counter() - started, self.within_s)
+            seconds = time.perf_counter() - started
+            shown = answer.body[:120]
+            expect(answer.status < 500, f"status {answer.status}: {shown!r}")
+            expect(seconds < self.within_s, f"the refusal took {seconds:.2f} s: {shown!r}")
+            self.check_words(answer.body)
         return answer
 
     def send(self, path: str, /, **fields: Any) -> Answer:
@@ -79,15 +83,11 @@ class Attacker:
         """The same, who waits so many times longer: for what takes a server time of its own."""
         return replace(self, within_s=self.within_s * times)
 
+    def check_words(self, words: bytes) -> None:
+        """See that the server does not tell what no client may know.
 
-def check_refusal(answer: Answer, seconds: float, within_s: float) -> None:
-    """Look at a refusal.
-
-    Raises:
-        CheckFailed: it is the server's failure, it came late, or it tells too much.
-    """
-    shown = answer.body[:120]
-    expect(answer.status < 500, f"status {answer.status}: {shown!r}")
-    expect(seconds < within_s, f"the refusal took {seconds:.2f} s: {shown!r}")
-    leak = LEAKS.search(answer.body)
-    expect(leak is None, f"the refusal tells {leak and leak[0]!r}: {shown!r}")
+        Raises:
+            CheckFailed: it does.
+        """
+        leak = LEAKS.search(words)
+        expect(leak is None, f"it tells {leak and leak[0]!r}: {words[:120]!r}")

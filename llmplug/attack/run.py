@@ -7,7 +7,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from llmplug.attack import bodies, numbers, prompts, texts, token_ids
+from llmplug.attack import (
+    bodies,
+    combinations,
+    crowds,
+    doors,
+    forms,
+    numbers,
+    prompts,
+    templates,
+    texts,
+    token_ids,
+    wire,
+)
 from llmplug.attack.canary import Canary
 from llmplug.attack.leftovers import expect_no_state, expect_ready
 from llmplug.conformance.checks import CheckFailed, NotOffered
@@ -17,11 +29,12 @@ if TYPE_CHECKING:
     from llmplug.attack.attacks import Attack
     from llmplug.attack.leftovers import ProcessMemory
 
-ATTACKS: tuple[Attack, ...] = tuple(
-    each for topic in (numbers, token_ids, prompts, texts, bodies) for each in topic.ATTACKS
-)
-
 BREATHS = 2  # the canary may be silent so much longer than a refusal may take
+
+TOPICS = (
+    numbers, token_ids, prompts, texts, bodies, wire, forms, templates, combinations, doors, crowds,
+)  # fmt: skip
+ATTACKS: tuple[Attack, ...] = tuple(each for topic in TOPICS for each in topic.ATTACKS)
 
 Result = Literal["withstood", "failed", "not offered"]
 

@@ -23,6 +23,7 @@ from llmplug.engine.runner import Runner
 from llmplug.engine.sample import SamplerChain
 from llmplug.engine.scheduler import Schedule, Scheduler
 from llmplug.engine.sequence import Sequence, derive_seed
+from llmplug.engine.token_bans import explain_error
 from llmplug.engine.transfers import Fetcher
 from llmplug.errors import EngineError, InvalidRequest, to_wire
 from llmplug.types import (
@@ -358,7 +359,7 @@ class Engine:
         choices = self._chain.sample(forward.logits_SV, forward.sequences, compute_again)
         for row, (place, choice) in enumerate(zip(forward.places, choices, strict=True)):
             samples[place].token_id = choice.token_id
-            samples[place].error = choice.error
+            samples[place].error = explain_error(choice.error, forward.sequences[row])
             if masks is not None and row in masks.errors:
                 samples[place].error = masks.errors[row]
         if raw_RV is not None:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from llmplug.errors import InvalidRequest
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -65,6 +67,17 @@ def make_bans(sampling: SamplingParams) -> TokenBans | None:
     if sampling.allowed_token_ids or sampling.bad_words:
         return TokenBans(sampling)
     return None
+
+
+def explain_error(error: Exception | None, sequence: Sequence) -> Exception | None:
+    """Lay it at a request's door, not at the engine's, that no token is left to choose."""
+    if error is None or sequence.bans is None:
+        return error
+    return InvalidRequest(
+        "No token is left here: 'allowed_token_ids', 'bad_words' and the form of the answer allow "
+        "none together.",
+        param="allowed_token_ids",
+    )
 
 
 def forbid_tokens(logits_SV: torch.Tensor, sequences: Iterable[Sequence]) -> None:

@@ -226,6 +226,9 @@ def test_a_row_whose_every_token_is_forbidden_ends_alone() -> None:
     engine.add(make_request("good", [1, 2]))
     found = drain(engine)
     assert found["none", 0][-1].finish_reason is FinishReason.ERROR
+    error = found["none", 0][-1].error
+    assert error is not None
+    assert (error.kind, error.param) == ("InvalidRequest", "allowed_token_ids")
     assert output_of(found["good", 0]) == expected_output([1, 2], 8)
 
 
