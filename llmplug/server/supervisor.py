@@ -104,11 +104,13 @@ class _Relay:
     def _pass_on(self, number: int, frame: FrameType | None) -> None:
         self.passed_on.add(number)
         if self.child:
-            os.kill(self.child, number)
+            with suppress(ProcessLookupError):  # it has just been buried
+                os.kill(self.child, number)
 
-    def has_ended(self, status: int) -> bool:
-        """Whether a child's end is what was asked for."""
-        return bool(self.passed_on & STOPS) or -status in self.passed_on
+    @property
+    def has_stopped(self) -> bool:
+        """Whether somebody asked for the end."""
+        return bool(self.passed_on & STOPS)
 
 
 def supervise(serve: Callable[[Supervisor], int]) -> int:
@@ -125,6 +127,8 @@ def supervise(serve: Callable[[Supervisor], int]) -> int:
     while wait_s is not None:
         ours, theirs = socket.socketpair()
         with _signals_held():
+            if relay.has_stopped:  # between two children
+                return 128 + signal.SIGTERM
             relay.child = os.fork()
             if not relay.child:
                 _leave_parent()
@@ -139,8 +143,9 @@ def supervise(serve: Callable[[Supervisor], int]) -> int:
         status = _wait(relay.child)
         relay.child = 0
         how = _describe(status)
-        wait_s = None if relay.has_ended(status) else lives.plan_restart(status, ready_s)
-    if status < 0 and not relay.has_ended(status):
+        is_end = relay.has_stopped or -status in relay.passed_on
+        wait_s = None if is_end else lives.plan_restart(status, ready_s)
+    if status < 0 and not is_end:
         sys.stderr.write(f"llmplug: error: the HTTP process {how}\n")
     return status if status >= 0 else 128 - status
 

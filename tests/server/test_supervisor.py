@@ -191,6 +191,18 @@ def test_a_stop_between_two_children_is_heard(tmp_path: Path) -> None:
         assert len(process.pids) < MAX_FAILED_STARTS
 
 
+def test_a_stop_that_comes_with_a_death_is_a_stop(tmp_path: Path) -> None:
+    with parent(tmp_path, "serve") as process:
+        child, _ = process.read_start()
+        process.popen.send_signal(signal.SIGSTOP)  # so that it learns of both at once
+        os.kill(child, signal.SIGKILL)
+        until(lambda: not is_alive(child))
+        process.popen.terminate()
+        process.popen.send_signal(signal.SIGCONT)
+        assert process.end() == (128 + signal.SIGKILL, "")
+        assert len(process.pids) == 1
+
+
 def test_an_orderly_end_of_the_child_alone_is_the_end(tmp_path: Path) -> None:
     with parent(tmp_path, "serve", "exit-0") as process:
         os.kill(process.read_start()[0], signal.SIGKILL)
