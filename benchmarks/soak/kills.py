@@ -16,7 +16,7 @@ import httpx
 from benchmarks.processes import list_roles
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 LOOK_S = 0.05  # between two looks at whether it is back
 SLACK_S = 1.0  # an answer takes its time from the server to the client
@@ -31,7 +31,6 @@ class Killer:
     engine_kills: list[float] = field(default_factory=list)
     http_kills: list[float] = field(default_factory=list)
     downtimes: list[tuple[float, float]] = field(default_factory=list)  # from a kill until ready
-    _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def run(
         self,
@@ -47,23 +46,24 @@ class Killer:
                 (find_http, self.http_kills, http_every_s),
             ):
                 if every_s:
-                    group.create_task(self._repeat(find, kills, every_s, has_ended, rng))
+                    group.create_task(
+                        self._repeat(find, kills, draw_pauses(every_s, rng), has_ended)
+                    )
 
     async def _repeat(
         self,
         find: Callable[[int], int | None],
         kills: list[float],
-        every_s: float,
+        pauses_s: Iterator[float],
         has_ended: Callable[[], bool],
-        rng: random.Random,
     ) -> None:
-        while True:
-            await asyncio.sleep(every_s * rng.uniform(0.5, 1.5))
-            async with self._turn:
-                if has_ended():
-                    return
-                await self.wait_ready()  # an engine killed five times while it loads is given up
-                await self.kill(find, kills)
+        for pause_s in pauses_s:
+            await asyncio.sleep(pause_s)
+            if has_ended():
+                return
+            if find is find_engine:  # killed five times while it loads, one is given up
+                await self.wait_ready()
+            await self.kill(find, kills)
 
     async def kill(self, find: Callable[[int], int | None], kills: list[float]) -> None:
         """Kill what is found, note when, and wait until the server is ready again."""
@@ -93,6 +93,12 @@ class Killer:
         with suppress(httpx.TransportError):
             return (await self.http.get("/ready")).status_code
         return 0
+
+
+def draw_pauses(every_s: float, rng: random.Random) -> Iterator[float]:
+    """Yield pauses that are as long in the mean, for ever."""
+    while True:
+        yield every_s * rng.uniform(0.5, 1.5)
 
 
 def find_engine(pid: int) -> int | None:
