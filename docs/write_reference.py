@@ -215,6 +215,42 @@ def write_thinking(spec: specs.ReasoningParserSpec) -> str:
     return f"`{spec.name}`: {quote(spec.syntax.start[0])} to {quote(spec.syntax.end)}"
 
 
+def write_metrics() -> str:
+    """Return the page of what /metrics says."""
+    from llmplug.server.app import create_app
+    from llmplug.server.service import Service
+
+    service = Service([])
+    create_app(service, config.ServerConfig(batches=config.BatchesConfig(path="none")))
+    text = (
+        "What `/metrics` says, for Prometheus; [what to watch](../operations.md). `model` is a "
+        "name of the config, `key` that of an API key. Beside these there are the `process_...` "
+        "of Prometheus' client library.\n"
+    )
+    lines = [
+        NOTE,
+        "# Metrics\n",
+        text,
+        "| metric | type | labels | |\n|---|---|---|---|",
+    ]
+    for name, kind, labels, text in sorted(list_metrics(service.metrics.registry)):
+        lines.append(f"| `{name}` | {kind} | {', '.join(labels)} | {text} |")
+    return "\n".join(lines) + "\n"
+
+
+def list_metrics(registry: Any) -> Iterator[tuple[str, str, tuple[str, ...], str]]:
+    """Yield name, type, labels and text of each metric of ours, as they are scraped."""
+    for collector in registry._collector_to_names:
+        for family in collector.collect():
+            if not family.name.startswith("llmplug_"):
+                continue
+            labels: Any = getattr(family, "_labelnames", ()) or getattr(
+                collector, "_labelnames", ()
+            )
+            suffix = "_total" if family.type == "counter" else ""
+            yield f"{family.name}{suffix}", family.type, tuple(labels), family.documentation
+
+
 def quote(text: str) -> str:
     """Return a text as Markdown quotes code, whatever backticks it holds."""
     longest = max(map(len, re.findall("`+", text)), default=0)
@@ -229,6 +265,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "dialects.md": write_dialects,
     "errors.md": write_errors,
     "hooks.md": write_hooks,
+    "metrics.md": write_metrics,
 }
 
 

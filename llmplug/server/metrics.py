@@ -81,7 +81,7 @@ class Metrics:
     def _add_times(self) -> None:
         times = _LATENCY_BUCKETS_S
         self.queue = self._histogram(
-            "queue_seconds", "From admission to the first step of the engine", times
+            "queue_seconds", "What a prompt waited in the engine for its first step", times
         )
         self.first_token = self._histogram(
             "time_to_first_token_seconds", "From admission to the first token", times

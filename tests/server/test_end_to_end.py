@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -306,6 +307,19 @@ def test_disconnect_stops_the_engine(process: Process) -> None:
     assert process.metric('llmplug_generations_total{model="small",outcome="abort"}') >= 1
 
 
+def test_a_hangup_reloads(process: Process) -> None:
+    config = process.log.with_name("config.yaml")
+    text = config.read_text()
+    for changed, told in (
+        ("drain_s: 21", "reloaded: server.drain_s"),
+        ("drain_s: many", "nothing was reloaded: "),
+    ):
+        config.write_text(text.replace("drain_s: 20", changed))
+        os.kill(process.popen.pid, signal.SIGHUP)
+        process.until(lambda told=told: told in process.log.read_text())
+    assert process.is_ready()
+
+
 def test_killed_engine_comes_back(process: Process, client: openai.OpenAI) -> None:
     (pid,) = process.engine_pids()
     stream = client.completions.create(
@@ -325,6 +339,10 @@ def test_killed_engine_comes_back(process: Process, client: openai.OpenAI) -> No
     again = client.completions.create(model="small", prompt="Once", max_tokens=4)
     assert again.usage is not None
     assert again.usage.completion_tokens > 0
+    (recorded,) = re.findall(r"looked like is in (\S+)", process.log.read_text())
+    (request,) = json.loads(Path(recorded).read_text())["running"]
+    assert request["prompt_lengths"] == [1]
+    assert request["sampling"]["ignore_eos"] is True
 
 
 def test_sigterm_lets_a_stream_finish(smollm2_gguf: Path, tmp_path: Path) -> None:
