@@ -17,15 +17,13 @@ from llmplug.answer_parts.parameter_types import (
     with_definitions,
     write_value,
 )
-from llmplug.answer_parts.section_reader import EventLog, Remainder, SectionReader, escape
+from llmplug.answer_parts.section_reader import SectionReader, escape
 from llmplug.answer_parts.writing import arguments_of, list_arguments, repeat_calls, write_text
 
 __all__ = [
-    "EventLog",
     "JsonScanner",
     "MarkerSearch",
     "MessageReader",
-    "Remainder",
     "SectionReader",
     "allowed_types",
     "arguments_of",

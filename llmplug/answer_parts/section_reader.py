@@ -17,47 +17,6 @@ SPACE = " \t\n\r"
 _NONE: frozenset[str] = frozenset()
 
 
-class EventLog(list["Event"]):
-    """What a reader has made out since it was last asked."""
-
-    __slots__ = ()
-
-    def say(self, text: str) -> None:
-        """Add text that belongs to no call, if there is any."""
-        if text:
-            self.append(Content(text))
-
-    def take(self) -> list[Event]:
-        """Hand over the events, and begin anew."""
-        events = self[:]
-        self.clear()
-        return events
-
-
-class Remainder:
-    """What stands behind a malformed place, up to the end marker: text, and nothing else."""
-
-    def __init__(self, end: str) -> None:
-        self.end = end
-        self._search = search_for(end)
-        self._held = ""
-
-    def feed(self, text: str) -> tuple[str, str | None]:
-        """Return text to show, and what stands behind the end marker once it has come."""
-        if not self.end:
-            return "", text
-        text = self._held + text
-        found = self._search.find(text)
-        if found.marker:
-            return text[: found.at], text[found.at + len(found.marker) :]
-        self._held = text[found.at :]
-        return text[: found.at], None
-
-    def finish(self) -> str:
-        """Return what was held back."""
-        return self._held
-
-
 class SectionReader:
     """Reads a section of calls by states; see `llmplug.dialect.CallReader`.
 
@@ -101,14 +60,14 @@ class SectionReader:
     def finish(self) -> list[Event]:
         """Say that the answer ends here; see `CallReader`."""
         if self._is_in_call:
-            self._finish_value()
-            self._events.append(CallEnd(self._index, is_complete=False))
-        held = "".join(self._gathered) + self._held
-        self._say("".join(self._raw) + held)
+            self._finish_call()
+        left = "".join([*self._raw, *self._gathered, self._held])
+        self._say(left.strip(SPACE) if self._num_calls else left)
         return self._events
 
-    def _finish_value(self) -> None:
-        """The answer ends within a call: let out what is known of an open value."""
+    def _finish_call(self) -> None:
+        """The answer ends within a call: let out what is known of it, and end it."""
+        self._end_call(is_complete=False)
 
     # --- calls ----------------------------------------------------------------------------------
     def _start_call(self, name: str, call_id: str | None = None) -> None:
@@ -159,6 +118,14 @@ class SectionReader:
         self._end_call(is_complete=False)
         return self._give_up(text)
 
+    def _read_end(self, text: str) -> str:
+        """Behind the calls: the end marker, or text up to it."""
+        marker, text = self._expect(text, self._in_rest)
+        if marker is None:
+            return self._give_up(text) if text else ""
+        self._is_over = True
+        return text
+
     def _read_rest(self, text: str) -> str:
         if not self._held and self._in_rest.firsts.isdisjoint(text):  # quick, as `_stream_up_to`
             self._events.append(Content(text))
@@ -169,6 +136,15 @@ class SectionReader:
         return rest
 
     # --- text -----------------------------------------------------------------------------------
+    def _keep(self, text: str, count: int) -> str:
+        """Take characters, which are text should no call come of them; return what is left."""
+        if not self._is_in_call:
+            self._raw.append(text[:count])
+        return text[count:]
+
+    def _skip_space(self, text: str) -> str:
+        return self._keep(text, len(text) - len(text.lstrip(SPACE)))
+
     def _expect(self, text: str, markers: MarkerSearch) -> tuple[str | None, str]:
         """Take one of the markers; white space before it is nobody's, once there is a call.
 

@@ -11,11 +11,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from llmplug.answer_parts.marker_search import search_for
-from llmplug.answer_parts.section_reader import EventLog
-from llmplug.dialect import BraceCalls, CallArguments, CallEnd, CallStart, Event
+from llmplug.answer_parts.section_reader import SectionReader
 
 if TYPE_CHECKING:
-    from llmplug.dialect import Opening
+    from llmplug.dialect import BraceCalls, Opening
 
 MAX_NAME = 256  # characters of a name: what is longer is none
 MAX_DEPTH = 64  # of nested brackets
@@ -24,82 +23,52 @@ _SCALAR = re.compile(r"true|false|null|-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][-
 _SPACE = re.compile(r"\s*")
 
 
-class BraceReader:
+class BraceReader(SectionReader):
     """Reads one of BraceCalls."""
 
     def __init__(self, syntax: BraceCalls, opening: Opening) -> None:
-        self.ended_as_text = False
-        self._syntax = syntax
-        self._end = syntax.end.strip()
-        self._in_name = search_for("{", syntax.start.strip(), self._end)
-        self._in_body = search_for(syntax.quote, self._end)
+        super().__init__(opening, "", self._read_name)
+        self._quote = syntax.quote
+        self._call_end = syntax.end.strip()
+        self._in_name = search_for("{", syntax.start.strip(), self._call_end)
+        self._in_body = search_for(syntax.quote, self._call_end)
         self._in_quotes = search_for(syntax.quote)
-        self._index = opening.first_index
-        self._events = EventLog()
-        self._raw = [opening.space + opening.marker]
         self._body: list[str] = []  # from the opening brace on
-        self._held = ""
         self._is_quoted = False
-        self._is_over = False
-        self._state: Callable[[str], str] = self._read_name  # takes text, returns what is left
-
-    def feed(self, text: str) -> tuple[list[Event], str | None]:
-        """Take more text; see `CallReader`."""
-        while text and not self._is_over:
-            held, self._held = self._held, ""
-            text = self._state(held + text)
-        return self._events.take(), text if self._is_over else None
-
-    def finish(self) -> list[Event]:
-        """Say that the answer ends here; see `CallReader`."""
-        self._events.say("".join(self._raw))
-        body = "".join(self._body) + self._held
-        if self._body:
-            self._end_call(body)
-        else:
-            self._events.say(body)
-        return self._events.take()
 
     def _read_name(self, text: str) -> str:
-        found = self._in_name.find(text)
-        if not found.marker and found.at <= MAX_NAME:
-            self._held = text
+        written, marker, text = self._gather(text, self._in_name, MAX_NAME)
+        if written is None:
             return ""
-        name = text[: found.at].strip()
-        if found.marker != "{" or not name or found.at > MAX_NAME:
-            self._events.say("".join(self._raw))
-            self._is_over = self.ended_as_text = True
-            return text
-        self._raw = []
-        self._events.append(CallStart(self._index, name))
+        name = written.strip()
+        if marker != "{" or not name:
+            return self._give_up(written + marker + text)
+        self._start_call(name)
         self._body = ["{"]
         self._state = self._read_body
-        return text[found.at + 1 :]
+        return text
 
     def _read_body(self, text: str) -> str:
-        found = (self._in_quotes if self._is_quoted else self._in_body).find(text)
-        self._body.append(text[: found.at])
-        left = text[found.at + len(found.marker) :]
-        if not found.marker:
-            self._held = left
-            return ""
-        if found.marker != self._end:
+        markers = self._in_quotes if self._is_quoted else self._in_body
+        before, marker, text = self._take_up_to(text, markers)
+        self._body.append(before)
+        if marker == self._quote:
             self._is_quoted = not self._is_quoted
-            self._body.append(found.marker)
-            return left
-        self._end_call("".join(self._body))
-        self._is_over = True
-        return left
+            self._body.append(marker)
+        elif marker:
+            self._finish_call()
+            self._is_over = True
+        return text
 
-    def _end_call(self, body: str) -> None:
+    def _finish_call(self) -> None:
+        body = "".join(self._body) + self._unhold("")
         try:
-            arguments = _Body(body, self._syntax.quote).to_json()
+            self._argue(_Body(body, self._quote).to_json())
         except ValueError:
-            self._events.append(CallEnd(self._index, is_complete=False))
-            self._events.say(body)
+            self._end_call(is_complete=False)
+            self._say(body)
         else:
-            self._events.append(CallArguments(self._index, arguments))
-            self._events.append(CallEnd(self._index, is_complete=True))
+            self._end_call()
 
 
 class _Body:

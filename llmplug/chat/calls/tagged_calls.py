@@ -84,12 +84,13 @@ class TaggedReader(SectionReader):
         self._tag: list[str] = []  # of a parameter without a value as yet
         self._begin_call()
 
-    def _finish_value(self) -> None:
+    def _finish_call(self) -> None:
         if self._state == self._stream_value:
             self._argue(escape(self._unhold("")))
         elif self._state == self._hold_value:
             self._argue("".join(self._value) + self._unhold(""))
         self._raw = self._tag
+        super()._finish_call()
 
     def _begin_call(self) -> None:
         self._parameters: Mapping[str, Any] = {}

@@ -53,12 +53,13 @@ class XtmlReader(SectionReader):
         self._value: list[str] = []  # of an argument that is decided on when it is whole
         self._scanner = JsonScanner()
 
-    def _finish_value(self) -> None:
+    def _finish_call(self) -> None:
         if self._state == self._stream_value:
             self._argue(escape(self._unhold("")))
         elif self._state == self._hold_value:
             self._argue("".join(self._value) + self._unhold(""))
         self._raw = self._header
+        super()._finish_call()
 
     # --- calls ----------------------------------------------------------------------------------
     def _read_call_start(self, text: str) -> str:

@@ -43,11 +43,12 @@ class ElementReader(SectionReader):
         self._source: list[str] = []  # of the parameter
         self._is_string = False  # the parameter is one, and leaves as it comes
 
-    def _finish_value(self) -> None:
-        if not self._elements:
-            return
-        mark = MARK if self._state == self._read_tag else ""
-        text = mark + self._unhold("")
+    def _finish_call(self) -> None:
+        if self._elements:
+            self._finish_value((MARK if self._state == self._read_tag else "") + self._unhold(""))
+        super()._finish_call()
+
+    def _finish_value(self, text: str) -> None:
         if self._is_string:
             self._argue(escape(text))
         elif len(self._elements) == 1 and not self._elements[0].children:
