@@ -222,6 +222,8 @@ def open_files(
     model, owner = registry.model_for(checkpoint.config)
     architectures = ", ".join(checkpoint.config["architectures"])
     why = f"{architectures}; plugin {owner}"
+    if model.claims is not None:
+        why += "; the slower road: no plugin is made for this architecture"
     choices.append(Choice(topic="architecture", chosen=model.name, why=why))
     shape = model.describe(checkpoint.config)
     task = choose_task(config, checkpoint, model, choices)

@@ -153,7 +153,7 @@ class Registry:
         return claims[0][1]
 
     def model_for(self, config: Mapping[str, Any]) -> Entry[ModelSpec]:
-        """Return the model that claims the first known entry of `architectures`.
+        """Return the model that claims the first known entry of `architectures`, or a fallback.
 
         Raises:
             CheckpointError: no plugin knows any of them.
@@ -170,6 +170,15 @@ class Registry:
                 raise PluginError(_ambiguous("architecture", architecture, found))
             if found:
                 return found[0][1]
+        fallbacks = [
+            (name, entry)
+            for name, entry in self.models._named
+            if wanted and entry.spec.claims is not None and entry.spec.claims(config)
+        ]
+        if len(fallbacks) > 1:
+            raise PluginError(_ambiguous("architecture", wanted[0], fallbacks))
+        if fallbacks:
+            return fallbacks[0][1]
         known = sorted({name for entry in self.models for name in entry.spec.architectures})
         hint = did_you_mean(wanted[0], known) if wanted else ""
         raise CheckpointError(

@@ -19,7 +19,7 @@ def find_spec_problem(spec: Any) -> str | None:
         expected = _expected(str(field.type), value)
         if expected is not None:
             return f"whose {field.name!r} is {value!r}, not {expected}"
-    if isinstance(spec, ModelSpec) and not spec.architectures:
+    if isinstance(spec, ModelSpec) and not spec.architectures and not spec.claims:
         return f"{spec.name!r} that claims no architecture"
     if isinstance(spec, SamplerSpec):
         return _sampler_problem(spec)

@@ -247,7 +247,8 @@ class ModelSpec:
 
     Attributes:
         name: short name of the family.
-        architectures: entries of `architectures` in config.json that it claims.
+        architectures: entries of `architectures` in config.json that it claims; none only where
+            it has `claims`.
         describe: config -> ModelShape, without torch. Raises CheckpointError for settings it does
             not support: a setting that changes the result is never ignored.
         weights: config -> the weight table, every tensor of the checkpoint that matters.
@@ -258,6 +259,8 @@ class ModelSpec:
         task: what it is for; a model that generates can also embed, by its last token.
         classifier_pooling: config -> what a classifier reads of a text; None: its first token, or
             where the shape has caches its last one.
+        claims: config -> whether it takes it; makes a fallback, asked for architectures that no
+            spec lists.
     """
 
     name: str
@@ -268,6 +271,7 @@ class ModelSpec:
     ignored: tuple[str, ...] = ()
     task: Task = "generate"
     classifier_pooling: Callable[[Mapping[str, Any]], PoolingKind] | None = None
+    claims: Callable[[Mapping[str, Any]], bool] | None = None
 
 
 # --- kernels ------------------------------------------------------------------------------------
@@ -368,6 +372,9 @@ class SamplerSpec:
         order: place within the stage; lower runs earlier.
         reads_history: whether it reads `output_ids` or keeps a state. One that does not can choose
             a token on the device before the host knows the one before it.
+        takes_pending: nor need one wait that reads `output_ids`, keeps no state, and takes a third
+            argument: of each row the token that is chosen and not in `output_ids` yet, int64 on the
+            device, -1 where there is none; None: no row has one.
         fuses: names of samplers that this one does in one go: where a row needs some of them, one
             right after the other in this order and the last of this one's stage, it runs in their
             place. Nobody asks for it by name, and `is_active` is not asked.
@@ -381,6 +388,7 @@ class SamplerSpec:
     make: Callable[..., Any]
     order: int = 0
     reads_history: bool = True
+    takes_pending: bool = False
     fuses: tuple[str, ...] = ()
     fuse: Callable[[Mapping[str, Any]], Any] | None = None
     reads_vocabulary: bool = False
