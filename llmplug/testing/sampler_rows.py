@@ -94,3 +94,17 @@ def make_odd_logits(num_rows: int, vocab_size: int = 501) -> torch.Tensor:
     logits_RV[3::5, ::2] = -INF
     logits_RV[4::5, 3:-1] = -INF
     return logits_RV
+
+
+def apply_sampler(
+    spec: SamplerSpec, logits_RV: torch.Tensor, rows: Sequence[SamplerRow]
+) -> torch.Tensor:
+    """Return what a sampler of stage bias, scale or filter makes of logits."""
+    edited_RV = logits_RV.clone()
+    make_sampler(spec, logits_RV.shape[1]).apply(edited_RV, rows)
+    return edited_RV
+
+
+def kept_ids(logits_V: torch.Tensor) -> list[int]:
+    """Return the tokens that are not forbidden."""
+    return [i for i, logit in enumerate(logits_V.tolist()) if logit > -INF]

@@ -7,10 +7,16 @@ import random
 import pytest
 import torch
 from engine.fake_model import VOCAB_SIZE, drain, make_engine, make_request, output_of
-from plugins.sampler_rows import CPU, OPS, make_row
 from pydantic import ValidationError
 
+from llmplug import SamplerRow
 from llmplug.grammar import Vocabulary
+from llmplug.testing import check_sampler
+from llmplug.testing.sampler_rows import (
+    CPU,
+    OPS,
+    make_row,
+)
 from llmplug_dry import llmplug_samplers
 
 (SPEC,) = llmplug_samplers()
@@ -86,16 +92,14 @@ def test_breakers_are_the_request_s_and_the_window_is_too() -> None:
     assert apply(torch.zeros(1, SIZE), [by_letter])[0].tolist() == [0.0] * SIZE
 
 
-def test_rows_are_independent() -> None:
-    source = random.Random(1)
-    rows = [
-        make_row(SPEC, [source.randrange(3) for _ in range(40)], dry_multiplier=0.1 * (i + 1))
-        for i in range(4)
-    ]
-    logits = torch.randn(4, SIZE, generator=torch.Generator().manual_seed(0))
-    together = apply(logits, rows)
-    for i in range(4):
-        assert torch.equal(apply(logits[i : i + 1], rows[i : i + 1])[0], together[i])
+def formula(logits: torch.Tensor, row: SamplerRow) -> torch.Tensor:
+    found = expected_penalties(list(row.seen_ids()), BREAKERS, row.params.dry_multiplier, 1.75, 2)
+    return logits - torch.tensor(found)
+
+
+def test_what_holds_for_every_sampler() -> None:
+    params = [{"dry_multiplier": 0.1 * (i + 1)} for i in range(4)]
+    check_sampler(SPEC, params, formula=formula, vocab_size=SIZE, vocabulary=read_vocabulary())
 
 
 def test_what_it_refuses() -> None:

@@ -6,17 +6,17 @@ import math
 
 import pytest
 import torch
-from plugins.sampler_rows import (
+
+import llmplug_standard
+from llmplug.testing import check_sampler
+from llmplug.testing.sampler_rows import (
     CPU,
     INF,
     OPS,
-    apply,
-    check_batch_independence,
+    apply_sampler,
     make_logits,
     make_row,
 )
-
-import llmplug_standard
 from llmplug_dynamic_temperature import llmplug_samplers
 
 (SPEC,) = llmplug_samplers()
@@ -41,7 +41,7 @@ def test_both_samplers_together_are_the_formula(middle, width, power) -> None:
     logits[2] *= 0.1
     logits[3, ::2] = -INF
     rows = [make_row(SPEC, temperature=middle, dynatemp_range=width, dynatemp_exponent=power)] * 4
-    edited = apply(SPEC, logits, rows)
+    edited = apply_sampler(SPEC, logits, rows)
     if middle != 1:
         TEMPERATURE.make(50, CPU, OPS).apply(edited, rows)
     for row in range(4):
@@ -52,15 +52,17 @@ def test_both_samplers_together_are_the_formula(middle, width, power) -> None:
 def test_a_single_token_stays_and_sure_rows_become_surer() -> None:
     lone = torch.tensor([[3.0, -INF, -INF]])
     row = make_row(SPEC, dynatemp_range=1.0)
-    assert torch.equal(apply(SPEC, lone, [row]).softmax(-1), lone.softmax(-1))
+    assert torch.equal(apply_sampler(SPEC, lone, [row]).softmax(-1), lone.softmax(-1))
     sure = torch.tensor([[9.0, 1.0, 0.0]])
-    edited = apply(SPEC, sure, [row])
+    edited = apply_sampler(SPEC, sure, [row])
     assert edited.isfinite().all()
     assert edited.softmax(-1)[0, 0] > sure.softmax(-1)[0, 0]
 
 
-def test_rows_are_independent_and_when_it_is_active() -> None:
-    rows = [make_row(SPEC, dynatemp_range=0.2 * (i + 1)) for i in range(5)]
-    check_batch_independence(SPEC, make_logits(5), rows)
+def test_what_holds_for_every_sampler() -> None:
+    check_sampler(SPEC, [{"dynatemp_range": 0.2 * (i + 1)} for i in range(5)])
+
+
+def test_when_it_is_active() -> None:
     fields = ({}, {"dynatemp_range": 0.5}, {"dynatemp_range": 0.5, "temperature": 0.0})
     assert [SPEC.is_active(SPEC.params(**each)) for each in fields] == [False, True, False]

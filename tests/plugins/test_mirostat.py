@@ -6,9 +6,19 @@ import math
 from collections import Counter
 
 import pytest
+import torch
 from engine.fake_model import drain, make_engine, make_request, output_of
-from plugins.sampler_rows import CPU, INF, OPS, is_plausible, make_logits, make_row
 
+from llmplug import SamplerRow
+from llmplug.testing import check_sampler
+from llmplug.testing.chance import is_plausible
+from llmplug.testing.sampler_rows import (
+    CPU,
+    INF,
+    OPS,
+    make_logits,
+    make_row,
+)
 from llmplug_mirostat import llmplug_samplers
 
 (SPEC,) = llmplug_samplers()
@@ -26,7 +36,7 @@ def kept_by_version_2(probs: list[float], mu: float) -> set[int]:
 
 def kept_by_version_1(probs: list[float], mu: float) -> set[int]:
     order = sorted(range(len(probs)), key=lambda i: -probs[i])
-    ranked = [probs[i] for i in order[:100]]
+    ranked = [probs[i] for i in order[:100] if probs[i] > 0]
     above = sum(
         math.log((i + 2) / (i + 1)) * math.log(ranked[i] / ranked[i + 1])
         for i in range(len(ranked) - 1)
@@ -49,6 +59,19 @@ def test_tokens_are_drawn_from_what_the_cut_leaves(version, kept_by, mu) -> None
     share = sum(probs[i] for i in kept)
     assert set(counts) <= kept
     assert is_plausible(counts, [p / share if i in kept else 0 for i, p in enumerate(probs)])
+
+
+@pytest.mark.parametrize(("version", "kept_by"), [(1, kept_by_version_1), (2, kept_by_version_2)])
+def test_what_holds_for_every_sampler(version, kept_by) -> None:
+    def formula(logits: torch.Tensor, row: SamplerRow) -> torch.Tensor:
+        probs = logits.softmax(-1).tolist()
+        is_flat = len(set(probs)) == 1  # it has no exponent
+        kept = range(len(probs)) if is_flat else kept_by(probs, 2 * row.params.mirostat_tau)
+        cut = torch.tensor([p if i in kept else 0.0 for i, p in enumerate(probs)])
+        return cut / cut.sum()
+
+    params = [{"mirostat": version, "mirostat_tau": tau} for tau in (1.0, 2.0)]
+    check_sampler(SPEC, params, formula=formula)
 
 
 @pytest.mark.parametrize("version", [1, 2])

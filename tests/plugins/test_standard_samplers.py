@@ -13,6 +13,7 @@ import llmplug_standard
 from llmplug import SamplerRow
 from llmplug.ops import REFERENCES
 from llmplug.ops.table import KernelChoice, KernelTable, make_reference_table
+from llmplug.testing import check_sampler
 from llmplug_standard.categorical import Categorical
 from llmplug_standard.top_p import TopP
 
@@ -84,14 +85,6 @@ def test_filters_agree_with_transformers(name, params, make_reference, scale) ->
         assert torch.equal(found[row], expected), p
 
 
-@pytest.mark.parametrize("name", ["top_k", "top_p", "min_p"])
-def test_filters_keep_what_others_forbade(name) -> None:
-    params = {"top_k": {"top_k": 400}, "top_p": {"top_p": 0.99}, "min_p": {"min_p": 1e-9}}[name]
-    logits = make_logits(2)
-    logits[:, 5:] = -INF
-    assert apply(name, logits, [make_row(name, **params)] * 2)[:, 5:].max() == -INF
-
-
 def test_ties_go_to_the_lowest_id() -> None:
     logits = torch.zeros(3, VOCAB_SIZE)
     logits[1, 100:110] = 1.0
@@ -103,6 +96,34 @@ def test_ties_go_to_the_lowest_id() -> None:
     top_p = apply("top_p", logits[:1], [make_row("top_p", top_p=share)])
     assert (top_p[0] > -INF).nonzero()[:, 0].tolist() == [0, 1, 2, 3, 4]
     assert make_sampler("greedy").choose(logits, [make_row("greedy")] * 3).tolist() == [0, 100, 0]
+
+
+def choose_best(logits_V: torch.Tensor, row: SamplerRow) -> torch.Tensor:
+    return torch.zeros_like(logits_V).index_fill_(0, logits_V.argmax(), 1.0)
+
+
+# Sampler -> settings that make it active, and of `greedy` what it chooses.
+ACTIVE = {
+    "logit_bias": ([{"logit_bias": {3: 100.0, 20: -2.5}}], None),
+    "repetition_penalty": ([{"repetition_penalty": p} for p in (0.5, 1.3)], None),
+    "presence_frequency": ([{"presence_penalty": 0.7}, {"frequency_penalty": -0.3}], None),
+    "temperature": ([{"temperature": t} for t in (0.1, 0.7, 2.0)], None),
+    "top_k": ([{"top_k": k} for k in (1, 7, 400, 5000)], None),
+    "top_p": ([{"top_p": p} for p in (1e-6, 0.5, 0.99)], None),
+    "min_p": ([{"min_p": p} for p in (1e-9, 0.1, 1.0)], None),
+    "greedy": ([{"temperature": 0}], choose_best),
+    "categorical": ([{"temperature": 1}], None),
+}
+
+
+@pytest.mark.parametrize("name", ACTIVE)
+def test_what_holds_for_every_sampler(name) -> None:
+    params, formula = ACTIVE[name]
+    check_sampler(SPECS[name], params, formula=formula, vocab_size=VOCAB_SIZE)
+
+
+def test_every_sampler_that_is_asked_for_is_checked() -> None:
+    assert set(ACTIVE) == {name for name, spec in SPECS.items() if not spec.fuses}
 
 
 @pytest.mark.parametrize("penalty", [0.5, 1.2, 2.0])
@@ -145,73 +166,6 @@ def test_logit_bias_is_added() -> None:
     expected = torch.zeros(2, VOCAB_SIZE)
     expected[0, 3], expected[0, 1002], expected[1, 3] = 100, -100, 0.5
     torch.testing.assert_close(difference, expected, rtol=0, atol=1e-5)
-
-
-def chi_square(counts: Counter[int], probs: torch.Tensor) -> float:
-    """Pearson's statistic over tokens expected at least five times; the rest is one class."""
-    total = counts.total()
-    statistic, rest_expected, rest_found = 0.0, 0.0, 0
-    for token_id, prob in enumerate(probs.tolist()):
-        expected = prob * total
-        if expected < 5:
-            rest_expected += expected
-            rest_found += counts[token_id]
-        else:
-            statistic += (counts[token_id] - expected) ** 2 / expected
-    if rest_expected > 0:
-        statistic += (rest_found - rest_expected) ** 2 / rest_expected
-    return statistic
-
-
-@pytest.mark.parametrize("vary", ["seed", "position"])
-@pytest.mark.parametrize("forbidden", [0, 30])
-def test_draws_follow_the_distribution(vary, forbidden) -> None:
-    size, draws = 40, 5_000
-    logits = make_logits(1, 1.5, size)
-    logits[0, torch.randperm(size, generator=torch.Generator().manual_seed(1))[:forbidden]] = -INF
-    sampler = make_sampler("categorical", size)
-    rows = [make_row("categorical", **{"position": 9, "seed": 3, vary: i}) for i in range(draws)]
-    counts = Counter(sampler.choose(logits.expand(draws, size), rows).tolist())
-    probs = logits.softmax(-1)[0]
-    assert all(probs[token_id] > 0 for token_id in counts)
-    freedom = int((probs * draws >= 5).sum())
-    # The statistic has mean f and variance 2 f; the seeds are fixed, so this does not flicker.
-    assert chi_square(counts, probs) < freedom + 4 * math.sqrt(2 * freedom)
-
-
-def test_draws_of_neighbouring_keys_are_independent() -> None:
-    size, draws = 2, 5_000
-    logits = torch.zeros(1, size)
-    sampler = make_sampler("categorical", size)
-    for vary in ("seed", "position"):
-        rows = [make_row("categorical", **{"position": 0, vary: i}) for i in range(draws)]
-        bits = sampler.choose(logits.expand(draws, size), rows).double() - 0.5
-        for lag in (1, 2, 3, 64):
-            correlation = (bits[lag:] * bits[:-lag]).mean() * 4
-            assert abs(correlation) < 4 / math.sqrt(draws)
-
-
-def test_a_row_draws_the_same_alone_and_anywhere_in_a_batch() -> None:
-    logits = make_logits(9, 1.0)
-    rows = [make_row("categorical", seed=i * 977 - 4000, position=i) for i in range(9)]
-    sampler = make_sampler("categorical")
-    together = sampler.choose(logits, rows).tolist()
-    alone = [int(sampler.choose(logits[i : i + 1], [rows[i]])) for i in range(9)]
-    backwards = sampler.choose(logits.flip(0), rows[::-1]).tolist()[::-1]
-    assert together == alone == backwards
-    assert sampler.choose(logits, rows).tolist() == together
-    other = [make_row("categorical", seed=i * 977 - 3999, position=i) for i in range(9)]
-    assert sampler.choose(logits, other).tolist() != together
-
-
-@pytest.mark.parametrize("name", ["top_k", "top_p", "min_p", "temperature"])
-def test_filters_treat_a_row_the_same_alone_and_in_a_batch(name) -> None:
-    value = {"top_k": 7, "top_p": 0.8, "min_p": 0.1, "temperature": 0.7}[name]
-    logits = make_logits(5)
-    rows = [make_row(name, **{name: value})] * 5
-    together = apply(name, logits, rows)
-    for i in range(5):
-        assert torch.equal(apply(name, logits[i : i + 1], rows[:1])[0], together[i])
 
 
 def find_highest_scores(logits_RV: torch.Tensor, rows) -> torch.Tensor:

@@ -6,15 +6,15 @@ import statistics
 
 import pytest
 import torch
-from plugins.sampler_rows import (
+
+from llmplug.testing import check_sampler
+from llmplug.testing.sampler_rows import (
     INF,
-    apply,
-    check_batch_independence,
+    apply_sampler,
     kept_ids,
     make_logits,
     make_row,
 )
-
 from llmplug_top_n_sigma import llmplug_samplers
 
 (SPEC,) = llmplug_samplers()
@@ -32,25 +32,25 @@ def test_who_is_within_n_deviations_stays(n, offset) -> None:
     logits[1] *= 0.01
     logits[2, ::3] = -INF
     logits[3, 1:] = -INF
-    found = apply(SPEC, logits, [make_row(SPEC, top_n_sigma=n)] * 4)
+    found = apply_sampler(SPEC, logits, [make_row(SPEC, top_n_sigma=n)] * 4)
     for row in range(4):
         assert kept_ids(found[row]) == expected_ids(logits[row].tolist(), n)
-        kept = found[row] > -INF
-        assert torch.equal(found[row][kept], logits[row][kept])
 
 
 def test_the_temperature_changes_nothing_about_who_stays() -> None:
     logits = make_logits(3)
     rows = [make_row(SPEC, top_n_sigma=1.3)] * 3
-    cold, hot = apply(SPEC, logits * 4, rows), apply(SPEC, logits / 4, rows)
+    cold, hot = apply_sampler(SPEC, logits * 4, rows), apply_sampler(SPEC, logits / 4, rows)
     assert torch.equal(cold > -INF, hot > -INF)
 
 
-def test_equal_logits_all_stay_and_rows_are_independent() -> None:
+def test_equal_logits_all_stay() -> None:
     equal = torch.full((1, 9), 2.0)
-    assert torch.equal(apply(SPEC, equal, [make_row(SPEC, top_n_sigma=0.5)]), equal)
-    rows = [make_row(SPEC, top_n_sigma=0.3 * (i + 1)) for i in range(5)]
-    check_batch_independence(SPEC, make_logits(5), rows)
+    assert torch.equal(apply_sampler(SPEC, equal, [make_row(SPEC, top_n_sigma=0.5)]), equal)
+
+
+def test_what_holds_for_every_sampler() -> None:
+    check_sampler(SPEC, [{"top_n_sigma": 0.3 * (i + 1)} for i in range(5)])
 
 
 def test_when_it_is_active() -> None:

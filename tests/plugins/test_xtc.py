@@ -6,17 +6,18 @@ from collections import Counter
 
 import pytest
 import torch
-from plugins.sampler_rows import (
+from pydantic import ValidationError
+
+from llmplug.testing import check_sampler
+from llmplug.testing.chance import is_plausible
+from llmplug.testing.sampler_rows import (
     INF,
-    apply,
-    check_batch_independence,
-    is_plausible,
+    OPS,
+    apply_sampler,
     kept_ids,
     make_logits,
     make_row,
 )
-from pydantic import ValidationError
-
 from llmplug_xtc import llmplug_samplers
 
 (SPEC,) = llmplug_samplers()
@@ -34,16 +35,14 @@ def test_of_the_likely_only_the_least_likely_stays(threshold) -> None:
     logits = make_logits(6, 1.5, 30)
     logits[5, :3] = logits[5].max() + 1  # equal: the lowest id stays
     rows = [make_row(SPEC, xtc_probability=1.0, xtc_threshold=threshold)] * 6
-    found = apply(SPEC, logits, rows)
+    found = apply_sampler(SPEC, logits, rows)
     for row in range(6):
         assert kept_ids(found[row]) == expected_ids(logits[row].tolist(), threshold)
-        kept = found[row] > -INF
-        assert torch.equal(found[row][kept], logits[row][kept])
 
 
 def test_a_single_choice_stays() -> None:
     logits = torch.tensor([[5.0, 0.0, -1.0, -INF]])
-    found = apply(SPEC, logits, [make_row(SPEC, xtc_probability=1.0, xtc_threshold=0.3)])
+    found = apply_sampler(SPEC, logits, [make_row(SPEC, xtc_probability=1.0, xtc_threshold=0.3)])
     assert torch.equal(found, logits)
 
 
@@ -56,28 +55,25 @@ def test_it_happens_with_its_probability(probability, vary) -> None:
         make_row(SPEC, xtc_probability=probability, **{"seed": 5, "position": 7, vary: i})
         for i in range(count)
     ]
-    found = apply(SPEC, logits, rows)
+    found = apply_sampler(SPEC, logits, rows)
     counts = Counter(int(len(kept_ids(row)) == 1) for row in found)
     assert is_plausible(counts, [1 - probability, probability])
 
 
 def test_the_coin_says_nothing_about_the_draw() -> None:
     """What is drawn after a coin of heads is drawn as often as after tails."""
-    from plugins.sampler_rows import OPS
-
     from llmplug_standard.categorical import Categorical
 
     count = 4000
     rows = [make_row(SPEC, seed=3, position=i, xtc_probability=0.5) for i in range(count)]
-    is_heads = apply(SPEC, torch.zeros(count, 2), rows)[:, 1] == -INF
+    is_heads = apply_sampler(SPEC, torch.zeros(count, 2), rows)[:, 1] == -INF
     drawn = Categorical(OPS).choose(torch.zeros(count, 2), rows) == 1
     agree = int((is_heads == drawn).sum())
     assert is_plausible(Counter({0: count - agree, 1: agree}), [0.5, 0.5])
 
 
-def test_a_row_is_the_same_in_any_batch() -> None:
-    rows = [make_row(SPEC, seed=i * 31, position=i, xtc_probability=0.5) for i in range(8)]
-    check_batch_independence(SPEC, make_logits(8, 1.0, 40), rows)
+def test_what_holds_for_every_sampler() -> None:
+    check_sampler(SPEC, [{"xtc_probability": 0.1 * (i + 1)} for i in range(8)])
 
 
 def test_when_it_is_active_and_what_it_refuses() -> None:
