@@ -5,7 +5,8 @@ A subcommand is a module of this folder with `NAME` (that of the file), `HELP` (
 heavy inside `run`, so that `llmplug --help` answers at once.
 
 Exit status: 0 done, 1 not well (a check failed), 2 the user's config, plugins, files or arguments
-are wrong, 130 interrupted, 141 whoever reads our output went away.
+are wrong, 130 interrupted, 141 whoever reads our output went away; of `serve` also 128 + N, as its
+HTTP process was killed by signal N before it was ready.
 """
 
 from __future__ import annotations
