@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from io import StringIO
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
@@ -57,6 +58,16 @@ class JsonLines(logging.Formatter):
             line["stack"] = self.formatStack(record.stack_info)
         # ASCII: no reader of lines stumbles over an odd line end or half a character.
         return json.dumps(line, default=str)
+
+
+class LineLog(StringIO):
+    """A stream for what is written for people: each line is logged."""
+
+    def write(self, text: str) -> int:
+        """Log the lines of a text."""
+        for line in text.splitlines():
+            logging.getLogger("llmplug").info("%s", line)
+        return len(text)
 
 
 class _Lines(logging.StreamHandler[Any]):

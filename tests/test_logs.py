@@ -10,7 +10,7 @@ from datetime import datetime
 
 import pytest
 
-from llmplug.logs import JsonLines, TextLines, log_fields
+from llmplug.logs import JsonLines, LineLog, TextLines, log_fields
 
 PROGRAM = """
 import logging, threading, warnings
@@ -77,3 +77,12 @@ def test_fields_as_text(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     log_fields(logging.getLogger("x"), {"id": "100%", "n": 3, "ms": 2.04, "key": None, "e": ""})
     assert caplog.messages == ["id=100% n=3 ms=2.0 key=- e=-"]
+
+
+def test_what_is_written_for_people_becomes_lines(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    stream = LineLog()
+    assert stream.write("weights: 25 %\nweights: 50 %\n") == 28
+    stream.flush()
+    assert not stream.isatty()
+    assert caplog.messages == ["weights: 25 %", "weights: 50 %"]

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 NAME = "serve"
 HELP = "serve a config, or one model by its source, over the OpenAI API"
 ENGINE_ARGV = (sys.executable, "-m", "llmplug", "engine")
+WRONG = 2  # the exit status of `llmplug.cli.main`
 GRAMMARS_ARGV = (sys.executable, "-m", "llmplug", "grammars")
 
 
@@ -49,6 +50,7 @@ def run(args: argparse.Namespace) -> int:
 def run_http(args: argparse.Namespace, supervisor: Supervisor | None) -> int:
     """Plan, start the engines and serve."""
     from llmplug.engine.process import EngineProcess
+    from llmplug.errors import LlmplugError
 
     gc.disable()  # a start leaves no garbage to speak of
     with ExitStack() as stack:
@@ -64,7 +66,13 @@ def run_http(args: argparse.Namespace, supervisor: Supervisor | None) -> int:
         if not num_eager:
             processes.pop().discard()
         processes += [stack.enter_context(EngineProcess(ENGINE_ARGV)) for _ in range(1, num_eager)]
-        _serve(config, partial(_read_config, args), iter(processes), supervisor)
+        try:
+            _serve(config, partial(_read_config, args), iter(processes), supervisor)
+        except LlmplugError as error:
+            if config.log.format == "text":
+                raise
+            logging.getLogger("llmplug").critical("%s", error)
+            return WRONG
     return 0
 
 
@@ -99,7 +107,7 @@ def _serve(
     registry = assemble.load_registry(config)
     for plugin in registry.report.problems:
         logging.getLogger("llmplug").warning("%s", plugin)
-    with TerminalProgress() as progress:
+    with TerminalProgress(logs.LineLog() if config.log.format == "json" else None) as progress:
         models, missing, plans = make_models(config, registry, progress, processes)
         gc.freeze()  # tokenizers live on: no collection need look at them while requests wait
         gc.enable()
