@@ -14,47 +14,38 @@ from pydantic import BaseModel, ConfigDict, Field
 
 import llmplug_xgrammar
 from llmplug import GrammarError
-from llmplug.grammar import Json, Lark, Node, OneOf, Regex, Seq, Text
+from llmplug.grammar import Json, Lark, OneOf, Text
 from llmplug.json_schema import ANNOTATIONS
+from llmplug.testing import byte_answers, check_grammar
+from llmplug.testing import grammar_cases as cases
 from llmplug_llguidance import llmplug_grammars
 from llmplug_llguidance.backend import LlguidanceBackend
 from llmplug_llguidance.schema import FOLLOWED, prepare_schema
-
-from . import grammar_cases as cases
 
 KNOWN = cases.STRICT + cases.FURTHER
 
 
 @pytest.fixture(scope="module")
 def backend() -> LlguidanceBackend:
-    return LlguidanceBackend(cases.make_vocabulary())
+    return LlguidanceBackend(byte_answers.make_vocabulary())
 
 
 def test_the_hook_offers_what_opens_a_vocabulary() -> None:
     (spec,) = llmplug_grammars()
     assert spec.name == "llguidance"
-    assert isinstance(spec.open(cases.make_vocabulary()), LlguidanceBackend)
+    assert isinstance(spec.open(byte_answers.make_vocabulary()), LlguidanceBackend)
 
 
 def test_the_hook_offers_a_backend_that_comes_before_the_extra_one() -> None:
     (spec,), (extra,) = llmplug_grammars(), llmplug_xgrammar.llmplug_grammars()
     assert (spec.name, extra.name) == ("llguidance", "xgrammar")
     assert spec.priority > extra.priority
-    assert cases.is_answer(spec.open(cases.make_vocabulary()), Text("yes"), "yes")
+    assert byte_answers.is_answer(spec.open(byte_answers.make_vocabulary()), Text("yes"), "yes")
 
 
-@pytest.mark.parametrize("case", KNOWN + cases.TREES + cases.LARK, ids=str)
-def test_answers_are_those_that_fit(backend: LlguidanceBackend, case: cases.Case) -> None:
-    found = {text: cases.is_answer(backend, case.node, text) for text, _ in cases.texts_of(case)}
-    assert found == dict(cases.texts_of(case))
-
-
-@pytest.mark.parametrize(("node", "words"), cases.REFUSED, ids=lambda value: str(value)[:60])
-def test_what_cannot_be_followed_is_refused_by_name(
-    backend: LlguidanceBackend, node: Node, words: str
-) -> None:
-    with pytest.raises(GrammarError, match=words):
-        backend.compile(node)
+def test_what_holds_for_every_backend() -> None:
+    (spec,) = llmplug_grammars()
+    check_grammar(spec, more=[*cases.FURTHER, *cases.LARK])
 
 
 def test_every_keyword_that_is_followed_has_a_case() -> None:
@@ -86,7 +77,7 @@ def test_annotations_and_neutral_values_change_nothing(backend: LlguidanceBacken
         "uniqueItems": False,
         "items": {"type": "integer", "nullable": False, "examples": [1]},
     }
-    assert cases.is_answer(backend, Json(schema), "[1, 1]")
+    assert byte_answers.is_answer(backend, Json(schema), "[1, 1]")
     assert schema["uniqueItems"] is False, "what was given stays as it was"
 
 
@@ -121,7 +112,7 @@ class Person(BaseModel):
 def test_whatever_is_chosen_among_the_allowed_fits_the_schema(backend: LlguidanceBackend) -> None:
     rng = random.Random(5)
     node = Json(Person.model_json_schema())
-    texts = [cases.sample(backend, node, rng) for _ in range(60)]
+    texts = [byte_answers.sample(backend, node, rng) for _ in range(60)]
     ended = [text for text in texts if text is not None]
     assert len(ended) > 20
     for text in ended:
@@ -142,31 +133,11 @@ def test_whatever_is_chosen_fits_for_another_judge_too(
     draft = jsonschema.Draft7Validator if is_older else jsonschema.Draft202012Validator
     judge = draft(case.node.schema, format_checker=draft.FORMAT_CHECKER)
     rng = random.Random(7)
-    texts = [cases.sample(backend, case.node, rng) for _ in range(12)]
+    texts = [byte_answers.sample(backend, case.node, rng) for _ in range(12)]
     ended = [text for text in texts if text is not None]
     assert ended
     for text in ended:
         judge.validate(json.loads(text))
-
-
-def test_answers_of_one_grammar_do_not_share_their_place(backend: LlguidanceBackend) -> None:
-    grammar = backend.compile(Text("ab"))
-    one, other = grammar.start(), grammar.start()
-    assert one.accept(ord("a"))
-    assert not one.accept(ord("a"))
-    assert cases.allowed_ids(other) == [ord("a")]
-    assert cases.allowed_ids(one) == [ord("b")]
-    assert one.accept(ord("b"))
-    assert one.is_done
-
-
-def test_control_tokens_stand_where_the_tree_spells_them_and_nowhere_else(
-    backend: LlguidanceBackend,
-) -> None:
-    state = backend.compile(Seq([Text("<call>"), Regex("(?s:.*)"), Text("</call>")])).start()
-    assert cases.allowed_ids(state) == [cases.CONTROL["<call>"]]
-    assert state.accept(cases.CONTROL["<call>"])
-    assert {i for i in cases.allowed_ids(state) if i >= 256} == {cases.CONTROL["</call>"]}
 
 
 def test_masks_beyond_the_budget_end_the_answer(backend: LlguidanceBackend) -> None:
@@ -175,7 +146,7 @@ def test_masks_beyond_the_budget_end_the_answer(backend: LlguidanceBackend) -> N
 
     def follow() -> None:
         for _ in range(1000):
-            cases.allowed_ids(state)
+            byte_answers.allowed_ids(state)
             state.accept(ord("a"))
 
     with pytest.raises(GrammarError, match="max is"):
@@ -184,5 +155,5 @@ def test_masks_beyond_the_budget_end_the_answer(backend: LlguidanceBackend) -> N
 
 def test_a_choice_may_hold_very_many_texts(backend: LlguidanceBackend) -> None:
     node = OneOf([Text(f"word{i}") for i in range(20_000)])
-    assert cases.is_answer(backend, node, "word19999")
-    assert not cases.is_answer(backend, node, "word20000")
+    assert byte_answers.is_answer(backend, node, "word19999")
+    assert not byte_answers.is_answer(backend, node, "word20000")

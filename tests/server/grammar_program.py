@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import sys
 
-from plugins.grammar_cases import VOCAB_SIZE, make_vocabulary
-
 from llmplug.server.grammar_process import LENGTH_BYTES, run_grammar_process
+from llmplug.testing.byte_answers import VOCAB_SIZE, make_vocabulary
 from llmplug_llguidance.backend import LlguidanceBackend
 
 if __name__ == "__main__":
