@@ -65,6 +65,16 @@ class DeviceRunner(Runner):
         rows = array("q", [sequence.row for sequence in sequences])
         self._state.keep(send_array(rows, self._device), ids_S)
 
+    def find_pending(self, sequences: SequenceOf[Sequence]) -> torch.Tensor | None:
+        """Return the tokens that were chosen and are not known on the host yet: ids_S, int64.
+
+        -1 where there is none; None: the host knows all.
+        """
+        if not any(sequence.num_pending for sequence in sequences):
+            return None
+        rows = [sequence.row if sequence.num_pending else -1 for sequence in sequences]
+        return self._state.find_ids(send_array(array("q", rows), self._device))
+
     def _decode(self, schedule: Schedule, changes: dict[int, int]) -> torch.Tensor:
         decodes = schedule.decodes
         num_padding = self._graphs.round_rows(len(decodes)) - len(decodes)

@@ -71,6 +71,10 @@ class DeviceState:
         """Keep chosen tokens for the next step."""
         self.ids_R.index_copy_(0, rows_S, ids_S)
 
+    def find_ids(self, rows_S: torch.Tensor) -> torch.Tensor:
+        """Return the last tokens of rows, -1 for the row -1."""
+        return torch.where(rows_S >= 0, self.ids_R[rows_S], -1)
+
     def start_decodes(self, num_rows: int, cached_lens: tuple[int, ...]) -> Batch:
         """Move the first `num_rows` of `decodes_R` on by one token, and lay out their step.
 

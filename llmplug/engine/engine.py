@@ -322,7 +322,9 @@ class Engine:
         """Choose tokens on the device and leave them there, for the next step to compute."""
         forward = flight.forward
         try:
-            ids_S, report_2S = self._chain.choose_ahead(logits_SV, forward.sequences)
+            ids_S, report_2S = self._chain.choose_ahead(
+                logits_SV, forward.sequences, runner.find_pending(forward.sequences)
+            )
         except Exception:  # noqa: BLE001 - a plugin may raise anything; each row is tried alone
             _log.warning("sampling ahead failed; trying as usual", exc_info=True)
             if forward.hidden_TD is not None:
@@ -356,7 +358,12 @@ class Engine:
 
         if masks is not None:
             self._masks.apply(masks, forward.logits_SV)
-        choices = self._chain.sample(forward.logits_SV, forward.sequences, compute_again)
+        choices = self._chain.sample(
+            forward.logits_SV,
+            forward.sequences,
+            compute_again,
+            None if self._ahead is None else self._ahead.find_pending(forward.sequences),
+        )
         for row, (place, choice) in enumerate(zip(forward.places, choices, strict=True)):
             samples[place].token_id = choice.token_id
             samples[place].error = explain_error(choice.error, forward.sequences[row])

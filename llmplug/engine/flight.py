@@ -68,7 +68,7 @@ def needs_host(request: GenerateRequest, *, has_history: bool) -> bool:
     """Say whether each token of a request waits until the host knows the last one.
 
     Grammars and thinking budgets follow the output, bad words and samplers with a history read it,
-    and log-probabilities are made of what the host reads.
+    and log-probabilities are made of what the host reads. Penalties are told what is pending.
 
     Args:
         has_history: of the request's samplers.

@@ -83,16 +83,22 @@ class SamplerChain:
         return tuple((self._places[link.spec.name], link.params) for link in links)
 
     def needs_host(self, samplers: tuple[tuple[int, Any], ...]) -> bool:
-        """Say whether a request's samplers read what the host knows of the last tokens."""
-        return any(self.specs[place].reads_history for place, _ in samplers)
+        """Say whether one of a request's samplers reads what only the host has."""
+        specs = [self.specs[place] for place, _ in samplers]
+        return any(spec.reads_history and not spec.takes_pending for spec in specs)
 
     def choose_ahead(
-        self, logits_SV: torch.Tensor, sequences: list[Sequence]
+        self,
+        logits_SV: torch.Tensor,
+        sequences: list[Sequence],
+        pending_S: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Choose tokens that stay on the device; none of the samplers reads history.
+        """Choose tokens that stay on the device; none of the samplers needs the host.
 
         Args:
             logits_SV: float32; edited.
+            pending_S: of each sequence the token that the host does not know yet, -1 where there is
+                none; None: the host knows all.
 
         Returns:
             ids_S, made such that they exist, and for `read_ahead` what was chosen and whether its
@@ -101,7 +107,7 @@ class SamplerChain:
         Raises:
             Exception: of a sampler; `sample` finds out whose row it is.
         """
-        chosen_S, _ = self._choose_ids(logits_SV, sequences)
+        chosen_S, _ = self._choose_ids(logits_SV, sequences, pending_S)
         ids_S = chosen_S.clamp(0, self._vocab_size - 1)
         is_finite_S = logits_SV.gather(1, ids_S[:, None])[:, 0].isfinite()
         return ids_S, torch.stack((chosen_S, is_finite_S.long()))
@@ -127,38 +133,48 @@ class SamplerChain:
         logits_SV: torch.Tensor,
         sequences: list[Sequence],
         compute_again: Callable[[], torch.Tensor],
+        pending_S: torch.Tensor | None = None,
     ) -> list[Choice]:
         """Choose a token for each sequence.
 
         Args:
             logits_SV: float32; edited.
             compute_again: makes the same logits anew, in case a sampler fails half-way.
+            pending_S: as for `choose_ahead`.
         """
         try:
-            return self._choose(logits_SV, sequences)
+            return self._choose(logits_SV, sequences, pending_S)
         except Exception:  # noqa: BLE001 - a plugin may raise anything; each row is tried alone
             _log.warning("sampling a batch failed; trying row by row", exc_info=True)
         fresh_SV = compute_again()
         return [
-            self._choose_alone(fresh_SV[row : row + 1].clone(), sequence)
+            self._choose_alone(
+                fresh_SV[row : row + 1].clone(),
+                sequence,
+                None if pending_S is None else pending_S[row : row + 1],
+            )
             for row, sequence in enumerate(sequences)
         ]
 
-    def _choose_alone(self, logits_1V: torch.Tensor, sequence: Sequence) -> Choice:
+    def _choose_alone(
+        self, logits_1V: torch.Tensor, sequence: Sequence, pending_1: torch.Tensor | None
+    ) -> Choice:
         try:
-            return self._choose(logits_1V, [sequence])[0]
+            return self._choose(logits_1V, [sequence], pending_1)[0]
         except Exception as error:  # noqa: BLE001 - it ends this row; its caller is told
             return Choice(-1, error)
 
-    def _choose(self, logits_SV: torch.Tensor, sequences: list[Sequence]) -> list[Choice]:
-        ids_S, new_states = self._choose_ids(logits_SV, sequences)
+    def _choose(
+        self, logits_SV: torch.Tensor, sequences: list[Sequence], pending_S: torch.Tensor | None
+    ) -> list[Choice]:
+        ids_S, new_states = self._choose_ids(logits_SV, sequences, pending_S)
         choices = self._check(logits_SV, ids_S)
         for sequence, step, state in new_states:
             sequence.sampler_states[step] = state
         return choices
 
     def _choose_ids(
-        self, logits_SV: torch.Tensor, sequences: list[Sequence]
+        self, logits_SV: torch.Tensor, sequences: list[Sequence], pending_S: torch.Tensor | None
     ) -> tuple[torch.Tensor, list[tuple[Sequence, int, Any]]]:
         """Return ids_S, and what samplers keep of (sequence, which of its samplers)."""
         rate_beams(logits_SV, sequences)
@@ -169,11 +185,12 @@ class SamplerChain:
         new_states: list[tuple[Sequence, int, Any]] = []
         for turn in _take_turns(sequences):
             sampler, is_last = self._samplers[turn.place], self._chooses(turn.place)
+            more = self._take_pending(turn, pending_S)
             if len(turn.rows) == len(sequences):  # nearly always; each torch op costs some 20 us
                 if is_last:
                     ids_S = sampler.choose(logits_SV, turn.sampler_rows)
                 else:
-                    sampler.apply(logits_SV, turn.sampler_rows)
+                    sampler.apply(logits_SV, turn.sampler_rows, *more)
             else:
                 rows_R = send_to_device(turn.rows, logits_SV.device)
                 logits_RV = logits_SV[rows_R]
@@ -182,12 +199,22 @@ class SamplerChain:
                         ids_S = torch.full((len(sequences),), -1, device=logits_SV.device)
                     ids_S[rows_R] = sampler.choose(logits_RV, turn.sampler_rows)
                 else:
-                    sampler.apply(logits_RV, turn.sampler_rows)
+                    sampler.apply(logits_RV, turn.sampler_rows, *more)
                     logits_SV[rows_R] = logits_RV
             new_states += turn.find_new_states(sequences)
         if ids_S is None:
             raise EngineError("no sampler chose a token")
         return ids_S, new_states
+
+    def _take_pending(
+        self, turn: _Turn, pending_S: torch.Tensor | None
+    ) -> tuple[torch.Tensor | None, ...]:
+        """Return what a sampler of this kind gets beside logits and rows."""
+        if turn.place == len(self.specs) or not self.specs[turn.place].takes_pending:
+            return ()
+        if pending_S is None or len(turn.rows) == len(pending_S):
+            return (pending_S,)
+        return (pending_S[send_to_device(turn.rows, pending_S.device)],)
 
     def _chooses(self, place: int) -> bool:
         return place == len(self.specs) or self.specs[place].stage == "choose"

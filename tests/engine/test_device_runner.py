@@ -11,6 +11,8 @@ import torch
 from engine.fake_model import (
     EOS_ID,
     VOCAB_SIZE,
+    FakeModel,
+    drain,
     finish_of,
     make_engine,
     make_request,
@@ -18,16 +20,39 @@ from engine.fake_model import (
 )
 from engine.tiny_engine import CPU, SAMPLERS, TinyModel
 
-from llmplug import GenerateRequest
+from llmplug import GenerateRequest, SamplerRow
 from llmplug.engine.engine import Engine
 from llmplug.engine.flight import Flight
 from llmplug.engine.graphs import EagerGraphs, GraphRunner, Step
 from llmplug.engine.settings import EngineSettings
-from llmplug.ops import KVCache
+from llmplug.ops import KernelChoice, KernelTable, KVCache, penalise_tokens
 from llmplug.types import FinishReason, SequenceDelta
+from llmplug_standard import llmplug_samplers
 
 Found = dict[tuple[str, int], list[SequenceDelta]]
 Event = tuple[int, GenerateRequest | str]  # (step, a request to add, or the id of one to abort)
+
+
+PENALTIES = [
+    {"presence_penalty": 1.5},
+    {"frequency_penalty": 0.7},
+    {"repetition_penalty": 1.3, "frequency_penalty": -0.4},
+    {"repetition_penalty": 0.8, "presence_penalty": 0.5},
+]
+
+
+# Where a kernel serves the op, one sampler stands for all penalties.
+SERVED = KernelTable(
+    {"penalise_tokens": penalise_tokens},
+    (KernelChoice(op="penalise_tokens", kernel="mine", plugin="mine"),),
+)
+
+
+class RepeatingModel(FakeModel):
+    """Likes the same tokens whatever came before: what it says next, penalties alone decide."""
+
+    def _logits(self, seen: list[int]) -> torch.Tensor:
+        return 5 - 0.3 * ((torch.arange(VOCAB_SIZE) - 10) % VOCAB_SIZE).float()
 
 
 class CountingGraphs(EagerGraphs):
@@ -69,7 +94,9 @@ def make_workload(seed: int, num_requests: int = 24) -> list[Event]:
             "min_tokens": source.choice([0, 0, 4]),
         }
         changes |= source.choice([{}, {"top_p": 0.9, "top_k": 20}, {"min_p": 0.05}])
-        if source.random() < 0.1:  # these need the host for each token
+        if number % 3 == 0:  # the device counts what the host does not know yet
+            changes |= PENALTIES[number % len(PENALTIES)]
+        if source.random() < 0.1:  # the first of these needs the host for each token
             changes |= source.choice([{"logprobs": 2}, {"presence_penalty": 1.5}])
         changes["min_tokens"] = min(changes["min_tokens"], changes["max_tokens"])
         step = source.randint(0, 40)
@@ -228,6 +255,46 @@ def test_a_decode_step_writes_the_slots_of_its_tokens_and_no_other(tiny_model: T
             assert set(is_changed.nonzero()[:, 0].tolist()) == expected
     assert graphs.lens[num_replayed:]
     assert graphs.lens[-1][-1] == 0
+
+
+def test_penalties_count_the_token_that_is_on_its_way() -> None:
+    """Greedy answers of a model that repeats itself, one step ahead and in turn."""
+    found = []
+    for graphs in (None, EagerGraphs()):
+        engine = make_engine(RepeatingModel(), graphs=graphs)
+        num_late = count_late_steps(engine)
+        engine.add(make_request("none", [1, 2], max_tokens=12, ignore_eos=True))
+        for number, penalties in enumerate(PENALTIES):
+            request = make_request(f"{number}", [3, 4], max_tokens=12, ignore_eos=True, **penalties)
+            engine.add(request)
+        found.append({key: output_of(deltas) for key, deltas in drain(engine).items()})
+        assert (num_late() > 8) == (graphs is not None)
+    assert found[0] == found[1]
+    assert len(set(found[0]["none", 0])) == 1
+    assert all(len(set(found[0][f"{number}", 0])) > 1 for number in (0, 1))
+
+
+@pytest.mark.parametrize("is_pending", [True, False])
+def test_pending_tokens_count_as_known_ones_do(*, is_pending: bool) -> None:
+    """Each sampler of penalties: with the last token pending, or in the output."""
+    outputs = [[5, 6, 5], [7], [5, 5, 9, 9, 8], [3]]
+    values = {"repetition_penalty": 1.3, "presence_penalty": 0.5, "frequency_penalty": 0.3}
+    found = [spec for spec in llmplug_samplers() if spec.takes_pending]
+    assert len(found) == 3
+    for spec in found:
+        params = spec.params(**{name: values[name] for name in spec.params.model_fields})
+        sampler = spec.make(VOCAB_SIZE, CPU, SERVED)
+        logits_RV = torch.randn(4, VOCAB_SIZE, generator=torch.Generator().manual_seed(0))
+        expected_RV = logits_RV.clone()
+        sampler.apply(expected_RV, [SamplerRow(params, [3, 9], ids, 0, 9) for ids in outputs])
+        assert not torch.equal(expected_RV, logits_RV)
+        pending_R, known = torch.full((4,), -1), list(outputs)
+        if is_pending:
+            pending_R[:3] = torch.tensor([output[-1] for output in outputs[:3]])
+            known[:3] = [output[:-1] for output in outputs[:3]]
+        rows = [SamplerRow(params, [3, 9], ids, 0, 9) for ids in known]
+        sampler.apply(logits_RV, rows, pending_R)
+        assert torch.equal(logits_RV, expected_RV), spec.name
 
 
 def read_slots(cache: KVCache) -> torch.Tensor:

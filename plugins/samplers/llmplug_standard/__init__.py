@@ -214,6 +214,7 @@ def llmplug_samplers() -> list[SamplerSpec]:
             params=RepetitionPenaltyParams,
             is_active=lambda params: params.repetition_penalty != 1,
             make=_make_repetition_penalty,
+            takes_pending=True,
             order=20,
         ),
         SamplerSpec(
@@ -222,6 +223,7 @@ def llmplug_samplers() -> list[SamplerSpec]:
             params=PresenceFrequencyParams,
             is_active=lambda params: params.presence_penalty != 0 or params.frequency_penalty != 0,
             make=_make_presence_frequency,
+            takes_pending=True,
             order=30,
         ),
         SamplerSpec(
@@ -283,6 +285,7 @@ def llmplug_samplers() -> list[SamplerSpec]:
             params=PenaltyParams,
             is_active=lambda params: False,
             make=_make_penalise_tokens,
+            takes_pending=True,
             order=20,
             fuses=("repetition_penalty", "presence_frequency"),
             fuse=_fuse_penalties,

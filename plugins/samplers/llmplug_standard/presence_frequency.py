@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from llmplug_standard.pending_tokens import count_tokens, drop_padding
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -19,19 +21,22 @@ if TYPE_CHECKING:
 class PresenceFrequency:
     """Makes tokens of the output less probable; negative penalties, more."""
 
-    def apply(self, logits_RV: torch.Tensor, rows: Sequence[SamplerRow]) -> None:
+    def apply(
+        self,
+        logits_RV: torch.Tensor,
+        rows: Sequence[SamplerRow],
+        pending_R: torch.Tensor | None = None,
+    ) -> None:
         """Subtract each row's penalties from the tokens that it has generated."""
-        places: list[int] = []
-        ids: list[int] = []
-        penalties: list[float] = []
+        entries: list[tuple[int, int, int]] = []
         for place, row in enumerate(rows):
-            presence, frequency = row.params.presence_penalty, row.params.frequency_penalty
             counts = Counter(row.output_ids)
-            places += [place] * len(counts)
-            ids += counts.keys()
-            penalties += [presence + frequency * count for count in counts.values()]
-        if not ids:
+            entries += [(place, token_id, count) for token_id, count in counts.items()]
+        if not entries and pending_R is None:
             return
         device = logits_RV.device
-        where = (torch.tensor(places, device=device), torch.tensor(ids, device=device))
-        logits_RV[where] -= torch.tensor(penalties, device=device)
+        rows_E, ids_E, counts_E = drop_padding(count_tokens(entries, pending_R, device))
+        penalties = [(row.params.presence_penalty, row.params.frequency_penalty) for row in rows]
+        penalties_R2 = torch.tensor(penalties, dtype=torch.float64, device=device)
+        presence_E, frequency_E = penalties_R2[rows_E].unbind(1)
+        logits_RV[rows_E, ids_E] -= (presence_E + frequency_E * counts_E).float()

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from llmplug_standard.pending_tokens import count_tokens, drop_padding
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -18,18 +20,21 @@ if TYPE_CHECKING:
 class RepetitionPenalty:
     """Makes tokens that are there already less probable; below 1, more."""
 
-    def apply(self, logits_RV: torch.Tensor, rows: Sequence[SamplerRow]) -> None:
+    def apply(
+        self,
+        logits_RV: torch.Tensor,
+        rows: Sequence[SamplerRow],
+        pending_R: torch.Tensor | None = None,
+    ) -> None:
         """Scale the logits of the tokens that each row has seen."""
-        places: list[int] = []
-        ids: list[int] = []
-        penalties: list[float] = []
-        for place, row in enumerate(rows):
-            seen = set(row.seen_ids())
-            places += [place] * len(seen)
-            ids += seen
-            penalties += [row.params.repetition_penalty] * len(seen)
+        entries = [
+            (place, token_id, 1)
+            for place, row in enumerate(rows)
+            for token_id in set(row.seen_ids())
+        ]
         device = logits_RV.device
-        where = (torch.tensor(places, device=device), torch.tensor(ids, device=device))
-        penalty = torch.tensor(penalties, device=device)
-        logits = logits_RV[where]
-        logits_RV[where] = torch.where(logits > 0, logits / penalty, logits * penalty)
+        rows_E, ids_E, _ = drop_padding(count_tokens(entries, pending_R, device))
+        penalty_R = torch.tensor([row.params.repetition_penalty for row in rows], device=device)
+        penalty_E, logits_E = penalty_R[rows_E], logits_RV[rows_E, ids_E]
+        penalised_E = torch.where(logits_E > 0, logits_E / penalty_E, logits_E * penalty_E)
+        logits_RV[rows_E, ids_E] = penalised_E
