@@ -100,6 +100,7 @@ class Generation:
         self._echoes = echoes
         self._is_scoring = is_scoring
         self._has_started = [False] * len(requests)
+        watch = cache(StopStrings)  # setting one up takes long, and copying it does not
         self._choices = {
             (i, j): ChoiceText(
                 i * each.num_sequences + j,
@@ -107,7 +108,7 @@ class Generation:
                 each.sampling,
                 continues_text=continues_text,
                 reading=reading,
-        watch = cache(StopStrings)  # setting one up takes long, and copying it does not
+                stops=watch(each.sampling.stop, each.sampling.include_stop_str_in_output).copy(),
             )
             for i, each in enumerate(requests)
             for j in range(each.num_sequences)
@@ -115,7 +116,6 @@ class Generation:
         self._num_open = len(self._choices)
         self._is_late = False
         self._opened: set[int] = set()
-                stops=watch(each.sampling.stop, each.sampling.include_stop_str_in_output).copy(),
         self._last_token_at: float | None = None
 
     @property

@@ -103,9 +103,9 @@ async def render_chat(
     enough: Enough,
 ) -> ChatPrompt:
     """Make the prompt of a conversation, with tools and whatever else its template is told.
+
     Args:
         enough: how much of a prompt that is too long is wanted.
-
 
     Raises:
         InvalidRequest: the template refuses it, or has no place for a part of it.
@@ -131,8 +131,8 @@ async def render_chat(
             dialect.reasoning,
             renderer.variables,
         )
-        enough=enough,
         or None,
+        enough=enough,
     )
 
 

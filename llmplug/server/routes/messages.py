@@ -159,8 +159,8 @@ async def _prepare(
         extra=ask.extra,
         cache_salt=salt_for(request, cache_salt),
         tenant=record_of(request).caller,
-    )
         enough=enough,
+    )
     record_of(request).usage = generation.usage
     return generation
 

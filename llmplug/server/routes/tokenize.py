@@ -50,11 +50,11 @@ async def tokenize(request: Request) -> HTTPResponse:
     if asked.messages is not None:
         messages, unread = read_messages(asked.messages)
         ignored += unread
+    enough = enough_to_count(model)
+    has_frame = asked.add_special_tokens is not False
     async with admitted(request):
         if asked.prompt is None:
             ids = await _encode_chat(model, asked.to_chat(), messages, enough)
-    enough = enough_to_count(model)
-    has_frame = asked.add_special_tokens is not False
         else:
             ids = await _encode_text(model, asked.prompt, has_frame, enough)
     check_counted(len(ids), enough, "messages" if asked.prompt is None else "prompt")
