@@ -73,6 +73,7 @@ def _check_fit(spec: ChatTemplateSpec, tokens: Sequence[str]) -> None:
 
 def _list_talks(renderer: ChatRenderer) -> list[list[Mapping[str, Any]]]:
     talks: list[list[Mapping[str, Any]]] = [list(_TALK[:length]) for length in (1, 2, 3, 4)]
+    talks.append([_TALK[0], {"role": "assistant", "content": ""}, _TALK[2]])
     try:
         renderer.render_text([_SYSTEM, _TALK[0]])
     except TemplateError:  # it takes no system message, and says so

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import jinja2
 import pytest
 
 import llmplug_chatml
+from llmplug.testing import check_chat_template
 
 # As many published checkpoints have it.
 REFERENCE = (
@@ -13,26 +13,11 @@ REFERENCE = (
     "+ '<|im_end|>' + '\n'}}{% endfor %}{% if add_generation_prompt %}"
     "{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
-MESSAGES = [
-    {"role": "system", "content": " be kind \n"},
-    {"role": "user", "content": "hello"},
-    {"role": "assistant", "content": ""},
-]
 
 
-@pytest.mark.parametrize("add_generation_prompt", [True, False])
-@pytest.mark.parametrize("num_messages", range(4))
-def test_renders_like_the_reference(num_messages: int, add_generation_prompt: bool) -> None:
+def test_what_holds_for_every_template_and_that_it_renders_like_the_reference() -> None:
     (spec,) = llmplug_chatml.llmplug_chat_templates()
-    environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True, autoescape=False)
-    variables = {
-        "messages": MESSAGES[:num_messages],
-        "add_generation_prompt": add_generation_prompt,
-    }
-    ours, expected = (
-        environment.from_string(source).render(variables) for source in (spec.source, REFERENCE)
-    )
-    assert ours == expected
+    check_chat_template(spec, tokens=["<|im_start|>", "<|im_end|>"], same_as=REFERENCE)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import llmplug_llama3
 from llmplug.chat.render import ChatRenderer
 from llmplug.chat.round_trip import find_call_problem
 from llmplug.chat.tokenizer import Tokenizer
+from llmplug.testing import check_chat_template
 from tests.chat.vocabularies import byte_level, files_of
 from tests.plugins.dialects.reading import Answer, Call, PluginDialect
 
@@ -89,6 +90,14 @@ def make_renderer() -> ChatRenderer:
     assert not spec.fits(frozenset(tokens[:-1]))
     assert set(spec.stop_tokens) < set(tokens)
     return ChatRenderer(Tokenizer(files_of(library, bos_token=tokens[0])), spec.source)
+
+
+def test_what_holds_for_every_template() -> None:
+    (spec,) = llmplug_llama3.llmplug_chat_templates()
+    check_chat_template(
+        spec,
+        tokens=["<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"],
+    )
 
 
 def test_template_writes_turns_as_published() -> None:
