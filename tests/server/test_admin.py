@@ -10,7 +10,8 @@ import pytest
 
 from llmplug.config import AdminConfig
 from llmplug.errors import ConfigError
-from llmplug.server.admin import open_admin
+from llmplug.server.admin import make_routes, open_admin
+from llmplug.server.record import PROBE_PATHS
 
 from .admin_calls import HERE, ask
 from .conftest import StartServer
@@ -54,6 +55,16 @@ async def test_a_key_with_the_scope_is_asked_for_where_there_is_one(start: Start
         for key in ("", "plain", "root")
     }
     assert statuses == {"": [200, 401, 401], "plain": [200, 403, 403], "root": [200, 200, 200]}
+
+
+async def test_every_lever_needs_the_key(start: StartServer) -> None:
+    server = await start(api_keys=("plain", {"key": "root", "scopes": ("admin",)}))
+    routes = [route for route in make_routes(server.app) if route[1] not in PROBE_PATHS]
+    assert len(routes) >= 7
+    for key, status in (("", 401), ("wrong", 401), ("plain", 403)):
+        answers = ask(server, *routes, key=key)
+        assert [answer.status_code for answer in answers] == [status] * len(routes)
+    assert not server.app.ctx.lifecycle.is_draining
 
 
 async def test_admin_routes_are_not_on_the_main_listener(start: StartServer) -> None:
