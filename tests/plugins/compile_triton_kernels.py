@@ -18,7 +18,14 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.runtime.jit import JITFunction
 
-from llmplug.ops import REFERENCES, Fp8Tensor, KernelTable, LoadedTensor, PagedAttention
+from llmplug.ops import (
+    REFERENCES,
+    DenseWeight,
+    Fp8Tensor,
+    KernelTable,
+    LoadedTensor,
+    PagedAttention,
+)
 from llmplug.ops.attention_examples import apply_attention, make_attention_example
 from llmplug.ops.rope_store import apply_rope_store
 from llmplug_triton import llmplug_kernels
@@ -70,6 +77,19 @@ def compile_linear(kernel: Any) -> None:
             kernel(torch.zeros(num_tokens, 256, dtype=dtype), packed)
 
 
+def compile_few_rows(kernel: Any) -> None:
+    for dtype in (torch.bfloat16, torch.float32):
+        packed = DenseWeight(torch.zeros(48, 320, dtype=dtype), torch.zeros(48, dtype=dtype), "")
+        kernel(torch.zeros(3, 320, dtype=dtype), packed)
+
+
+class Split:
+    """A tuning that has dense weights of few rows split over their inputs."""
+
+    def find_sizes(self, tunable: str, dtype: torch.dtype, shape: Any, default: Any) -> Any:
+        return {**default, "NUM_SPLITS": 4} if tunable == "few_rows" else default
+
+
 def main() -> None:
     triton.runtime.driver.set_active(
         SimpleNamespace(
@@ -86,6 +106,7 @@ def main() -> None:
                 apply_attention(kernel, {**example, "device": CPU, "dtype": dtype})
         elif spec.op == "linear":
             compile_linear(kernel)
+            compile_few_rows(spec.load(Split()))
         else:
             kernels = {"attention": PagedAttention(), spec.op: kernel}
             for dtype in (torch.bfloat16, torch.float32):

@@ -12,7 +12,12 @@ from llmplug import KernelInputError
 from llmplug.ops import REFERENCES, Fp8Tensor, LoadedTensor
 from llmplug.ops.attacker_rows import find_other_outputs, with_attacker
 from llmplug_triton import llmplug_kernels
-from tests.ops.kernel_checks import DTYPES, poisoned_memory  # noqa: F401 - a fixture
+from tests.ops.guarded_memory import GuardedMemory
+from tests.ops.kernel_checks import (
+    DTYPES,
+    check_equals_reference,
+    poisoned_memory,  # noqa: F401 - a fixture
+)
 from tests.ops.packed_weights import make_int_tensor
 from tests.plugins.block_tensors import BLOCKS, make_blocks
 from tests.plugins.triton_interpreter import interpreter_that_rounds  # noqa: F401 - a fixture
@@ -118,6 +123,73 @@ def test_product_is_that_of_the_rounded_weights(name: str, dtype: str) -> None:
         torch.testing.assert_close(got.double(), expected, rtol=rtol, atol=atol)
 
 
+# --- dense weights of few rows ------------------------------------------------------------------
+class Fixed:
+    """A tuning that says the same of every launch."""
+
+    def __init__(self, **sizes: int) -> None:
+        self.sizes = sizes
+
+    def find_sizes(self, tunable, dtype, shape, default):
+        return {**default, **self.sizes} if tunable == "few_rows" else default
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("num_splits", [1, 3])
+def test_few_rows_of_a_dense_weight_equal_reference(dtype: str, num_splits: int) -> None:
+    kernel = SPEC.load(Fixed(NUM_SPLITS=num_splits, BLOCK_O=16))
+    examples = REFERENCES["linear"].example_inputs(DEVICE, DTYPES[dtype])
+    check_equals_reference(REFERENCES["linear"], kernel, examples, dtype)
+
+
+@pytest.mark.parametrize("num_splits", [1, 2, 5])
+def test_splits_end_on_both_sides_of_the_inputs(num_splits: int) -> None:
+    """Blocks of 128 inputs, one more and less; splits that have no input left."""
+    kernel = SPEC.load(Fixed(NUM_SPLITS=num_splits))
+    for inputs in (127, 129, 300):
+        sources = [LoadedTensor(randn(33, inputs, seed=inputs).cpu())]
+        bias_O, x_TI = randn(33, seed=1), randn(3, inputs, seed=2)
+        packed = kernel.pack(sources, bias_O, device=DEVICE, dtype=torch.float32)
+        memory = GuardedMemory()
+        with memory.fresh_tensors():
+            got = kernel(memory.copy(x_TI), packed)
+        memory.check()
+        expected = x_TI.double() @ packed.weight_OI.double().T + bias_O.double()
+        torch.testing.assert_close(got.double(), expected, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("num_splits", [1, 3])
+def test_a_row_is_the_same_among_any_number_of_few_rows(num_splits: int) -> None:
+    kernel = SPEC.load(Fixed(NUM_SPLITS=num_splits))
+    packed = kernel.pack([LoadedTensor(randn(40, 300))], None, device=DEVICE, dtype=torch.float32)
+    example = {"x_TI": randn(16, 300, seed=3)}
+    whole = kernel(example["x_TI"], packed)
+    for count in (1, 2, 9, 15):
+        assert torch.equal(kernel(example["x_TI"][:count], packed), whole[:count])
+    for row in (0, 15):
+        got = kernel(with_attacker(example, row)["x_TI"], packed)
+        is_other = find_other_outputs(example, row, 16)
+        assert torch.equal(got[is_other], whole[is_other])
+        assert not got[row].isfinite().any()
+
+
+@pytest.mark.parametrize("tuning", [None, Fixed()])
+def test_torch_multiplies_unless_a_table_says_otherwise(tuning, monkeypatch) -> None:
+    def refuse(*arguments):
+        raise AssertionError("the kernel was launched")
+
+    monkeypatch.setattr("llmplug_triton.linear.multiply_few_rows", refuse)
+    kernel = SPEC.load(tuning)
+    packed = kernel.pack([LoadedTensor(randn(40, 64))], None, device=DEVICE, dtype=torch.float32)
+    x_TI = randn(4, 64, seed=3)
+    assert torch.equal(kernel(x_TI, packed), x_TI @ packed.weight_OI.T)
+    kernel = SPEC.load(Fixed(NUM_SPLITS=2))
+    kernel(randn(17, 64), packed)  # too many rows
+    with pytest.raises(AssertionError, match="launched"):
+        kernel(x_TI, packed)
+
+
+# --- weights that are rounded -------------------------------------------------------------------
 def make_rows_of_many_sizes() -> torch.Tensor:
     return randn(5, 100) * torch.tensor([1e-2, 1.0, 1e2, 0.0, 1.0], device=DEVICE)[:, None]
 

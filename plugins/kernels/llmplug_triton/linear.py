@@ -1,7 +1,8 @@
 """The op `linear`: dense weights by torch's own products, weights in few bits by a kernel.
 
-`weight_formats.py` says what is kept and packs it, `scaled_product.py` multiplies. A joined weight
-may have parts of several formats; each writes its own columns of the result.
+`few_rows.py` multiplies dense weights where it was found faster; `weight_formats.py` says what is
+kept in few bits and packs it, `scaled_product.py` multiplies. A joined weight may have parts of
+several formats; each writes its own columns of the result.
 
 Legend: T packed tokens, I inputs, O outputs.
 """
@@ -16,6 +17,7 @@ import torch
 
 from llmplug import KernelInputError
 from llmplug.ops import DenseLinear, DenseWeight
+from llmplug_triton.few_rows import choose_split, multiply_few_rows
 from llmplug_triton.scaled_product import ScaledWeight, multiply_scaled
 from llmplug_triton.tensors import DTYPES, with_dense_rows
 from llmplug_triton.weight_formats import choose_format, pack_source
@@ -97,7 +99,7 @@ class Linear:
                 float32, bfloat16 and float16.
         """
         if isinstance(packed, DenseWeight):
-            return self._dense(x_TI, packed)
+            return self._multiply_dense(x_TI, packed)
         if x_TI.dim() != 2 or x_TI.shape[1] != packed.num_inputs or x_TI.dtype not in DTYPES:
             raise KernelInputError(
                 f"inputs of {tuple(x_TI.shape)} in {x_TI.dtype} for a weight of "
@@ -114,11 +116,17 @@ class Linear:
                 multiply_scaled(x_TI, part, bias_O, y_TO[:, first:last], self._tuning)
             else:
                 bias_O = None if bias_O is None else bias_O.to(x_TI.dtype)
-                y_TO[:, first:last] = self._dense(
+                y_TO[:, first:last] = self._multiply_dense(
                     x_TI, DenseWeight(part.weight_OI, bias_O, part.format)
                 )
             first = last
         return y_TO
+
+    def _multiply_dense(self, x_TI: torch.Tensor, packed: DenseWeight) -> torch.Tensor:
+        sizes = choose_split(x_TI, packed, self._tuning)
+        return (
+            self._dense(x_TI, packed) if sizes is None else multiply_few_rows(x_TI, packed, sizes)
+        )
 
 
 def _count_outputs(part: ScaledWeight | DenseWeight) -> int:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from llmplug_triton.attention_workloads import DECODE, PREFILL
+from llmplug_triton.few_rows import FEW_ROWS
 from llmplug_triton.gelu_mul import GELU_MUL
 from llmplug_triton.rms_norm import ADD_RMS_NORM, RMS_NORM
 from llmplug_triton.silu_mul import SILU_MUL
@@ -18,7 +19,7 @@ _TUNABLES: dict[str, list[Tunable]] = {
     "add_rms_norm": [ADD_RMS_NORM],
     "attention": [DECODE, PREFILL],
     "gelu_mul": [GELU_MUL],
-    "linear": [SCALED_PRODUCT],
+    "linear": [FEW_ROWS, SCALED_PRODUCT],
     "rms_norm": [RMS_NORM],
     "silu_mul": [SILU_MUL],
 }
