@@ -12,15 +12,18 @@ from pathlib import Path
 
 import pytest
 
+from .unsafe_code import find_asserted_input, find_unsafe_code
+
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 CORE = sorted((ROOT / "llmplug").rglob("*.py"))
 PLUGINS = sorted((ROOT / "plugins").rglob("*.py"))
+TOOLS = [
+    path for room in ("benchmarks", "docs", "examples") for path in (ROOT / room).rglob("*.py")
+]
 PLUGIN_PACKAGES = sorted(path.parent for path in (ROOT / "plugins").glob("*/llmplug_*/__init__.py"))
 
 FAMILIES = re.compile(r"llama|qwen|mistral|hermes|smollm|gemma|deepseek", re.IGNORECASE)
-UNSAFE_MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "marshal", "shelve"}
-UNSAFE_CALLS = {"eval", "exec", "os.system", "torch.load", "yaml.load", "yaml.unsafe_load"}
 PUBLIC_MODULES = r"llmplug(\.(answer_parts|dialect|grammar|json_schema|ops)(\..*)?)?"
 VAGUE_NAMES = {"utils", "util", "helpers", "common", "misc", "base", "manager"}
 
@@ -54,35 +57,34 @@ def test_core_names_no_family() -> None:
 
 
 def test_nothing_runs_what_was_read() -> None:
-    found = []
-    for path in CORE + PLUGINS:
-        found += [
-            f"{where(path, node)}: {name}"
-            for node, name in imported_modules(path)
-            if name.split(".")[0] in UNSAFE_MODULES
-        ]
-        for node in ast.walk(parse(path)):
-            if isinstance(node, ast.Call):
-                unsafe_shell = any(word.arg == "shell" for word in node.keywords)
-                if ast.unparse(node.func) in UNSAFE_CALLS or unsafe_shell:
-                    found.append(f"{where(path, node)}: {ast.unparse(node.func)}")
+    found = [
+        f"{where(path, node)}: {name}"
+        for path in CORE + PLUGINS + TOOLS
+        for node, name in find_unsafe_code(parse(path))
+    ]
     assert found == []
 
 
 def test_no_function_guards_its_input_with_assert() -> None:
-    found = []
-    for path in CORE + PLUGINS:
-        for node in ast.walk(parse(path)):
-            if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-                continue
-            arguments = {arg.arg for arg in ast.walk(node.args) if isinstance(arg, ast.arg)}
-            arguments -= {"self", "cls"}
-            for statement in node.body:
-                if isinstance(statement, ast.Assert) and arguments & {
-                    name.id for name in ast.walk(statement.test) if isinstance(name, ast.Name)
-                }:
-                    found.append(f"{where(path, statement)}: {node.name}")
+    found = [
+        f"{where(path, node)}: {name}"
+        for path in CORE + PLUGINS
+        for node, name in find_asserted_input(parse(path))
+    ]
     assert found == [], "an assert vanishes under python -O; raise an error of llmplug.errors"
+
+
+def test_page_about_security_names_tests_that_are_there() -> None:
+    page = (ROOT / "docs" / "security.md").read_text()
+    named = re.findall(r"`([\w/]+\.py)(?:::(\w+))?`", page)
+    tests = [(path, name) for path, name in named if Path(path).name.startswith("test_")]
+    assert len(tests) > 60
+    missing = []
+    for path, name in tests:
+        file = ROOT / "tests" / path
+        if not file.is_file() or (name and f"def {name}(" not in file.read_text()):
+            missing.append(f"{path}::{name}")
+    assert missing == []
 
 
 def test_files_and_classes_have_telling_names() -> None:
