@@ -69,6 +69,8 @@ def test_no_function_guards_its_input_with_assert() -> None:
     found = [
         f"{where(path, node)}: {name}"
         for path in CORE + PLUGINS
+        if "tests"
+        not in path.relative_to(ROOT).parts  # of the plugins that `llmplug` writes for authors
         for node, name in find_asserted_input(parse(path))
     ]
     assert found == [], "an assert vanishes under python -O; raise an error of llmplug.errors"

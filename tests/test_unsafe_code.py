@@ -34,7 +34,6 @@ from .unsafe_code import find_asserted_input, find_unsafe_code
         "torch.load(path, weights_only=True)",
         "from torch import load as read",
         "torch.jit.load(path)",
-        "np.load(path)",
         "load(path, allow_pickle=True)",
         "socket.recv_pyobj()",
         "self.socket.send_pyobj(x)",
@@ -63,6 +62,8 @@ def test_unsafe_code_is_found(code: str) -> None:
         "subprocess.run([program, text], shell=False)",
         "x = 'eval(text)'",
         "load_file(path)",
+        "np.load(path)",
+        "np.load(path, allow_pickle=False)",
     ],
 )
 def test_safe_code_is_not(code: str) -> None:

@@ -13,7 +13,7 @@ UNSAFE_MODULES = {
 # By the name that they are called by; imported under another name they are found there.
 UNSAFE_CALLS = {
     "__import__", "builtins.compile", "builtins.eval", "builtins.exec", "compile", "eval", "exec",
-    "np.load", "numpy.load", "os.popen", "os.system", "pandas.read_pickle",
+    "os.popen", "os.system", "pandas.read_pickle",
     "subprocess.getoutput", "subprocess.getstatusoutput", "torch.hub.load", "torch.jit.load",
     "torch.load", "yaml.full_load", "yaml.load", "yaml.load_all", "yaml.unsafe_load",
 }  # fmt: skip
