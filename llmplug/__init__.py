@@ -66,6 +66,7 @@ _PUBLIC = {
         "ToolParserSpec",
         "Weight",
     ),
+    "llmplug.stored_weights": ("Fp8Tensor", "IntCodes", "PackedIntTensor"),
 }
 _HOME = {name: module for module, names in _PUBLIC.items() for name in names}
 
@@ -222,6 +223,15 @@ if TYPE_CHECKING:
     )
     from llmplug.specs import (
         Weight as Weight,
+    )
+    from llmplug.stored_weights import (
+        Fp8Tensor as Fp8Tensor,
+    )
+    from llmplug.stored_weights import (
+        IntCodes as IntCodes,
+    )
+    from llmplug.stored_weights import (
+        PackedIntTensor as PackedIntTensor,
     )
     from llmplug.types import (
         BeamParams as BeamParams,

@@ -26,7 +26,6 @@ from llmplug.ops.rope import ROPE, make_rope_table, rope
 from llmplug.ops.rope_store import ROPE_STORE
 from llmplug.ops.route_experts import ROUTE_EXPERTS, route_experts
 from llmplug.ops.silu_mul import SILU_MUL, silu_mul
-from llmplug.ops.stored_weights import Fp8Tensor, IntCodes, PackedIntTensor
 from llmplug.ops.table import KernelChoice, KernelTable, Op, choose_kernels, load_kernels
 from llmplug.ops.text_attention import TEXT_ATTENTION, TextBatch, text_attention
 from llmplug.ops.transfer import send_to_device
@@ -41,6 +40,7 @@ from llmplug.ops.tuning import (
     bucket_rows,
 )
 from llmplug.ops.tuning_table import TuningTable
+from llmplug.stored_weights import Fp8Tensor, IntCodes, PackedIntTensor
 
 # What is composed of other ops comes after them.
 REFERENCES: dict[str, Op] = {

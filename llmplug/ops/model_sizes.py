@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from llmplug.ops.stored_weights import PackedIntTensor
 from llmplug.ops.tuning import ModelSizes
+from llmplug.stored_weights import FP8_BLOCK, Fp8Tensor, PackedIntTensor
 
 if TYPE_CHECKING:
     from llmplug.specs import LazyTensor, ModelShape, Weight
@@ -83,6 +83,13 @@ def _find_formats(
         for source in weight.sources:
             tensor = tensors.get(source.format(layer=0))
             if tensor is not None and tensor.format not in _DENSE:
-                group = tensor.group if isinstance(tensor, PackedIntTensor) else 0
-                found[tensor.format, group] = None
+                found[tensor.format, _find_group(tensor)] = None
     return found
+
+
+def _find_group(tensor: LazyTensor) -> int:
+    """Return how many inputs share a scale; 0: as the format has it."""
+    if isinstance(tensor, PackedIntTensor):
+        return tensor.group
+    has_blocks = isinstance(tensor, Fp8Tensor) and tensor.has_blocks
+    return FP8_BLOCK if has_blocks else 0

@@ -17,6 +17,7 @@ import httpx
 import msgspec
 import pytest
 from plugins.gguf_files import convert
+from plugins.quantised_folders import FORMATS, write_folders
 from safetensors.torch import load_file
 from tiny import VARIANTS, make_checkpoint
 from tokenizers.pre_tokenizers import ByteLevel
@@ -164,15 +165,29 @@ print(sorted({"torch", "transformers", "triton"} & sys.modules.keys()))
 """
 
 
-def test_no_architecture_needs_torch_to_be_described(
-    tmp_path_factory: pytest.TempPathFactory,
-) -> None:
-    made = tmp_path_factory.mktemp("variants")
-    folders = [str(make_checkpoint(variant, made / variant)) for variant in VARIANTS]
+def assert_planned_without_torch(folders: list[str]) -> None:
     done = subprocess.run(
         [sys.executable, "-c", PLAN_TEXT, *folders], capture_output=True, text=True, check=False
     )
     assert (done.stdout, done.stderr) == ("[]\n", "")
+
+
+def test_no_architecture_needs_torch_to_be_described(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    made = tmp_path_factory.mktemp("variants")
+    assert_planned_without_torch(
+        [str(make_checkpoint(variant, made / variant)) for variant in VARIANTS]
+    )
+
+
+def test_no_quantised_checkpoint_needs_torch_to_be_opened(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    made = tmp_path_factory.mktemp("quantised")
+    assert_planned_without_torch(
+        [str(write_folders(made / name, *FORMATS[name])[0]) for name in FORMATS]
+    )
 
 
 # --- engines that run ahead ---------------------------------------------------------------------

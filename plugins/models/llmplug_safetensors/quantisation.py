@@ -56,7 +56,7 @@ class Quantisation:
     """What the numbers of quantised linear weights mean.
 
     Attributes:
-        layout: `GPTQ`, `GPTQ_V2` and `AWQ` as `llmplug.ops.PackedIntTensor` says, or `F8_E4M3`.
+        layout: `GPTQ`, `GPTQ_V2` and `AWQ` as `llmplug.PackedIntTensor` says, or `F8_E4M3`.
         bits: of a number.
         group_size: inputs that share a scale; None: all of an output, or as the scales say.
     """

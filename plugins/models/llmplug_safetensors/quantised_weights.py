@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from llmplug import CheckpointError
+from llmplug import CheckpointError, Fp8Tensor, PackedIntTensor
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from llmplug import LazyTensor
-    from llmplug.ops import PackedIntTensor
     from llmplug_safetensors.quantisation import Quantisation
 
 _PARTS = ("qweight", "qzeros", "scales", "g_idx")
@@ -46,8 +45,6 @@ def _gather_codes(
     quantisation: Quantisation,
     layout: Literal["GPTQ", "GPTQ_V2", "AWQ"],
 ) -> None:
-    from llmplug.ops import PackedIntTensor
-
     for name in [name for name in tensors if name.endswith(".qweight")]:
         module = name.removesuffix(".qweight")
         parts = {part: tensors.pop(f"{module}.{part}", None) for part in _PARTS}
@@ -98,8 +95,6 @@ def _check_parts(module: str, weight: PackedIntTensor, quantisation: Quantisatio
 
 
 def _gather_floats(tensors: dict[str, LazyTensor]) -> None:
-    from llmplug.ops import Fp8Tensor
-
     for name in [name for name, tensor in tensors.items() if tensor.format == _FP8_FORMAT]:
         module = name.removesuffix(".weight")
         scales = [tensors.pop(f"{module}.{scale}", None) for scale in _SCALE_NAMES]

@@ -1,7 +1,10 @@
 """Quantised weights as checkpoints store them, and what their numbers mean: the torch references.
 
 Each is a `LazyTensor`: `load` dequantises, which any kernel can use; a kernel that keeps the codes
-asks for these instead. Legend: O outputs, I inputs, G groups of neighbouring inputs.
+asks for these instead. Loaders make them in the server process too, which does without torch: it
+is imported when a tensor is read.
+
+Legend: O outputs, I inputs, G groups of neighbouring inputs.
 """
 
 from __future__ import annotations
@@ -9,18 +12,18 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
-import torch
-
 from llmplug.errors import KernelInputError
 
 if TYPE_CHECKING:
+    import torch
+
     from llmplug.specs import LazyTensor
 
 _WORD_BITS = 32
 # Which of 8 neighbouring outputs the nibbles of an AWQ word hold, the lowest first.
 # Source: https://github.com/casper-hansen/AutoAWQ, awq/utils/packing_utils.py
 _AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
-_FP8_BLOCK = 128  # outputs and inputs of a block with one scale
+FP8_BLOCK = 128  # outputs and inputs of a block with one scale
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +95,7 @@ class PackedIntTensor:
         group_I = self._find_order()
         if group_I is None:
             return self.shape[1] % self.scales.shape[0] == 0
-        counts_G = torch.bincount(group_I, minlength=self.scales.shape[0])
+        counts_G = group_I.bincount(minlength=self.scales.shape[0])
         return bool((counts_G == self.group).all())
 
     def codes(self) -> IntCodes | None:
@@ -127,6 +130,8 @@ class PackedIntTensor:
 
     def _find_order(self) -> torch.Tensor | None:
         """Return the group of each input, None where groups are neighbouring inputs."""
+        import torch
+
         if self.group_of_I is None:
             return None
         groups_I = self.group_of_I.load().long()
@@ -157,6 +162,8 @@ class PackedIntTensor:
 
 def _unpack_columns(words: torch.Tensor, places: tuple[int, ...]) -> torch.Tensor:
     """Unpack int32 (R, C) to codes (R, W C), uint8; code n of a word is column `places[n]`."""
+    import torch
+
     per_word = len(places)
     bits = _WORD_BITS // per_word
     codes = torch.empty((*words.shape, per_word), dtype=torch.uint8)
@@ -195,6 +202,12 @@ class Fp8Tensor:
         """Bytes in the file."""
         return self.weight.num_bytes + self.scales.num_bytes
 
+    @property
+    def has_blocks(self) -> bool:
+        """Whether blocks have a scale each, and not outputs, or all of them one."""
+        shape = self.scales.shape
+        return len(shape) == 2 and tuple(shape) not in {(1, 1), (self.shape[0], 1)}
+
     def spread_scales(self) -> tuple[torch.Tensor, bool]:
         """Return (scale_O or the scales of blocks, whether they are those of blocks), float32.
 
@@ -207,11 +220,11 @@ class Fp8Tensor:
             return scales.reshape(1).repeat(outputs), False
         if scales.numel() == outputs and scales.shape[0] == outputs:
             return scales.reshape(outputs), False
-        blocks = (-(-outputs // _FP8_BLOCK), -(-inputs // _FP8_BLOCK))
+        blocks = (-(-outputs // FP8_BLOCK), -(-inputs // FP8_BLOCK))
         if scales.shape != blocks:
             raise KernelInputError(
                 f"scales of {tuple(scales.shape)} for an fp8 weight of {(outputs, inputs)}: there "
-                f"must be one, one an output, or {blocks} for blocks of {_FP8_BLOCK}"
+                f"must be one, one an output, or {blocks} for blocks of {FP8_BLOCK}"
             )
         return scales, True
 
@@ -222,9 +235,11 @@ class Fp8Tensor:
         weight_OI = self.weight.load().float()
         if not has_blocks:
             return weight_OI * scales[:, None]
-        scale_OI = scales.repeat_interleave(_FP8_BLOCK, 0).repeat_interleave(_FP8_BLOCK, 1)
+        scale_OI = scales.repeat_interleave(FP8_BLOCK, 0).repeat_interleave(FP8_BLOCK, 1)
         return weight_OI * scale_OI[:outputs, :inputs]
 
     def raw(self) -> torch.Tensor:
         """Return the weight's bytes, without the scales."""
+        import torch
+
         return self.weight.load().view(torch.uint8)
