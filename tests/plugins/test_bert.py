@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from tiny_encoders import CLASSIFIERS, ENCODERS, TYPELESS, add_modules, compute_
 from llmplug import CheckpointError, assemble
 from llmplug.config import Config
 from llmplug.engine.pooling import PoolingEngine
+from llmplug.testing import check_model
 from llmplug.types import PoolRequest
 
 SETTINGS: dict[str, Any] = {"scheduler": {"max_batch_tokens": 300}}
@@ -93,6 +95,20 @@ def test_scores_equal_transformers(tmp_path: Path, name: str) -> None:
     plain = run(engine, prompts[:3], task="classify")
     for logits, expected in zip(plain, compute_hidden(folder, kind, prompts[:3]), strict=True):
         np.testing.assert_allclose(logits, expected.numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "kind", [*ENCODERS.values(), *CLASSIFIERS.values()], ids=lambda kind: kind[0]
+)
+def test_what_holds_for_every_model(tmp_path: Path, kind: tuple[str, dict[str, Any]]) -> None:
+    specs = [
+        spec
+        for point in entry_points(group="llmplug")
+        if hasattr(plugin := point.load(), "llmplug_models")
+        for spec in plugin.llmplug_models()
+    ]
+    (spec,) = [spec for spec in specs if kind[0] in spec.architectures]
+    check_model(spec, make_encoder(*kind, tmp_path))
 
 
 def test_token_embeddings_are_the_hidden_states(tmp_path: Path) -> None:

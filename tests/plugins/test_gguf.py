@@ -13,6 +13,7 @@ from gguf import GGMLQuantizationType as Type
 from safetensors.torch import load_file
 
 from llmplug import CheckpointError
+from llmplug.testing import check_loader
 from llmplug_gguf import llmplug_model_loaders
 from llmplug_gguf.header import read_header
 from tests import tiny
@@ -125,11 +126,9 @@ def test_a_converted_model_comes_back(loader, tmp_path, variant):
     config.setdefault("head_dim", config["hidden_size"] // config["num_attention_heads"])
     tensors = load_file(folder / "model.safetensors")
     architecture = variant.split("-")[0]
-    back = loader.open(convert(tmp_path / "model.gguf", architecture, config, tensors))
-    assert set(back.tensors) == set(tensors)
-    for name, tensor in tensors.items():
-        assert back.tensors[name].shape == tuple(tensor.shape)
-        torch.testing.assert_close(back.tensors[name].load(), tensor, rtol=0, atol=0)
+    path = convert(tmp_path / "model.gguf", architecture, config, tensors)
+    check_loader(loader, path, tensors=tensors, has_tokenizer=False)
+    back = loader.open(path)
     shared = set(back.config) & set(config)
     assert {key: back.config[key] for key in shared} == {key: config[key] for key in shared}
     assert shared >= {"architectures", "rope_parameters", "tie_word_embeddings", "rms_norm_eps"}

@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 
 from llmplug import CheckpointError
+from llmplug.testing import check_loader
 from llmplug_safetensors import llmplug_model_loaders
 from tests import tiny
 
@@ -52,6 +53,12 @@ def shard(folder, num_shards: int = 3) -> dict[str, str]:
 
 
 # --- weights ------------------------------------------------------------------------------------
+def test_what_holds_for_every_loader(loader, original):
+    tensors = load_file(original / "model.safetensors")
+    check_loader(loader, original, tensors=tensors)
+    check_loader(loader, original / "model.safetensors", tensors=tensors)
+
+
 def test_config_and_tensors_equal_the_files(loader, original):
     checkpoint = loader.open(original)
     assert checkpoint.path == original
