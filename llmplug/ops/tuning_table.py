@@ -144,9 +144,9 @@ def _read_row(row: Mapping[str, Any]) -> TuningRow:
 
 
 def _read_sizes(sizes: Mapping[str, Any]) -> Sizes:
-    is_whole = all(type(value) is int and value > 0 for value in sizes.values())
+    is_whole = all(type(value) is int and value >= 0 for value in sizes.values())
     if not sizes or not is_whole:
-        raise ValueError(f"sizes {sizes!r} are no whole numbers above 0")
+        raise ValueError(f"sizes {sizes!r} are no whole numbers from 0 on")
     return dict(sizes)
 
 

@@ -210,7 +210,7 @@ RIGHT: dict[str, Any] = {
         '{"format": 1, "rows": 3}',
         '{"format": 1, "rows": [3]}',
         break_row(sizes={}),
-        break_row(sizes={"BLOCK": 0}),
+        break_row(sizes={"BLOCK": -1}),
         break_row(sizes={"BLOCK": True}),
         break_row(sizes={"BLOCK": "1"}),
         break_row(sizes=[1]),
@@ -223,7 +223,7 @@ RIGHT: dict[str, Any] = {
     ],
 )
 def test_file_that_is_no_table_is_an_error_that_names_it(tmp_path: Path, text: str) -> None:
-    assert len(read_table_of(tmp_path, break_row())) == 1
+    assert len(read_table_of(tmp_path, break_row(sizes={"SPLITS": 0}))) == 1
     with pytest.raises(ConfigError, match=r"tuning\.json is no tuning table"):
         read_table_of(tmp_path, text)
 
