@@ -7,7 +7,9 @@ They need no server and nothing installed but torch, triton, pydantic, msgspec, 
 and (for comparisons) transformers. `--device cpu --tiny` walks through all but the device.
 
 device     which device, its clock, and what it can do: bandwidth and products in this same run
-models     shapes of real models, with random weights that are made on the device
+models     shapes of real models, with random weights that are made on the device; files
+fresh      the ops' examples with other numbers each time
+greedy     greedy answers beside transformers', of a tiny model and of SmolLM2
 kernels    rows of kernels
 engine     rows of the engine
 peer       rows of transformers

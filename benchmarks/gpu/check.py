@@ -1,56 +1,85 @@
 """Compare every Triton kernel, and greedy answers, with torch's own on a device: `make test-gpu`.
 
-    python -m benchmarks.gpu.check [--device cpu]
+    python -m benchmarks.gpu.check [--device cpu] [--seed N] [--model FILE]
 
-Needs no pytest. Fresh memory is NaN, inputs are drawn anew for every call beside the op's own odd
-examples, and NaN never passes. Without a GPU: one line, and status 2.
+Needs no pytest. Fresh memory is NaN, and NaN never passes; every argument of every op's examples is
+drawn anew in each run, beside those that the tests have, and one row of each is an attacker's, whom
+the others must not notice. Without a GPU: one line, and status 2.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib.util
+import secrets
 import sys
-from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from benchmarks.gpu.device import Bench, open_bench
-from benchmarks.gpu.engine import add_prompts, make_engine, make_prompts
-from benchmarks.gpu.models import build_model
-from benchmarks.gpu.peer import build_peer
+from benchmarks.gpu.fresh import shifted_seeds
+from benchmarks.gpu.greedy import SMOLLM2, find_other_tokens, find_other_tokens_of_file
 from llmplug.ops import REFERENCES, KernelTable, LoadedTensor, Op
+from llmplug.ops.attacker_rows import count_rows, find_other_outputs, with_attacker
 from llmplug.ops.attention_examples import apply_attention
+from llmplug.ops.decoder_layer_examples import apply_decoder_layer
+from llmplug.ops.linear import apply_linear
+from llmplug.ops.rope_store import apply_rope_store
 from llmplug.ops.table import make_reference_table
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from llmplug import KernelSpec
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-_NUM_GREEDY = 24  # tokens of each answer
-# How far two logits may be apart for either to be the greatest: float32 sums in another order.
-_TIE = 1e-3
+_APPLY: dict[str, Callable[..., Any]] = {
+    "attention": apply_attention,
+    "linear": apply_linear,
+    "decoder_layer": apply_decoder_layer,
+    "rope_store": apply_rope_store,
+}
 
 
-def find_unlike(spec: KernelSpec, device: torch.device, dtype: str) -> Iterator[str]:
-    """Yield what differs from the reference, over the op's examples and fresh inputs."""
+def find_unpoisoned(device: torch.device) -> Iterator[str]:
+    """Yield what fresh memory holds if it is not NaN: what is never written would not show."""
+    for dtype in DTYPES.values():
+        if not torch.empty(1000, device=device, dtype=dtype).isnan().all():
+            yield f"fresh memory of {dtype} on {device} is not filled with NaN"
+
+
+def find_unlike(spec: KernelSpec, device: torch.device, dtype: str, seed: int) -> Iterator[str]:
+    """Yield what differs from the reference, over the op's examples as tests have them and anew."""
     op = REFERENCES[spec.op]
-    table = make_reference_table(REFERENCES)
-    kernel, reference = spec.load(), getattr(table, op.name)
-    if op.compose is not None:  # it is compared with what it is composed of, parts and all
-        kernel, reference = _take_parts(spec, kernel, table), table
+    kernel, reference = _load(spec)
     rtol, atol = op.tolerances[dtype]
-    for number, example in enumerate(op.example_inputs(device, DTYPES[dtype])):
-        for attempt, inputs in enumerate((example, _draw_anew(example))):
-            for got, expected in _compare(op, kernel, reference, inputs):
-                try:
-                    torch.testing.assert_close(got, expected, rtol=rtol, atol=atol)
-                except AssertionError as error:
-                    message = str(error).replace("\n", " ")
-                    yield f"{op.name} {dtype}, example {number}.{attempt}: {message}"
+    for shift in (0, seed):
+        with shifted_seeds(shift):
+            for number, example in enumerate(op.example_inputs(device, DTYPES[dtype])):
+                for got, expected in _compare(op, kernel, reference, example):
+                    try:
+                        torch.testing.assert_close(got, expected, rtol=rtol, atol=atol)
+                    except AssertionError as error:
+                        message = str(error).replace("\n", " ")
+                        yield f"{op.name} {dtype}, example {number}, seed {shift}: {message}"
+
+
+def find_leaks(spec: KernelSpec, device: torch.device, dtype: str, seed: int) -> Iterator[str]:
+    """Yield examples in which an attacker's row changes a bit of another."""
+    op = REFERENCES[spec.op]
+    kernel, _ = _load(spec)
+    with shifted_seeds(seed):
+        for number, example in enumerate(op.example_inputs(device, DTYPES[dtype])):
+            num_rows = count_rows(example)
+            for row in (0, num_rows - 1) if num_rows > 1 else ():
+                before, after = (
+                    _call(op, kernel, each) for each in (example, with_attacker(example, row))
+                )
+                is_other = find_other_outputs(example, row, len(before)).to(device)
+                if not torch.equal(before[is_other], after[is_other]):
+                    yield f"{op.name} {dtype}, example {number}, seed {seed}: row {row} is noticed"
 
 
 def find_wrong_products(device: torch.device) -> Iterator[str]:
@@ -70,6 +99,14 @@ def find_wrong_products(device: torch.device) -> Iterator[str]:
                     yield f"linear {name} {outputs}x{inputs} T={num_tokens}"
 
 
+def _load(spec: KernelSpec) -> tuple[Any, Any]:
+    """Load a kernel and its reference; a composed op's are tables, parts and all."""
+    table = make_reference_table(REFERENCES)
+    if REFERENCES[spec.op].compose is not None:
+        return _take_parts(spec, spec.load(), table), table
+    return spec.load(), getattr(table, spec.op)
+
+
 def _take_parts(spec: KernelSpec, kernel: object, references: KernelTable) -> KernelTable:
     """References, but for a fused kernel and the kernels that it builds on."""
     from llmplug_triton import llmplug_kernels
@@ -81,51 +118,46 @@ def _take_parts(spec: KernelSpec, kernel: object, references: KernelTable) -> Ke
 
 
 def _compare(
-    op: Op, kernel: Any, reference: Any, inputs: Mapping[str, Any]
+    op: Op, kernel: Any, reference: Any, example: Mapping[str, Any]
 ) -> Sequence[tuple[torch.Tensor, torch.Tensor]]:
     if op.compare is not None:
-        return op.compare(kernel, reference, inputs)
-    if op.name == "attention":
-        outputs = (apply_attention(each, inputs) for each in (kernel, reference))
-    else:
-        outputs = (each(**_copy(inputs)) for each in (kernel, reference))
+        return op.compare(kernel, reference, example)
+    outputs = (each(**_copy(example)) for each in (kernel, reference))
     got, expected = (x if isinstance(x, tuple) else (x,) for x in outputs)
     return list(zip(got, expected, strict=True))
+
+
+def _call(op: Op, kernel: Any, example: Mapping[str, Any]) -> torch.Tensor:
+    """Return the first output, whose rows are those of the example."""
+    apply = _APPLY.get(op.name)
+    output = kernel(**_copy(example)) if apply is None else apply(kernel, example)
+    first: torch.Tensor = output[0] if isinstance(output, tuple) else output
+    return first
 
 
 def _copy(example: Mapping[str, Any]) -> dict[str, Any]:
     return {k: v.clone() if isinstance(v, torch.Tensor) else v for k, v in example.items()}
 
 
-def _draw_anew(example: Mapping[str, Any]) -> dict[str, Any]:
-    """Other numbers of the same size, in the packed tokens alone: other inputs have meanings."""
-    drawn = _copy(example)
-    for name, value in drawn.items():
-        if name in {"x_TD", "x_TI"} and isinstance(value, torch.Tensor) and value.numel():
-            drawn[name] = torch.randn_like(value) * value.float().std(correction=0).to(value.dtype)
-    return drawn
+def _find_other_answers(bench: Bench, path: Path) -> Iterator[str]:
+    if importlib.util.find_spec("transformers") is None:
+        print("transformers is not installed: greedy answers are not compared", file=sys.stderr)
+        return
+    yield from find_other_tokens(bench)
+    if not path.is_file():
+        print(f"{path} is not there: SmolLM2's answers are not compared", file=sys.stderr)
+        return
+    yield from find_other_tokens_of_file(bench, path)
 
 
-def find_other_tokens(bench: Bench) -> Iterator[str]:
-    """Yield where greedy answers of a tiny model leave transformers' path, but for ties."""
-    built = build_model(replace(bench, dtype=torch.float32, is_tiny=True), "qwen3-0.6b")
-    bench = replace(bench, dtype=torch.float32, is_tiny=True)
-    prompts = [*make_prompts(built, 3, 17), *make_prompts(built, 2, 90, num_shared=40)]
-    engine = make_engine(bench, built, len(prompts), 90 + _NUM_GREEDY)
-    add_prompts(engine, prompts, _NUM_GREEDY)
-    answers: dict[int, list[int]] = {number: [] for number in range(len(prompts))}
-    with torch.inference_mode():
-        while engine.has_work:
-            for delta in engine.step().deltas:
-                answers[int(delta.request_id)] += delta.token_ids
-        peer = build_peer(bench, built)
-        for number, prompt in enumerate(prompts):
-            ids = torch.tensor([prompt + answers[number]], device=bench.device)
-            logits_TV = peer(ids).logits[0, len(prompt) - 1 : -1]
-            chosen_T = logits_TV.gather(1, ids[0, len(prompt) :, None])[:, 0]
-            behind_T = logits_TV.amax(1) - chosen_T
-            if len(answers[number]) != _NUM_GREEDY or not bool((behind_T <= _TIE).all()):
-                yield f"greedy answer {number} of {len(prompt)} tokens is not transformers'"
+def _find_all(bench: Bench, specs: Sequence[KernelSpec], seed: int) -> Iterator[str]:
+    yield from find_unpoisoned(bench.device)
+    for spec in specs:
+        for dtype in DTYPES:
+            yield from find_unlike(spec, bench.device, dtype, seed)
+            yield from find_leaks(spec, bench.device, dtype, seed)
+    if any(spec.op == "linear" for spec in specs):
+        yield from find_wrong_products(bench.device)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -133,32 +165,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--ops", nargs="*", help="only these; none: only greedy answers")
+    parser.add_argument(
+        "--seed", type=int, default=secrets.randbelow(1 << 30), help="of new inputs"
+    )
+    parser.add_argument("--model", type=Path, default=SMOLLM2, help="a Llama's GGUF file")
     options = parser.parse_args(arguments)
     bench = open_bench(options.device, is_tiny=True)
     from llmplug_triton import llmplug_kernels
 
+    specs = [s for s in llmplug_kernels() if options.ops is None or s.op in options.ops]
+    print(f"new inputs are drawn with --seed {options.seed}")
+    num_unlike = 0
     torch.use_deterministic_algorithms(True, warn_only=True)  # fills fresh memory with NaN
-    num_unlike = num_tried = 0
-    for spec in llmplug_kernels():
-        if options.ops is not None and spec.op not in options.ops:
-            continue
-        for dtype in DTYPES:
-            num_tried += 1
-            for line in find_unlike(spec, bench.device, dtype):
-                num_unlike += 1
-                print(line, flush=True)
-    if options.ops is None or "linear" in options.ops:
-        for line in find_wrong_products(bench.device):
-            num_unlike += 1
-            print(line, flush=True)
+    for line in _find_all(bench, specs, options.seed):
+        num_unlike += 1
+        print(line, flush=True)
     torch.use_deterministic_algorithms(False)
-    if importlib.util.find_spec("transformers") is None:
-        print("transformers is not installed: greedy answers are not compared", file=sys.stderr)
-    else:
-        for line in find_other_tokens(bench):
-            num_unlike += 1
-            print(line, flush=True)
-    print(f"{num_tried} kernels and dtypes tried, {num_unlike} differences")
+    for line in _find_other_answers(bench, options.model.expanduser()):
+        num_unlike += 1
+        print(line, flush=True)
+    print(f"{len(specs)} kernels tried in {len(DTYPES)} dtypes, {num_unlike} differences")
     return 1 if num_unlike else 0
 
 

@@ -1,6 +1,6 @@
-"""Shapes of real models, with random weights that are made on the device.
+"""Shapes of real models, with random weights that are made on the device, and models in files.
 
-Speed does not depend on what weights say; no file is needed, and none is read.
+Speed does not depend on what weights say; no file is needed, and none is read but by the check.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+import llmplug_gguf
 import llmplug_llama
 import llmplug_qwen3
-from llmplug import BuildContext, Model, ModelShape
+from llmplug import BuildContext, Model, ModelShape, ModelSpec
 from llmplug.engine.loading import load_weights
 from llmplug.ops import REFERENCES, KernelTable, LoadedTensor, choose_kernels, load_kernels
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from benchmarks.gpu.device import Bench
+    from llmplug import Checkpoint
 
 _SPREAD = 0.02  # as models are initialised
 _LLAMA = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu",
@@ -65,6 +67,7 @@ class RandomCheckpoint:
 class BuiltModel:
     """A model, what it is made of, and what a step must read and compute."""
 
+    name: str
     model: Model
     shape: ModelShape
     ops: KernelTable
@@ -92,21 +95,42 @@ def take_kernels(bench: Bench) -> KernelTable:
 def build_model(bench: Bench, name: str) -> BuiltModel:
     """Make a model of `CONFIGS`; with `--tiny` a tiny one under that name."""
     config = TINY if bench.is_tiny else CONFIGS[name]
-    spec = next(s for s in _SPECS if config["architectures"][0] in s.architectures)
-    shape, table = spec.describe(config), spec.weights(config)
+    spec = _find_spec(config)
     state: dict[str, torch.Tensor] = {}
-    for weight in table:
-        layers = range(shape.num_layers) if "{layer}" in weight.name else range(1)
+    for weight in spec.weights(config):
+        layers = range(spec.describe(config).num_layers) if "{layer}" in weight.name else range(1)
         # A tied head has no tensor of its own.
         is_tied = bool(weight.tied_to) and bool(config["tie_word_embeddings"])
         for layer in () if is_tied else layers:
             for source, rows in zip(weight.sources, weight.rows, strict=True):
                 size = (rows,) if weight.columns is None else (rows, weight.columns)
                 state[source.format(layer=layer)] = _make(bench, source.format(layer=layer), size)
-    checkpoint: Any = RandomCheckpoint(
+    checkpoint = RandomCheckpoint(
         Path(name), config, {key: LoadedTensor(tensor) for key, tensor in state.items()}
     )
-    ops = take_kernels(bench)
+    return _build(bench, name, checkpoint, state)
+
+
+def build_checkpoint(bench: Bench, path: Path) -> tuple[BuiltModel, Checkpoint]:
+    """Build the model of a GGUF file; weights in few bits stay so, `state` has them dequantised."""
+    (loader,) = llmplug_gguf.llmplug_model_loaders()
+    checkpoint = loader.open(path)
+    state = {
+        name: tensor.load().to(bench.device, bench.dtype)
+        for name, tensor in checkpoint.tensors.items()
+    }
+    return _build(bench, path.name, checkpoint, state), checkpoint
+
+
+def _find_spec(config: Mapping[str, Any]) -> ModelSpec:
+    return next(s for s in _SPECS if config["architectures"][0] in s.architectures)
+
+
+def _build(
+    bench: Bench, name: str, checkpoint: Any, state: Mapping[str, torch.Tensor]
+) -> BuiltModel:
+    config, spec, ops = checkpoint.config, _find_spec(checkpoint.config), take_kernels(bench)
+    shape, table = spec.describe(config), spec.weights(config)
     common: dict[str, Any] = {"device": bench.device, "dtype": bench.dtype}
     weights = load_weights(
         checkpoint, table, spec.ignored, shape.num_layers, ops,
@@ -118,7 +142,7 @@ def build_model(bench: Bench, name: str) -> BuiltModel:
     if not config["tie_word_embeddings"]:
         num_params -= state[embedding].numel()
     return BuiltModel(
-        model, shape, ops, state, config, num_params * bench.dtype.itemsize, num_params
+        name, model, shape, ops, state, config, num_params * bench.dtype.itemsize, num_params
     )
 
 

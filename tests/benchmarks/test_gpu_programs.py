@@ -12,11 +12,15 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks.gpu import bench, check, peer
+from benchmarks.gpu import bench, check, greedy, peer
 from benchmarks.gpu.device import Bench, Ceilings, HostClock
+from benchmarks.gpu.fresh import shifted_seeds
 from benchmarks.gpu.models import TINY, build_model
 from benchmarks.gpu.rows import Row, run_rows
+from llmplug.ops import REFERENCES
 
+# Settings of samplers that an example sets one by one, the angles of positions, a list of rows.
+FIXED = {"top_k_S", "top_p_S", "min_p_S", "table_CR", "rows_R", "correction_E"}
 pytest.importorskip("triton", reason="triton is not installed")
 BENCH = Bench(torch.device("cpu"), torch.float32, is_tiny=True)
 
@@ -121,7 +125,7 @@ def test_what_a_step_reads_is_counted_from_the_shapes() -> None:
 
 
 def test_greedy_answers_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert list(check.find_other_tokens(BENCH)) == []
+    assert list(greedy.find_other_tokens(BENCH)) == []
     build_peer = peer.build_peer
 
     def spoil(*args: Any) -> Any:
@@ -130,8 +134,8 @@ def test_greedy_answers_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
             model.lm_head.weight.copy_(model.lm_head.weight.flip(0).clone())
         return model
 
-    monkeypatch.setattr(check, "build_peer", spoil)
-    assert list(check.find_other_tokens(BENCH)) != []
+    monkeypatch.setattr(greedy, "build_peer", spoil)
+    assert list(greedy.find_other_tokens(BENCH)) != []
 
 
 # numpy, which stands in for the GPU, warns of exponentials that become infinite.
@@ -141,11 +145,50 @@ def test_kernels_that_differ_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     from llmplug_triton import llmplug_kernels
 
     (spec,) = [spec for spec in llmplug_kernels() if spec.op == "silu_mul"]
-    assert list(check.find_unlike(spec, BENCH.device, "float32")) == []
+    assert list(check.find_unlike(spec, BENCH.device, "float32", 77)) == []
     for factor in (1.01, float("nan")):
 
         def spoil(factor: float = factor, **inputs: Any) -> torch.Tensor:
             return silu_mul(**inputs) * factor
 
         wrong = replace(spec, load=partial(partial, spoil))
-        assert len(list(check.find_unlike(wrong, BENCH.device, "float32"))) > 2
+        lines = list(check.find_unlike(wrong, BENCH.device, "float32", 77))
+        assert {"seed 0" in line for line in lines} == {True, False}
+
+
+def test_every_argument_is_drawn_anew() -> None:
+    """But for what an example fixes on purpose, such as a value that means something."""
+    for op in REFERENCES.values():
+        drawn = []
+        for shift in (0, 5):
+            with shifted_seeds(shift):
+                drawn.append(op.example_inputs(BENCH.device, torch.float32))
+        changed, fixed = set(), set()
+        for before, after in zip(*drawn, strict=True):
+            for name, value in before.items():
+                if isinstance(value, torch.Tensor) and value.numel() > 1:
+                    (fixed if torch.equal(value, after[name]) else changed).add(name)
+        assert not fixed - changed - FIXED, op.name
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_rows_that_notice_an_attacker_are_found() -> None:
+    from llmplug.ops import silu_mul
+    from llmplug_triton import llmplug_kernels
+
+    (spec,) = [spec for spec in llmplug_kernels() if spec.op == "silu_mul"]
+    assert list(check.find_leaks(spec, BENCH.device, "float32", 3)) == []
+
+    def leak(x_T2F: torch.Tensor) -> torch.Tensor:
+        return silu_mul(x_T2F) * (1 + x_T2F[-1:].isnan().sum())
+
+    assert list(check.find_leaks(replace(spec, load=lambda: leak), BENCH.device, "float32", 3))
+
+
+def test_memory_that_is_not_filled_is_told() -> None:
+    assert len(list(check.find_unpoisoned(BENCH.device))) == 3
+    torch.use_deterministic_algorithms(True)
+    try:
+        assert list(check.find_unpoisoned(BENCH.device)) == []
+    finally:
+        torch.use_deterministic_algorithms(False)
