@@ -128,7 +128,9 @@ class CallReader(Protocol):
     has the arguments `{}`.
     """
 
-    ended_as_text: bool  # once it has ended: what is left over goes on as the text it became
+    # Once it has ended:
+    ended_as_text: bool  # what is left over goes on as the text it became
+    text_until: str  # the section goes on as text up to this marker; "": it is over
 
     def feed(self, text: str) -> tuple[list[Event], str | None]:
         """Take more text.

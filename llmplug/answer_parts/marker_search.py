@@ -38,22 +38,30 @@ class MarkerSearch:
     def __init__(self, markers: Iterable[str]) -> None:
         self.markers = tuple(sorted({each for each in markers if each}, key=len, reverse=True))
         self.beginnings = frozenset(each[:n] for each in self.markers for n in range(1, len(each)))
-        self._pattern = re.compile("|".join(map(re.escape, self.markers)) or r"(?!)")
-        self._begun = re.compile("|".join(map(_begun, self.markers)) or r"(?!)")
+        whole = "|".join(map(re.escape, self.markers)) or r"(?!)"
+        begun = "|".join(map(_begun, self.markers)) or r"(?!)"
+        self._pattern = re.compile(whole)
+        # One that has only begun comes first: it may stand at the place of another, and go past it.
+        self._begun_or_whole = re.compile(f"(?P<begun>{begun})|{whole}")
         self.firsts = frozenset(each[0] for each in self.markers)
         self._chars = frozenset(char for each in self.markers for char in each)
         self._most = max(map(len, self.markers), default=1) - 1
         # What is found in a beginning and one character of a marker. There are few of those, and
         # text that comes one character at a time leads to nothing else.
         self._known = dict.fromkeys(self.beginnings, _BEGUN)
-        self._clear = frozenset(each for each in self.beginnings if not self._pattern.search(each))
+        self._begun = self.beginnings | {""}
+        self._clear = frozenset(each for each in self._begun if not self._pattern.search(each))
 
     def find(self, text: str, *, is_whole: bool = False) -> Found:
         """Look into `text`; `is_whole`: nothing follows it, so no beginning becomes a marker."""
         if is_whole:
             return self._look(text)
-        if len(text) <= self._most + 1 and (known := self._known.get(text)) is not None:
-            return known
+        if len(text) <= self._most + 1:
+            known = self._known.get(text)
+            if known is not None:
+                return known
+            if text[-1:] not in self._chars and text[:-1] in self._clear:
+                return Found(len(text), "")  # quick: what had begun goes on otherwise
         if self.firsts.isdisjoint(text):
             return Found(len(text), "")
         return self._find_begun(text)
@@ -71,14 +79,12 @@ class MarkerSearch:
 
     def _find_begun(self, text: str) -> Found:
         """Find a marker that does not go on past the text, or one that has only begun."""
-        if text[-1] not in self._chars and text[:-1] in self._clear:  # quick: it goes on otherwise
-            return Found(len(text), "")
-        found = self._look(text)
-        begun = self._begun.search(text, max(0, len(text) - self._most))
-        # A marker that has only begun may stand before the one found, or go on past it.
-        if begun is not None and begun.start() <= found.at:
-            found = Found(begun.start(), "")
-        if text[-1] in self._chars and (len(text) == 1 or text[:-1] in self.beginnings):
+        match = self._begun_or_whole.search(text)
+        if match is None:
+            found = Found(len(text), "")
+        else:
+            found = Found(match.start(), "" if match.lastgroup else match.group())
+        if text[-1] in self._chars and text[:-1] in self._begun:
             self._known[text] = found
         return found
 

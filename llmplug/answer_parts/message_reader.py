@@ -34,21 +34,24 @@ class MessageReader:
         self._events: list[Event] = []
         self._held = ""
         self._beginnings = _NONE  # of markers, one of which what is held may become
-        self._is_reasoning = False
+        self._kind: type[Content | Reasoning] = Content
+        self._flows = False  # text has come out and goes on, with no space kept back
         self._space: list[str] = []  # what a marker may follow
         self._drops_space = True  # a marker stood right before
 
     def feed(self, text: str) -> list[Event]:
         """Take more text; see `Parser`."""
+        is_plain = self._flows and not self._held and self._ends.firsts.isdisjoint(text)
+        if is_plain and text and not text[-1].isspace():  # quick: most text is of this kind
+            return [self._kind(text)]
         if len(text) > _MOST_AT_ONCE:
             starts = range(0, len(text), _MOST_AT_ONCE)
             return [e for at in starts for e in self.feed(text[at : at + _MOST_AT_ONCE])]
         left = self._held + text
-        if self._held:
-            if left in self._beginnings:  # quick: most characters of a marker end here
-                self._held = left
-                return []
-            self._held = ""
+        if left in self._beginnings:  # quick: most characters of markers end here
+            self._held = left
+            return []
+        self._held = ""
         while left:
             left = self._state(left)
         events, self._events = self._events, []
@@ -61,7 +64,8 @@ class MessageReader:
 
     def _open_text(self, *, is_reasoning: bool, is_begun: bool = False) -> None:
         """A text begins; `is_begun`: some of it stands in the prompt."""
-        self._is_reasoning = is_reasoning
+        self._kind = Reasoning if is_reasoning else Content
+        self._flows = False
         self._space = []
         self._drops_space = not is_begun
         self._state = self._read_text
@@ -72,10 +76,11 @@ class MessageReader:
             self._say(text)
             return ""
         found = self._ends.find(text)
-        self._say(text[: found.at])
+        if found.at:
+            self._say(text[: found.at])
         if not found.marker:
             return self._hold(text[found.at :], self._ends.beginnings)
-        self._space = []
+        self._space, self._flows, self._beginnings = [], False, _NONE
         return self._end_text(found.marker, text[found.at + len(found.marker) :])
 
     def _end_text(self, marker: str, text: str) -> str:
@@ -90,14 +95,15 @@ class MessageReader:
         if body:
             self._drops_space = False
             said = "".join([*self._space, body]) if self._space else body
-            self._events.append(Reasoning(said) if self._is_reasoning else Content(said))
+            self._events.append(self._kind(said))
             self._space = []
         if len(body) < len(text):
             self._space.append(text[len(body) :])
+        self._flows = not self._space and not self._drops_space
 
     def _emit(self, text: str) -> None:
         if text:
-            self._events.append(Reasoning(text) if self._is_reasoning else Content(text))
+            self._events.append(self._kind(text))
 
     def _take(self) -> list[Event]:
         events, self._events = self._events, []

@@ -31,10 +31,11 @@ class SectionReader:
 
     def __init__(self, opening: Opening, end: str, state: Callable[[str], str]) -> None:
         self.ended_as_text = False
+        self.text_until = ""
         self._tools = opening.tools
         self._state = state
         self._end = end
-        self._in_rest = search_for(end)
+        self._behind_calls = search_for(end)
         self._index = opening.first_index
         self._num_calls = 0
         self._is_in_call = False
@@ -42,15 +43,15 @@ class SectionReader:
         self._events: list[Event] = []
         self._raw = [opening.space + opening.marker]  # of what has no name as yet
         self._held = ""
-        self._beginnings = _NONE  # of markers, one of which what is held may become
+        self._beginnings = _NONE  # of the markers that the state looks for, with what is held
         self._gathered: list[str] = []
         self._num_gathered = 0  # characters
 
     def feed(self, text: str) -> tuple[list[Event], str | None]:
         """Take more text; see `CallReader`."""
-        held = self._held
-        if held and held + text in self._beginnings:  # quick: most characters of a marker end here
-            self._held = held + text
+        begun = self._held + text
+        if begun in self._beginnings:  # quick: most characters of markers end here
+            self._held = begun
             return [], None
         while text and not self._is_over:
             text = self._state(text)
@@ -109,8 +110,8 @@ class SectionReader:
     def _give_up(self, text: str) -> str:
         """What was read since the last call is none."""
         self._say_all()
-        self._is_over = self.ended_as_text = not self._num_calls or not self._end
-        self._state = self._read_rest
+        self._is_over = self.ended_as_text = True
+        self.text_until = self._end if self._num_calls else ""
         return text
 
     def _break_off(self, text: str) -> str:
@@ -120,20 +121,11 @@ class SectionReader:
 
     def _read_end(self, text: str) -> str:
         """Behind the calls: the end marker, or text up to it."""
-        marker, text = self._expect(text, self._in_rest)
+        marker, text = self._expect(text, self._behind_calls)
         if marker is None:
             return self._give_up(text) if text else ""
         self._is_over = True
         return text
-
-    def _read_rest(self, text: str) -> str:
-        if not self._held and self._in_rest.firsts.isdisjoint(text):  # quick, as `_stream_up_to`
-            self._events.append(Content(text))
-            return ""
-        shown, marker, rest = self._take_up_to(text, self._in_rest)
-        self._say(shown)
-        self._is_over = bool(marker)
-        return rest
 
     # --- text -----------------------------------------------------------------------------------
     def _keep(self, text: str, count: int) -> str:
@@ -202,6 +194,7 @@ class SectionReader:
         found = markers.find(text)
         before, marker = text[: found.at], found.marker
         if marker:
+            self._beginnings = _NONE
             return before, marker, text[found.at + len(marker) :]
         self._held, self._beginnings = text[found.at :], markers.beginnings
         return before, "", ""
@@ -212,7 +205,7 @@ class SectionReader:
         return ""
 
     def _unhold(self, text: str) -> str:
-        held, self._held = self._held, ""
+        held, self._held, self._beginnings = self._held, "", _NONE
         return held + text
 
     def _say_all(self) -> None:

@@ -104,9 +104,10 @@ class ChannelSplitter:
             reasoning, context.prompt_end
         )
         self._reader: CallReader | None = None
+        self._in_rest: MarkerSearch | None = None  # ends text behind a malformed place
         self._num_calls = 0
         self._held = ""  # may be the beginning of a marker
-        self._beginnings: frozenset[str] = frozenset()  # of those that it is held for
+        self._beginnings: frozenset[str] = frozenset()  # of the markers that are looked for
         self._is_whole = False  # nothing follows: no beginning becomes a marker
         self._space: list[str] = []  # white space that a marker may follow
         self._drops_space = self._is_thinking  # a marker stood right before
@@ -125,14 +126,15 @@ class ChannelSplitter:
             if is_piece and left is None:  # quick: most characters of calls end here
                 return events
             left = self._take_read(self._reader, events, left)
-        elif self._held:
-            if left in self._beginnings:  # quick: most characters of a marker end here
-                self._held = left
-                return []
-            self._held = ""
+        elif left in self._beginnings:  # quick: most characters of markers end here
+            self._held = self._held + text
+            return []
+        self._held = ""
         while left:
             if self._reader is not None:
                 left = self._take_read(self._reader, *self._reader.feed(left))
+            elif self._in_rest is not None:
+                left = self._read_rest(left, self._in_rest)
             elif self._is_thinking:
                 left = self._read_thinking(left)
             else:
@@ -161,7 +163,9 @@ class ChannelSplitter:
             self._events.append(event)
         if left is not None:
             self._reader = None
-            if not reader.ended_as_text:
+            if reader.text_until:
+                self._in_rest = search_for(reader.text_until)
+            elif not reader.ended_as_text:
                 self._meet_marker()
         return left
 
@@ -172,6 +176,14 @@ class ChannelSplitter:
         self._is_thinking = False
         self._meet_marker()
         return rest if marker == self._thinking_end else marker + rest
+
+    def _read_rest(self, text: str, end: MarkerSearch) -> str | None:
+        marker, rest = self._show_up_to(text, end)
+        if not marker:
+            return None
+        self._in_rest = None
+        self._meet_marker()
+        return rest
 
     def _read_content(self, text: str) -> str | None:
         if self._is_at_start:
@@ -185,10 +197,12 @@ class ChannelSplitter:
             self._show(text)
             return "", ""
         found = markers.find(text, is_whole=self._is_whole)
-        self._show(text[: found.at])
-        if not found.marker:
-            self._hold(text[found.at :], markers)
-        return found.marker, text[found.at + len(found.marker) :]
+        if found.at:
+            self._show(text[: found.at])
+        if found.marker:
+            return found.marker, text[found.at + len(found.marker) :]
+        self._held, self._beginnings = text[found.at :], markers.beginnings
+        return "", ""
 
     def _read_first(self, text: str) -> str | None:
         """Read content behind a marker, or the first: thinking and bare calls may begin here."""
@@ -197,10 +211,11 @@ class ChannelSplitter:
             return None
         marker = self._at_start.begins(text, is_whole=self._is_whole)
         if marker == "":
-            self._hold(text, self._at_start)
+            self._held, self._beginnings = text, self._at_start.beginnings
             return None
         if marker is not None:
             return self._go_on(marker, text[len(marker) :])
+        self._beginnings = frozenset()
         bare = next((each for each in self._calls if is_bare_start(each, text)), None)
         if bare is not None:
             self._open_reader(bare, "")
@@ -217,11 +232,6 @@ class ChannelSplitter:
             self._is_thinking = marker not in self._dropped
             self._meet_marker()
         return text
-
-    def _hold(self, text: str, markers: MarkerSearch) -> None:
-        """Keep what may be the beginning of a marker."""
-        self._held = text
-        self._beginnings = markers.beginnings
 
     def _meet_answer(self, marker: str) -> None:
         """Drop a marker that stands round the answer; an end without a start is text."""
@@ -243,11 +253,13 @@ class ChannelSplitter:
         self._space = []
         self._drops_space = False  # white space in what a reader gives back is text
         self._is_at_start = False
+        self._beginnings = frozenset()
         self._reader = open_reader(syntax, opening)
 
     def _meet_marker(self) -> None:
         self._space = []
         self._drops_space = self._is_at_start = True
+        self._beginnings = frozenset()
 
     def _take_space(self, text: str) -> str:
         """Keep or drop white space at the beginning of `text`; return the rest."""
@@ -286,7 +298,7 @@ class ParserChain:
         events = self._first.feed(text)
         if len(events) == 1 and type(events[0]) is Content:  # quick: most are content alone
             return self._second.feed(events[0].text)
-        return self._pass_on(events)
+        return self._pass_on(events) if events else events
 
     def finish(self) -> list[Event]:
         """Say that the answer is over; see `Parser`."""
