@@ -76,7 +76,7 @@ bench: $(WORK_READY)  ## measure the server of CONFIG, one JSON line a row (ARGS
 	@$(BIN)/python -m benchmarks.serve --config $(CONFIG) $(ARGS)
 
 soak: $(WORK_READY)  ## ask for ten minutes while processes are killed (ARGS: see --help)
-	@$(BIN)/python -m benchmarks.soak $(ARGS)
+	@$(BIN)/python -m benchmarks.soak --output benchmarks/results/soak.jsonl $(ARGS)
 
 # On a machine with a GPU nothing need be installed: make bench-gpu GPU_PYTHON=python3
 test-gpu:  ## compare the Triton kernels and greedy answers with torch's, on a GPU
