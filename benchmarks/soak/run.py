@@ -7,7 +7,7 @@ import random
 import statistics
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -124,7 +124,7 @@ async def soak(pid: int, url: str, model: str, plan: Plan) -> Report:
     return report
 
 
-def _after(seconds: float) -> Any:
+def _after(seconds: float) -> Callable[[], bool]:
     ends_at = time.monotonic() + seconds
     return lambda: time.monotonic() >= ends_at
 
