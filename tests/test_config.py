@@ -199,6 +199,8 @@ def test_mistake_is_told_with_its_line(text: str, expected: str) -> None:
         ("8000: a\n", "x.yaml:1: the key 8000 is no text; put it in quotes"),
         ("- a\n", "x.yaml: expected keys such as 'models:', got ['a']"),
         ("a: &b [*b]\n", "x.yaml:1: a.0 contains itself"),
+        ("a:\n " + "[" * 50_000, "x.yaml:2: no valid YAML: values are nested over 32 deep"),
+        ("- " * 50_000, "x.yaml:1: no valid YAML: values are nested over 32 deep"),
         ("a: *nowhere\n", "x.yaml:1: no valid YAML: found undefined alias"),
         ("a: !!python/object/apply:os.getcwd []\n", "x.yaml: missing key 'models'"),
         ("a: !secret x\n", "x.yaml:1: no valid YAML: could not determine a constructor"),
@@ -209,6 +211,11 @@ def test_mistake_is_told_with_its_line(text: str, expected: str) -> None:
 )
 def test_text_that_is_no_config_is_told(text: str, expected: str) -> None:
     assert complaint(text).startswith(expected)
+
+
+def test_aliases_of_aliases_are_counted() -> None:
+    lines = [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 30)]
+    assert "more than 10000 values" in complaint("a0: &a0 [x, x]\n" + "".join(lines))
 
 
 def test_all_mistakes_are_told_at_once() -> None:

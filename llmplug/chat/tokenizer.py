@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import codecs
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -35,7 +36,8 @@ class Tokenizer:
     def __init__(self, files: TokenizerFiles) -> None:
         try:
             description = msgspec.json.decode(files.json)
-            self._full = tokenizers.Tokenizer.from_str(files.json)
+            with no_panic():
+                self._full = tokenizers.Tokenizer.from_str(files.json)
         except Exception as error:
             raise CheckpointError(f"the tokenizer cannot be read: {error}") from error
         self._full.no_truncation()
@@ -192,8 +194,9 @@ class Tokenizer:
 
     def _find_frame(self, add_bos: bool | None) -> tuple[Sequence[int], Sequence[int]]:
         """What the post-processor puts before and after a text; `add_bos` overrules it."""
-        inner = self._full.encode("a", add_special_tokens=False).ids
-        outer = self._full.encode("a", add_special_tokens=True).ids
+        with no_panic():
+            inner = self._full.encode("a", add_special_tokens=False).ids
+            outer = self._full.encode("a", add_special_tokens=True).ids
         starts = range(len(outer) - len(inner) + 1)
         at = next((i for i in starts if outer[i : i + len(inner)] == inner), 0)
         prefix, suffix = outer[:at], outer[at + len(inner) :]
@@ -208,6 +211,7 @@ def _encode(tokenizer: tokenizers.Tokenizer, text: str, enough: Enough) -> token
 
     Raises:
         InvalidRequest: the text holds a lone surrogate, which is no character.
+        CheckpointError: the tokenizer is such that the library gives up.
     """
     try:
         text.encode()
@@ -216,10 +220,26 @@ def _encode(tokenizer: tokenizers.Tokenizer, text: str, enough: Enough) -> token
             f"the text holds a lone surrogate at character {error.start}; send valid Unicode"
         ) from error
     for part in enough.parts(text):
-        encoding = tokenizer.encode(part, add_special_tokens=False)
+        with no_panic():
+            encoding = tokenizer.encode(part, add_special_tokens=False)
         if enough.is_reached(len(encoding)):
             break
     return encoding
+
+
+@contextmanager
+def no_panic() -> Iterator[None]:
+    """Make an error of a panic of the library, which is none that `except Exception` catches.
+
+    Raises:
+        CheckpointError: it panicked: what it read of the tokenizer's file contradicts itself.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        raise CheckpointError(f"the tokenizer is damaged: {error}") from None
 
 
 def _least(*bounds: int | None) -> int | None:

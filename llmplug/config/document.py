@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from llmplug.config.values import Path
 
+MAX_VALUES = 10_000  # aliases of aliases make any number out of a few lines
+MAX_DEPTH = 32  # of values in values; the YAML reader takes ever longer with each
 _VARIABLE = re.compile(r"\$\{([^}]*)\}")
 
 
@@ -117,6 +119,24 @@ def dotted(path: Path) -> str:
     return ".".join(str(part) for part in path)
 
 
+class _Loader(yaml.SafeLoader):
+    """Reads YAML, as deep as a config may be."""
+
+    _depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        self._depth += 1
+        if self._depth > MAX_DEPTH:
+            mark = self.get_mark()
+            raise yaml.MarkedYAMLError(
+                problem=f"values are nested over {MAX_DEPTH} deep", problem_mark=mark
+            )
+        try:
+            return super().compose_node(parent, index)
+        finally:
+            self._depth -= 1
+
+
 class _Reader:
     """Walks the nodes of one YAML text; `places` fills on the way."""
 
@@ -125,10 +145,11 @@ class _Reader:
         self._name = name
         self._place_of = place_of  # line, from 1 -> place
         self._open: list[yaml.Node] = []
+        self._num_values = 0
 
     def read_text(self, text: str, path: Path) -> Any:
         try:
-            loader = yaml.SafeLoader(text)
+            loader = _Loader(text)
             node = loader.get_single_node()
             return None if node is None else self._read(loader, node, path)
         except yaml.MarkedYAMLError as error:
@@ -144,6 +165,9 @@ class _Reader:
     def _read(self, loader: yaml.SafeLoader, node: yaml.Node, path: Path) -> Any:
         if any(node is one for one in self._open):
             raise ConfigError(f"{self._here(node)}: {dotted(path)} contains itself")
+        self._num_values += 1
+        if self._num_values > MAX_VALUES:
+            raise ConfigError(f"{self._here(node)}: more than {MAX_VALUES} values")
         self._open.append(node)
         try:
             if isinstance(node, yaml.MappingNode):
