@@ -67,7 +67,8 @@ class FlightRecorder:
         """An engine has come up, died, or is gone; called in the event loop."""
         told = {"at": time.time(), "model": model, "event": event, "why": why[:MAX_WHY_CHARS]}
         self._events.append(told)
-        if event != "ready" and self._is_on and self._folder is not None:
+        has_requests = bool(self._running or self._ended)  # none: a start that failed
+        if event != "ready" and has_requests and self._folder is not None:
             report = self.report(f"the engine of {model}: {event}: {told['why']}")
             name = _name_file(model)
             asyncio.get_running_loop().run_in_executor(None, self._write, name, report)

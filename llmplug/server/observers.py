@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,9 +14,11 @@ if TYPE_CHECKING:
     from llmplug.engine.client import EngineEvent
     from llmplug.server.trail import Outcome, Trail
 
+log = logging.getLogger("llmplug.server")
+
 
 class Observer(Protocol):
-    """Whoever keeps count of requests; it must neither wait nor fail."""
+    """Whoever keeps count of requests; it must not wait."""
 
     def begin(self, trail: Trail) -> None:
         """The engine is asked."""
@@ -23,13 +26,12 @@ class Observer(Protocol):
     def end(self, trail: Trail) -> None:
         """It is over, one way or another; the trail stays as it is from now on."""
 
-
     def note_engine(self, model: str, event: EngineEvent, why: str) -> None:
         """The engine of a model has come up, died, or is gone; its requests are still open."""
 
 
 class Observers:
-    """All that look on.
+    """All that look on; one that fails harms no request.
 
     Attributes:
         is_stopping: whether requests that are given up now are so because the server ends.
@@ -45,16 +47,14 @@ class Observers:
 
     def note_engine(self, model: str, event: EngineEvent, why: str) -> None:
         """Tell all of a turn in the life of an engine."""
-        for observer in self._observers:
-            observer.note_engine(model, event, why)
+        self._tell(lambda observer: observer.note_engine(model, event, why))
 
     @contextmanager
     def watch(self, trail: Trail) -> Iterator[None]:
         """Look on while the body asks the engine."""
         trail.began_at = time.time()
         trail.receipt.submitted_at = time.perf_counter()
-        for observer in self._observers:
-            observer.begin(trail)
+        self._tell(lambda observer: observer.begin(trail))
         outcome: Outcome = "abort"
         try:
             yield
@@ -68,5 +68,11 @@ class Observers:
             trail.outcome, trail.ended_at = outcome, time.perf_counter()
             if outcome == "abort":
                 trail.abort_reason = "shutdown" if self.is_stopping() else "client"
-            for observer in self._observers:
-                observer.end(trail)
+            self._tell(lambda observer: observer.end(trail))
+
+    def _tell(self, word: Callable[[Observer], None]) -> None:
+        for observer in self._observers:
+            try:
+                word(observer)
+            except Exception:
+                log.exception("%s failed; the request goes on", type(observer).__name__)

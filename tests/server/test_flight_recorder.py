@@ -147,10 +147,18 @@ async def test_what_is_kept_has_a_bound(tmp_path: Path) -> None:
     assert not (tmp_path / "none").exists()
 
 
+def test_a_start_that_fails_leaves_no_file(tmp_path: Path) -> None:
+    recorder = make_recorder(tmp_path)
+    recorder.note_engine("m", "gone", "the config is wrong")
+    assert list(tmp_path.iterdir()) == []
+    assert recorder.report("")["engines"][0]["why"] == "the config is wrong"
+
+
 async def test_a_folder_that_cannot_be_written_is_told_and_does_no_harm(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "file").write_text("")
     recorder = make_recorder(tmp_path / "file" / "flight")
+    recorder.begin(Trail())
     recorder.note_engine("m", "death", "")
     await until(lambda: "cannot be written" in caplog.text)
