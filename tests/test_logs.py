@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import subprocess
 import sys
+from collections.abc import Callable
 from datetime import datetime
 
 import pytest
 
+from llmplug import processes
+from llmplug.config import from_source
+from llmplug.engine.stage_clock import StageClock
+from llmplug.errors import PluginError
 from llmplug.logs import JsonLines, LineLog, TextLines, log_fields
 
 PROGRAM = """
@@ -86,3 +92,39 @@ def test_what_is_written_for_people_becomes_lines(caplog: pytest.LogCaptureFixtu
     stream.flush()
     assert not stream.isatty()
     assert caplog.messages == ["weights: 25 %", "weights: 50 %"]
+
+
+def open_grammars(payload: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(config: object) -> None:
+        raise PluginError("far enough")
+
+    monkeypatch.setattr(processes, "load_registry", stop)
+    with pytest.raises(PluginError, match="far enough"):
+        processes.open_grammar_backend(payload)
+
+
+def run_engine(payload: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "_import_engine", lambda: None)
+    monkeypatch.setattr("llmplug.engine.worker.read_payload", lambda path: payload)
+    monkeypatch.setattr("llmplug.engine.worker.run_worker", lambda path, build: 0)
+    try:
+        assert processes.run_engine_process("", StageClock("imports")) == 0
+    finally:
+        gc.unfreeze()
+
+
+@pytest.mark.parametrize("run", [open_grammars, run_engine])
+def test_processes_of_a_model_write_as_the_config_says_and_name_it(
+    run: Callable[[bytes, pytest.MonkeyPatch], None],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    config = from_source("x/small", sets=["log.format=json", "log.level=warning"])
+    for name in ("sys.excepthook", "threading.excepthook"):
+        monkeypatch.setattr(name, print)  # to be put back
+    payload = {"config": config.model_dump(mode="json"), "model": "small"}
+    run(json.dumps(payload).encode(), monkeypatch)
+    logging.getLogger("llmplug.engine").error("it failed")
+    logging.getLogger("llmplug.engine").info("not serious")
+    (line,) = capsys.readouterr().err.splitlines()
+    assert json.loads(line)["model"] == "small"
