@@ -176,10 +176,7 @@ class SectionReader:
 
     def _stream_up_to(self, text: str, markers: MarkerSearch) -> str | None:
         """Let a string out up to a marker; return what stands behind it. None: it may come yet."""
-        if not self._held and markers.firsts.isdisjoint(text):  # quick: most characters end here
-            value, marker, rest = text, "", ""
-        else:
-            value, marker, rest = self._take_up_to(text, markers)
+        value, marker, rest = self._take_up_to(text, markers)
         if value:
             self._events.append(CallArguments(self._index, encode_basestring(value)[1:-1]))
         if not marker:
@@ -191,6 +188,8 @@ class SectionReader:
         """Return what stands before a marker, the marker, "" if none has come, and what follows."""
         if self._held:
             text, self._held = self._held + text, ""
+        elif markers.firsts.isdisjoint(text):  # quick: most characters end here
+            return text, "", ""
         found = markers.find(text)
         before, marker = text[: found.at], found.marker
         if marker:

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from llmplug.chat.channels import make_parser
-from llmplug.dialect import AnswerContext
+from llmplug.dialect import AnswerContext, CustomCalls
 from llmplug.testing.answer_texts import call_markers, thinking_markers
 from llmplug.testing.answers import TOOLS
+from llmplug.testing.call_writing import Call, write_calls
 from llmplug.testing.expect import expect
 
 if TYPE_CHECKING:
     from llmplug.specs import ReasoningParserSpec, ToolParserSpec
 
-_NUM_TRIES = 3  # something else may run on the machine
-_START_S = 0.005  # what it may take to make a parser, and its tables for the first time
+_MOST_S = 2.0  # of processor time, for a million characters
+_NUM_TRIES = 10  # the best counts: something else may run on the machine
 
 
 def check_speed(
@@ -28,30 +30,55 @@ def check_speed(
 ) -> None:
     """Nothing that a model can write takes more than 2 s for a million characters.
 
-    Where they come one by one it is 3 s, as most of that goes into handing them on. That is on an
-    idle machine; on a busy one, a known piece of work tells how much slower it is.
+    It comes in pieces of one character, of eight, and in one piece. The time is that of an idle
+    machine; on a busy one, a known piece of work tells how much slower it is.
 
     Args:
-        num_chars: of each text.
-        heads: beginnings of answers that lead where markers alone do not.
+        num_chars: of each text; a fifth of it where they come one by one.
+        heads: beginnings of answers that lead where neither markers nor written calls do.
     """
+    for text, what in _texts_of(tools, reasoning, heads, num_chars):
+        for size, length in ((1, num_chars // 5), (8, num_chars), (num_chars, num_chars)):
+            pieces = [text[at : at + size] for at in range(0, length, size)]
+            tries = (_read_s(pieces, tools, reasoning) for _ in range(_NUM_TRIES))
+            most_s = _MOST_S * length / 1_000_000
+            expect(
+                any(s < most_s or s < most_s * _slowness() for s in tries),
+                f"{length} characters, {size} at a time, take too long: {what}. Look at each "
+                "character once: do not search again what was searched",
+            )
+
+
+def _texts_of(
+    tools: ToolParserSpec | None,
+    reasoning: ReasoningParserSpec | None,
+    heads: Sequence[str],
+    num_chars: int,
+) -> Iterator[tuple[str, str]]:
+    """Texts that may take long, and what they are: a head, and many of something behind it."""
     markers = [*call_markers(tools), *thinking_markers(reasoning)]
     nested = "".join(call_markers(tools)[:1]) + '{"name": "f", "arguments": {"a": '
     begun = [*markers, *(marker[:-1] for marker in markers), " ", "\n<", "[[", '{"', "a"]
-    units_behind = dict.fromkeys(["", *heads], begun)
+    in_calls = ["a", *{f"{marker[0]}\n" for marker in markers}]
+    units_behind = dict.fromkeys(_begun_calls(tools), in_calls)
+    units_behind |= dict.fromkeys(("", *heads), begun)
     units_behind |= {head: ["[", '"', "1,", '{"a":', "\\\\"] for head in (nested, nested + '"')}
-    sizes = ((1, num_chars // 5, 3), (8, num_chars, 2), (num_chars, num_chars, 2))
     for head, units in units_behind.items():
         for unit in units:
-            text = (head + unit * num_chars)[:num_chars]
-            for size, length, most_s in sizes:
-                pieces = [text[at : at + size] for at in range(0, length, size)]
-                tries = (_read_s(pieces, tools, reasoning) / _slowness() for _ in range(_NUM_TRIES))
-                expect(
-                    any(s < most_s * length / 1_000_000 + _START_S for s in tries),
-                    f"{length} characters, {size} at a time, take too long: {head!r} and many of "
-                    f"{unit!r}. Look at each character once: do not search again what was searched",
-                )
+            yield (head + unit * num_chars)[:num_chars], f"{head!r} and many of {unit!r}"
+
+
+def _begun_calls(tools: ToolParserSpec | None) -> list[str]:
+    """Calls as the tables write them, as far as each of their markers."""
+    heads = []
+    for table in tools.syntax if tools is not None else ():
+        if isinstance(table, CustomCalls):
+            continue
+        written = write_calls(table, [Call("f", {"text": "a", "count": 1}), Call("f")])
+        found = [re.finditer(re.escape(marker), written) for marker in call_markers(tools)]
+        ends = {match.end() for matches in found for match in matches}
+        heads += [written[:end] for end in sorted(ends)]
+    return heads
 
 
 def _read_s(

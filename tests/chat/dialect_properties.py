@@ -11,7 +11,6 @@ from __future__ import annotations
 import itertools
 import json
 import re
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -453,55 +452,6 @@ def _assert_fits(arguments: dict[str, Any], text: str) -> None:
     assert "text" in arguments, text
     for key, value in arguments.items():
         assert key not in types or isinstance(value, types[key]), text
-
-
-def check_speed(
-    tools: ToolParserSpec | None,
-    reasoning: ReasoningParserSpec | None = None,
-    *,
-    num_chars: int = 250_000,
-    heads: Sequence[str] = (),
-) -> None:
-    """Nothing that a model can write takes more than 2 s for a million characters.
-
-    Where they come one by one it is 3 s, as most of that goes into handing them on. That is on an
-    idle machine; on a busy one, a known piece of work tells how much slower it is. `heads` are
-    beginnings of answers that lead where markers alone do not.
-    """
-    markers = [*call_markers(tools), *thinking_markers(reasoning)]
-    nested = "".join(call_markers(tools)[:1]) + '{"name": "f", "arguments": {"a": '
-    begun = [*markers, *(marker[:-1] for marker in markers), " ", "\n<", "[[", '{"', "a"]
-    units_behind = dict.fromkeys(["", *heads], begun)
-    units_behind |= {head: ["[", '"', "1,", '{"a":', "\\\\"] for head in (nested, nested + '"')}
-    sizes = ((1, num_chars // 5, 3), (8, num_chars, 2), (num_chars, num_chars, 2))
-    for head, units in units_behind.items():
-        for unit in units:
-            text = (head + unit * num_chars)[:num_chars]
-            for size, length, most_s in sizes:
-                pieces = [text[at : at + size] for at in range(0, length, size)]
-                tries = (_reading_s(pieces, tools, reasoning) / _slowness() for _ in range(3))
-                assert any(s < most_s * length / 1_000_000 for s in tries), (head, unit, size)
-
-
-def _reading_s(
-    pieces: Sequence[str], tools: ToolParserSpec | None, reasoning: ReasoningParserSpec | None
-) -> float:
-    """Processor time for reading an answer."""
-    parser = make_parser(reasoning, tools, AnswerContext(tools=TOOLS))
-    start_s = time.process_time()
-    for piece in pieces:
-        parser.feed(piece)
-    parser.finish()
-    return time.process_time() - start_s
-
-
-def _slowness() -> float:
-    """How many times longer than 10 ms the machine needs now for what takes that on an idle one."""
-    start_s = time.process_time()
-    total = 0
-    for number in range(200_000):
-        total += number
-    return max(1.0, (time.process_time() - start_s) / 0.01)
 
 
 # --- helpers ------------------------------------------------------------------------------------

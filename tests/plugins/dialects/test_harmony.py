@@ -18,9 +18,10 @@ from llmplug.chat.call_grammar import build_answer_grammar
 from llmplug.chat.channels import Dialect
 from llmplug.dialect import AnswerContext, Content, Reasoning, Tool
 from llmplug.grammar import Node, Regex
+from llmplug.testing.reading_speed import check_speed
 from llmplug_harmony.parser import MAX_HEADER, HarmonyParser
 from tests.chat.call_writing import Call as WrittenCall
-from tests.chat.dialect_properties import check_dialect, check_speed
+from tests.chat.dialect_properties import check_dialect
 from tests.plugins.dialects.reading import TOOLS, Answer, Call, PluginDialect, accepts
 
 HARMONY = PluginDialect(llmplug_harmony, "harmony", "harmony")

@@ -13,8 +13,9 @@ from llmplug.chat.call_grammar import build_answer_grammar
 from llmplug.chat.channels import Dialect
 from llmplug.dialect import Tool
 from llmplug.grammar import Node, Regex
+from llmplug.testing.reading_speed import check_speed
 from llmplug_muse_glimmer.parser import MAX_HEADER
-from tests.chat.dialect_properties import check_forced_calls, check_reading, check_speed
+from tests.chat.dialect_properties import check_forced_calls, check_reading
 from tests.plugins.dialects.reading import TOOLS, Answer, Call, PluginDialect, accepts
 
 MUSE = PluginDialect(llmplug_muse_glimmer, "muse_glimmer", "muse_glimmer")
