@@ -16,16 +16,18 @@ import torch
 
 from llmplug.errors import KernelInputError
 from llmplug.ops.table import KernelTable, Op, make_reference_table
+from llmplug.ops.tuning import Shape
 from llmplug.ops.tuning_table import TuningRow, make_key
 
 if TYPE_CHECKING:
     from llmplug.ops.stopwatch import Stopwatch
-    from llmplug.ops.tuning import ModelSizes, Shape, Sizes, Tunable, Workload
+    from llmplug.ops.tuning import ModelSizes, Sizes, Tunable, Workload
     from llmplug.ops.tuning_table import RowKey
     from llmplug.specs import KernelSpec
 
 _OTHER_BITS = "it differs in bits from the default sizes"
 
+Asked = tuple[torch.dtype, Shape]  # what a launcher wants sizes for
 Pairs = Sequence[tuple[torch.Tensor, torch.Tensor]]
 
 
@@ -35,14 +37,14 @@ class _Trial:
 
     tunable: str
     sizes: Sizes | None = None  # None: the defaults
-    shape: Shape | None = None  # for which they are under test; None: for all
-    asked: dict[Shape, Sizes] = field(default_factory=dict)  # shape -> default
+    only: Asked | None = None  # for what they are under test; None: for all
+    asked: dict[Asked, Sizes] = field(default_factory=dict)  # -> default
 
     def find_sizes(self, tunable: str, dtype: torch.dtype, shape: Shape, default: Sizes) -> Sizes:
         if tunable != self.tunable:
             return default
-        self.asked[shape] = default
-        is_under_test = self.sizes is not None and self.shape in {None, shape}
+        self.asked[dtype, shape] = default
+        is_under_test = self.only in {None, (dtype, shape)}
         return self.sizes if self.sizes is not None and is_under_test else default
 
 
@@ -111,17 +113,17 @@ class Search:
         """Yield a row for each shape that the workloads ask for and that has none yet."""
         groups = self._group(kernel, tunable)
         open_groups = {
-            shape: workloads
-            for shape, workloads in groups.items()
-            if make_key(kernel.name, tunable, self.device_name, self.dtype, shape) not in self.done
+            asked: workloads
+            for asked, workloads in groups.items()
+            if make_key(kernel.name, tunable, self.device_name, *asked) not in self.done
         }
         if not open_groups:
             return
         good, bad = self._check(kernel, tunable)
-        for shape, workloads in open_groups.items():
-            sizes, us, default_us, unfit = self._choose(kernel, tunable, shape, workloads, good)
+        for asked, workloads in open_groups.items():
+            sizes, us, default_us, unfit = self._choose(kernel, tunable, asked, workloads, good)
             yield TuningRow(
-                key=make_key(kernel.name, tunable, self.device_name, self.dtype, shape),
+                key=make_key(kernel.name, tunable, self.device_name, *asked),
                 sizes=sizes,
                 us=us,
                 default_us=default_us,
@@ -130,14 +132,14 @@ class Search:
                 passed_over=(*bad, *unfit),
             )
 
-    def _group(self, kernel: TunedKernel, tunable: Tunable) -> dict[Shape, list[Workload]]:
-        """Group the workloads by the shape that the launcher asks with."""
-        groups: dict[Shape, list[Workload]] = {}
+    def _group(self, kernel: TunedKernel, tunable: Tunable) -> dict[Asked, list[Workload]]:
+        """Group the workloads by what the launcher asks with."""
+        groups: dict[Asked, list[Workload]] = {}
         for workload in tunable.workloads(self.sizes, self.device, self.dtype):
             trial = _Trial(tunable.name)
             workload.prepare(kernel.load(trial))()
-            for shape in trial.asked:
-                groups.setdefault(shape, []).append(workload)
+            for asked in trial.asked:
+                groups.setdefault(asked, []).append(workload)
         return groups
 
     def _check(
@@ -183,7 +185,7 @@ class Search:
         self,
         kernel: TunedKernel,
         tunable: Tunable,
-        shape: Shape,
+        asked: Asked,
         workloads: Sequence[Workload],
         good: Sequence[Sizes],
     ) -> tuple[Sizes, float, float, list[tuple[Sizes, str]]]:
@@ -194,11 +196,11 @@ class Search:
         """
         usual = _Trial(tunable.name)
         default_us, outputs = self._time(kernel, usual, workloads)
-        best, best_us = usual.asked[shape], default_us
+        best, best_us = usual.asked[asked], default_us
         bad = []
         for sizes in good:
             try:
-                us, got = self._time(kernel, _Trial(tunable.name, sizes, shape), workloads)
+                us, got = self._time(kernel, _Trial(tunable.name, sizes, asked), workloads)
             except Exception as error:  # noqa: BLE001 - a large shape may not fit; it is told
                 _refuse_lost_device(self.device, sizes)
                 bad.append((sizes, _shorten(error)))

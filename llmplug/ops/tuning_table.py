@@ -92,7 +92,8 @@ class TuningTable:
             for row in self.rows:
                 if (row.key.kernel, row.key.device) != (name, device):
                     continue
-                if (row.key.source, row.key.compiler) == (source, tunable.compiler):
+                is_same = (row.key.source, row.key.compiler) == (source, tunable.compiler)
+                if is_same and row.sizes.keys() == tunable.candidates[0].keys():
                     shape = tuple(value for _, value in row.key.shape)
                     chosen[tunable.name, getattr(torch, row.key.dtype), shape] = row.sizes
                 else:

@@ -174,15 +174,16 @@ def test_only_rows_for_the_kernel_as_it_is_are_taken() -> None:
         make_row({"BLOCK": 7}, dtype="bfloat16"),
         make_row(shape=(("rows", 64),), source="older"),
         make_row(shape=(("rows", 64),), compiler="none 0"),
+        make_row({"WIDTH": 2}, shape=(("rows", 64),)),
         make_row(shape=(("rows", 64),), device="NVIDIA H100"),
         make_row(shape=(("rows", 64),), kernel="other/mine/double"),
     )
-    sizes = TuningTable("cpu", rows).choose_rows("double/mine", [make_tunable()])
+    sizes = TuningTable("cpu", rows).choose_rows("double/mine", [make_tunable(2)])
     assert sizes.rows == {
         ("double", F32, (16,)): {"BLOCK": 2},
         ("double", torch.bfloat16, (16,)): {"BLOCK": 7},
     }
-    assert sizes.num_outdated == 2
+    assert sizes.num_outdated == 3
     assert sizes.find_sizes("double", F32, (16,), {"BLOCK": 1}) == {"BLOCK": 2}
     assert sizes.find_sizes("double", F32, (64,), {"BLOCK": 1}) == {"BLOCK": 1}
 

@@ -14,8 +14,9 @@ import torch
 from llmplug import KernelSpec
 from llmplug.ops import REFERENCES, LoadedTensor, ModelSizes, Tunable
 from llmplug.ops.attention_examples import apply_attention, make_attention_example
-from llmplug.ops.autotune import Search, take_kernel
+from llmplug.ops.autotune import Search, TunedKernel, take_kernel
 from llmplug.ops.model_sizes import USUAL_SIZES
+from llmplug.ops.rope_store import apply_rope_store
 from llmplug.ops.stopwatch import make_stopwatch
 from llmplug_triton import llmplug_kernels
 from tests.ops.kernel_checks import poisoned_memory  # noqa: F401 - a fixture
@@ -39,6 +40,10 @@ SIZES = replace(
 )
 
 
+def take(spec: KernelSpec) -> TunedKernel:
+    return take_kernel(spec, list(SPECS.values()), REFERENCES)
+
+
 class Recorder:
     """A tuning that keeps what launchers ask for, and gives them their defaults."""
 
@@ -50,12 +55,16 @@ class Recorder:
         return default
 
 
+def ones(*shape: int) -> torch.Tensor:
+    return torch.ones(shape, device=DEVICE)
+
+
 def call_norm(kernel: Any, num_rows: int) -> None:
-    kernel(torch.ones(num_rows, 24), torch.ones(24), eps=1e-5)
+    kernel(ones(num_rows, 24), ones(24), eps=1e-5)
 
 
 def call_add_norm(kernel: Any, num_rows: int) -> None:
-    kernel(torch.ones(num_rows, 24), torch.ones(num_rows, 24), torch.ones(24), eps=1e-5)
+    kernel(ones(num_rows, 24), ones(num_rows, 24), ones(24), eps=1e-5)
 
 
 def call_attention(kernel: Any, num_rows: int) -> None:
@@ -69,11 +78,23 @@ def call_linear(kernel: Any, num_rows: int) -> None:
     kernel(torch.ones(num_rows, 40, device=DEVICE), packed)
 
 
+def call_filter(kernel: Any, num_rows: int) -> None:
+    ones_S = ones(num_rows)
+    kernel(ones(num_rows, 24), ones_S.long() * 3, ones_S * 0.9, ones_S * 0.1)
+
+
+def call_rope_store(ops: Any, num_rows: int) -> None:
+    (example,) = REFERENCES["rope_store"].example_inputs(DEVICE, F32)[1:2]
+    apply_rope_store(ops, {**example, "num_tokens": num_rows})
+
+
 # Sums run in another order with other sizes of these: nothing may depend on the number of rows.
 CALLS: dict[str, Callable[[Any, int], None]] = {
     "rms_norm": call_norm,
     "add_rms_norm": call_add_norm,
     "attention": call_attention,
+    "filter_tokens": call_filter,
+    "rope_store": call_rope_store,
     "linear": call_linear,
 }
 
@@ -88,7 +109,7 @@ def test_sizes_that_change_sums_are_the_same_for_any_number_of_rows(op: str) -> 
     spec, asked = TUNABLE[op], []
     for num_rows in (1, 2, 9):
         recorder = Recorder()
-        CALLS[op](spec.load(recorder), num_rows)
+        CALLS[op](take(spec).load(recorder), num_rows)
         asked.append(recorder.asked)
     tunables = [t for t in spec.tunables(DEVICE.type) if not t.is_exact]  # type: ignore[misc]
     assert {name for name, _ in asked[0]} == {tunable.name for tunable in tunables}
@@ -100,7 +121,7 @@ def test_sizes_that_change_sums_are_the_same_for_any_number_of_rows(op: str) -> 
 @pytest.mark.parametrize(("spec", "tunable"), ALL)
 def test_launcher_asks_as_the_tunable_says(spec: KernelSpec, tunable: Tunable) -> None:
     recorder = Recorder()
-    kernel = spec.load(recorder)
+    kernel = take(spec).load(recorder)
     for workload in tunable.workloads(SIZES, DEVICE, F32):
         workload.prepare(kernel)()
         assert workload.num_bytes > 0
@@ -124,10 +145,9 @@ def test_search_finds_a_row_for_each_shape(spec: KernelSpec, tunable: Tunable) -
     )
     recorder = Recorder()
     for workload in tunable.workloads(sizes, DEVICE, F32):
-        workload.prepare(spec.load(recorder))()
+        workload.prepare(take(spec).load(recorder))()
     short = replace(tunable, candidates=tunable.candidates[:1])
-    kernel = take_kernel(spec, list(SPECS.values()), REFERENCES)
-    rows = list(search.find_rows(kernel, short))
+    rows = list(search.find_rows(take(spec), short))
     shapes = {tuple(value for _, value in row.key.shape) for row in rows}
     assert shapes == {shape for name, shape in recorder.asked if name == tunable.name}
     for row in rows:

@@ -85,10 +85,10 @@ def _load_attention(tuning: Tuning | None = None) -> Any:
     return PagedAttention(tuning)
 
 
-def _load_rope_store() -> Any:
+def _load_rope_store(tuning: Tuning | None = None) -> Any:
     from llmplug_triton.rope_store import rope_store
 
-    return rope_store
+    return partial(rope_store, tuning=tuning)
 
 
 def _load_penalise_tokens() -> Any:
@@ -103,16 +103,16 @@ def _load_mask_tokens() -> Any:
     return mask_tokens
 
 
-def _load_filter_tokens() -> Any:
+def _load_filter_tokens(tuning: Tuning | None = None) -> Any:
     from llmplug_triton.filter_tokens import filter_tokens
 
-    return filter_tokens
+    return partial(filter_tokens, tuning=tuning)
 
 
-def _load_choose_tokens() -> Any:
+def _load_choose_tokens(tuning: Tuning | None = None) -> Any:
     from llmplug_triton.choose_tokens import choose_tokens
 
-    return choose_tokens
+    return partial(choose_tokens, tuning=tuning)
 
 
 def _load_route_experts() -> Any:
@@ -149,7 +149,17 @@ def _list_tunables(op: str, device: str) -> list[Tunable]:
 
 
 # Ops whose kernels have free parameters.
-_TUNABLE = {"add_rms_norm", "attention", "gelu_mul", "linear", "rms_norm", "silu_mul"}
+_TUNABLE = {
+    "add_rms_norm",
+    "attention",
+    "choose_tokens",
+    "filter_tokens",
+    "gelu_mul",
+    "linear",
+    "rms_norm",
+    "rope_store",
+    "silu_mul",
+}
 # What a fused op reads of other ops: the cache.
 _NEEDS = {"rope_store": ("attention",)}
 

@@ -9,15 +9,24 @@ Source: SplitMix64, https://prng.di.unimi.it/splitmix64.c
 
 from __future__ import annotations
 
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
 import torch
 import triton
 import triton.language as tl
 
 from llmplug import KernelInputError
+from llmplug.ops import ModelSizes, Workload, bucket_rows
 from llmplug_triton.tensors import round_up_to_power, with_dense_rows
+from llmplug_triton.tuning import cross, find_sizes, list_rows, make_tunable
+
+if TYPE_CHECKING:
+    from llmplug.ops import Tuning
 
 # Logits of one program: 152k of them are 38 programs a row. Reasoned, not measured yet.
 _CHUNK = 4096
+_CANDIDATES = cross(CHUNK=(1024, 2048, 4096, 8192), num_warps=(4, 8, 16))
 
 
 @triton.jit
@@ -90,6 +99,8 @@ def choose_tokens(
     temperature_S: torch.Tensor,
     seeds_S: torch.Tensor,
     positions_S: torch.Tensor,
+    *,
+    tuning: Tuning | None = None,
 ) -> torch.Tensor:
     """Choose a token a row; twin of `llmplug.ops.choose_tokens`.
 
@@ -109,7 +120,11 @@ def choose_tokens(
                 f"{num_rows} rows need as many of {dtype}, not {tensor.dtype} {tuple(tensor.shape)}"
             )
     logits_SV = with_dense_rows(logits_SV)
-    num_chunks = triton.cdiv(size, _CHUNK)
+    sizes = find_sizes(
+        tuning, "choose_tokens", logits_SV.dtype, (size, bucket_rows(num_rows)),
+        {"CHUNK": _CHUNK, "num_warps": 8},
+    )  # fmt: skip
+    num_chunks = triton.cdiv(size, sizes["CHUNK"])
     shape = (num_rows, num_chunks)
     best = torch.empty(shape, device=logits_SV.device, dtype=torch.float32)
     best_id = torch.empty(shape, device=logits_SV.device, dtype=torch.int64)
@@ -119,9 +134,38 @@ def choose_tokens(
     _choose_kernel[(num_rows, num_chunks)](
         logits_SV, temperature_S.contiguous(), seeds_S.contiguous(), positions_S.contiguous(),
         best, best_id, logits_SV.stride(0), NUM_TOKENS=size, NUM_CHUNKS=num_chunks,
-        CHUNK=min(_CHUNK, round_up_to_power(size)), num_warps=8,
+        CHUNK=min(sizes["CHUNK"], round_up_to_power(size)), num_warps=sizes["num_warps"],
     )  # fmt: skip
     _compare_kernel[(num_rows,)](
         best, best_id, ids_S, NUM_CHUNKS=num_chunks, BLOCK_C=round_up_to_power(num_chunks)
     )
     return ids_S
+
+
+def _list_workloads(sizes: ModelSizes, device: torch.device, _: torch.dtype) -> list[Workload]:
+    """Rows of all the vocabulary; as many as sequences may run at once."""
+    return [
+        Workload(
+            prepare=partial(_prepare, rows, sizes.vocab_size, device),
+            num_bytes=4.0 * rows * sizes.vocab_size,
+            num_flops=0.0,
+        )
+        for rows in list_rows(device)[:3]
+    ]
+
+
+def _prepare(rows: int, size: int, device: torch.device, choose: Any) -> partial[torch.Tensor]:
+    generator = torch.Generator(device).manual_seed(0)
+    logits_SV = torch.randn(rows, size, generator=generator, device=device)
+    count_S = torch.arange(rows, device=device)
+    return partial(choose, logits_SV, torch.ones(rows, device=device), count_S, count_S)
+
+
+CHOOSE_TOKENS = make_tunable(
+    _choose_kernel,
+    name="choose_tokens",
+    shape_names=("vocabulary", "rows"),
+    candidates=_CANDIDATES,
+    is_exact=True,
+    workloads=_list_workloads,
+)

@@ -9,15 +9,24 @@ Legend: S rows (sequences), V vocabulary.
 
 from __future__ import annotations
 
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
 import torch
 import triton
 import triton.language as tl
 
 from llmplug import KernelInputError
+from llmplug.ops import ModelSizes, Workload
 from llmplug_triton.tensors import round_up_to_power
+from llmplug_triton.tuning import cross, find_sizes, list_rows, make_tunable
+
+if TYPE_CHECKING:
+    from llmplug.ops import Tuning
 
 # Logits that are looked at at once. Reasoned, not measured yet.
 _BLOCK = 4096
+_CANDIDATES = cross(BLOCK=(1024, 2048, 4096, 8192), num_warps=(4, 8, 16))
 
 
 @triton.jit
@@ -139,7 +148,12 @@ def _filter_kernel(
 
 
 def filter_tokens(
-    logits_SV: torch.Tensor, top_k_S: torch.Tensor, top_p_S: torch.Tensor, min_p_S: torch.Tensor
+    logits_SV: torch.Tensor,
+    top_k_S: torch.Tensor,
+    top_p_S: torch.Tensor,
+    min_p_S: torch.Tensor,
+    *,
+    tuning: Tuning | None = None,
 ) -> torch.Tensor:
     """Forbid what is not among the likeliest; twin of `llmplug.ops.filter_tokens`.
 
@@ -163,9 +177,46 @@ def filter_tokens(
                 f"{num_rows} rows need as many of {dtype}, not {tensor.dtype} {tuple(tensor.shape)}"
             )
     if logits_SV.numel() > 0:
+        default = {"BLOCK": _BLOCK, "num_warps": 8}
+        sizes = find_sizes(tuning, "filter_tokens", logits_SV.dtype, (size,), default)
         _filter_kernel[(num_rows,)](
             logits_SV, top_k_S.contiguous(), top_p_S.contiguous(), min_p_S.contiguous(),
-            logits_SV.stride(0), NUM_TOKENS=size, BLOCK=min(_BLOCK, round_up_to_power(size)),
-            num_warps=8,
+            logits_SV.stride(0), NUM_TOKENS=size,
+            BLOCK=min(sizes["BLOCK"], round_up_to_power(size)), num_warps=sizes["num_warps"],
         )  # fmt: skip
     return logits_SV
+
+
+def _list_workloads(sizes: ModelSizes, device: torch.device, _: torch.dtype) -> list[Workload]:
+    """Rows of all the vocabulary; as many as sequences may run at once."""
+    return [
+        Workload(
+            prepare=partial(_prepare, rows, sizes.vocab_size, device),
+            num_bytes=8.0 * rows * sizes.vocab_size,
+            num_flops=0.0,
+        )
+        for rows in list_rows(device)[:3]
+    ]
+
+
+def _prepare(rows: int, size: int, device: torch.device, kernel: Any) -> partial[torch.Tensor]:
+    generator = torch.Generator(device).manual_seed(0)
+    logits_SV = torch.randn(rows, size, generator=generator, device=device) * 3
+    top_k_S = torch.full((rows,), min(50, size), dtype=torch.int64, device=device)
+    top_p_S, min_p_S = (torch.full((rows,), share, device=device) for share in (0.9, 0.01))
+    return partial(_filter_copy, kernel, logits_SV, top_k_S, top_p_S, min_p_S)
+
+
+def _filter_copy(kernel: Any, logits_SV: torch.Tensor, *settings: torch.Tensor) -> torch.Tensor:
+    filtered_SV: torch.Tensor = kernel(logits_SV.clone(), *settings)  # it edits what it is given
+    return filtered_SV
+
+
+FILTER_TOKENS = make_tunable(
+    _filter_kernel,
+    name="filter_tokens",
+    shape_names=("vocabulary",),
+    candidates=_CANDIDATES,
+    is_exact=False,
+    workloads=_list_workloads,
+)

@@ -9,19 +9,25 @@ h what is not rotated.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import torch
 import triton
 import triton.language as tl
 
 from llmplug import KernelInputError
+from llmplug.ops import DecoderLayer, ModelSizes, Workload, make_rope_table
 from llmplug_triton.cache_store import LARGEST, check_slots
 from llmplug_triton.rope import check_positions
 from llmplug_triton.tensors import count_warps, round_up_to_power, with_dense_rows
+from llmplug_triton.tuning import cross, find_sizes, list_rows, make_tunable
 
 if TYPE_CHECKING:
-    from llmplug.ops import DecoderLayer, KVCache
+    from llmplug.ops import KVCache, Tuning
+
+# Warps share the norms' sums, so that they run in another order for other numbers of them.
+_CANDIDATES = cross(num_warps=(1, 2, 4, 8))
 
 
 @triton.jit
@@ -142,6 +148,8 @@ def rope_store(
     positions_T: torch.Tensor,
     cache: KVCache,
     slots_T: torch.Tensor,
+    *,
+    tuning: Tuning | None = None,
 ) -> torch.Tensor:
     """Norm and rotate, store keys and values; twin of `llmplug.ops.ComposedRopeStore`.
 
@@ -168,6 +176,10 @@ def rope_store(
     if num_tokens == 0:
         return new_q_TNH
     block_N, block_r = round_up_to_power(num_heads), round_up_to_power(half)
+    sizes = find_sizes(
+        tuning, "rope_store", qkv_TNH.dtype, (num_heads, num_kv_heads, width, 2 * half),
+        {"num_warps": count_warps(block_N * block_r)},
+    )  # fmt: skip
     _rope_store_kernel[(num_tokens,)](
         qkv_TNH, qkv_TNH if layer.q_norm is None else layer.q_norm,
         qkv_TNH if layer.k_norm is None else layer.k_norm, positions_T.contiguous(),
@@ -178,6 +190,51 @@ def rope_store(
         PAGE=cache.page_size, LARGEST=LARGEST.get(cache.key.dtype, 0.0), BLOCK_N=block_N,
         BLOCK_K=round_up_to_power(num_kv_heads), BLOCK_H=round_up_to_power(width),
         BLOCK_r=block_r, BLOCK_REST=round_up_to_power(max(width - 2 * half, 1)),
-        num_warps=count_warps(block_N * block_r),
+        num_warps=sizes["num_warps"],
     )  # fmt: skip
     return new_q_TNH
+
+
+def _list_workloads(sizes: ModelSizes, device: torch.device, dtype: torch.dtype) -> list[Workload]:
+    return [
+        Workload(
+            prepare=partial(_prepare, rows, heads, device, dtype),
+            num_bytes=2.0 * rows * (heads[0] + 2 * heads[1]) * heads[2] * dtype.itemsize,
+            num_flops=0.0,
+        )
+        for heads in sizes.heads
+        for rows in list_rows(device)
+    ]
+
+
+def _prepare(
+    rows: int, heads: tuple[int, int, int], device: torch.device, dtype: torch.dtype, ops: Any
+) -> partial[torch.Tensor]:
+    """Make a step of one layer with norms of its heads, all of which are rotated."""
+    num_heads, num_kv_heads, width = heads
+    norm = torch.ones(width, device=device, dtype=dtype)
+    layer = DecoderLayer(
+        attention_norm=norm, qkv=None, o=None, mlp_norm=norm, gate_up=None, down=None,
+        rope_table_CR=make_rope_table(width, 10_000.0, rows).to(device),
+        num_heads=num_heads, num_kv_heads=num_kv_heads, head_width=width, scale=1.0, eps=1e-6,
+        q_norm=norm, k_norm=norm,
+    )  # fmt: skip
+    generator = torch.Generator(device).manual_seed(0)
+    shape = (rows, num_heads + 2 * num_kv_heads, width)
+    qkv_TNH = torch.randn(shape, generator=generator, device=device).to(dtype)
+    token_T = torch.arange(rows, device=device)
+    page_size = 16
+    cache = ops.attention.allocate(
+        -(-rows // page_size), page_size, num_kv_heads, width, device=device, dtype=dtype
+    )
+    return partial(ops.rope_store, qkv_TNH, layer, token_T, cache, token_T)
+
+
+ROPE_STORE = make_tunable(
+    _rope_store_kernel,
+    name="rope_store",
+    shape_names=("heads", "kv_heads", "head_width", "rotary_width"),
+    candidates=_CANDIDATES,
+    is_exact=False,
+    workloads=_list_workloads,
+)

@@ -6,9 +6,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from llmplug_triton.attention_workloads import DECODE, PREFILL
+from llmplug_triton.choose_tokens import CHOOSE_TOKENS
 from llmplug_triton.few_rows import FEW_ROWS
+from llmplug_triton.filter_tokens import FILTER_TOKENS
 from llmplug_triton.gelu_mul import GELU_MUL
 from llmplug_triton.rms_norm import ADD_RMS_NORM, RMS_NORM
+from llmplug_triton.rope_store import ROPE_STORE
 from llmplug_triton.silu_mul import SILU_MUL
 from llmplug_triton.weight_examples import SCALED_PRODUCT
 
@@ -18,9 +21,12 @@ if TYPE_CHECKING:
 _TUNABLES: dict[str, list[Tunable]] = {
     "add_rms_norm": [ADD_RMS_NORM],
     "attention": [DECODE, PREFILL],
+    "choose_tokens": [CHOOSE_TOKENS],
+    "filter_tokens": [FILTER_TOKENS],
     "gelu_mul": [GELU_MUL],
     "linear": [FEW_ROWS, SCALED_PRODUCT],
     "rms_norm": [RMS_NORM],
+    "rope_store": [ROPE_STORE],
     "silu_mul": [SILU_MUL],
 }
 _UNSEEN = {"num_warps", "num_stages"}  # by the interpreter
