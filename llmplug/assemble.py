@@ -155,7 +155,7 @@ def plan_engine(
     num_pages, memory = resources.plan_memory(
         config,
         shape,
-        weights=weight_bytes,
+        weights=weight_bytes + resources.count_dense_bytes(files.pooling, dtype.chosen),
         device=device.chosen,
         dtype=dtype.chosen,
         cache_dtype=cache_dtype.chosen,
@@ -227,7 +227,9 @@ def open_files(
     choices.append(Choice(topic="architecture", chosen=model.name, why=why))
     shape = model.describe(checkpoint.config)
     task = choose_task(config, checkpoint, model, choices)
-    pooling = choose_pooling(checkpoint, model, task, choices, is_causal=bool(shape.layers))
+    pooling = choose_pooling(
+        checkpoint, model, task, choices, is_causal=bool(shape.layers), width=shape.width
+    )
     if pooling is not None and pooling.max_tokens is not None:
         longest = min(shape.context_length, pooling.max_tokens)
         shape = dataclasses.replace(shape, context_length=longest)
@@ -385,6 +387,7 @@ def _fit_settings(plan: EnginePlan, model: Model, context: BuildContext) -> Engi
 
 def _make_pooling_engine(plan: EnginePlan, context: BuildContext, _: Registry) -> PoolingEngine:
     from llmplug.engine.causal_reader import CausalReader
+    from llmplug.engine.dense_stack import load_dense
     from llmplug.engine.pool_limits import PoolLimits
     from llmplug.engine.pooling import PoolingEngine
 
@@ -393,6 +396,7 @@ def _make_pooling_engine(plan: EnginePlan, context: BuildContext, _: Registry) -
     reader = plan.model.build(context)
     if plan.shape.layers:
         reader = CausalReader(reader, context, plan.settings)
+    width, layers = plan.shape.width, plan.pooling.dense
     return PoolingEngine(
         reader,
         context.ops,
@@ -401,11 +405,13 @@ def _make_pooling_engine(plan: EnginePlan, context: BuildContext, _: Registry) -
             task=plan.task,
             vocab_size=plan.settings.vocab_size,
             max_tokens=plan.settings.context_length,
-            width=plan.shape.width,
+            width=plan.pooling.width or width,
+            token_width=width,
         ),
         context.device,
         max_batch_tokens=plan.settings.max_batch_tokens,
         max_texts=plan.settings.max_sequences,
+        dense=load_dense(plan.checkpoint, layers, context) if layers else None,
     )
 
 

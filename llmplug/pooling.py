@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 PoolingKind = Literal["cls", "mean", "last", "max"]
 PoolingTask = Literal["embed", "classify", "token_embed"]
+Activation = Literal["none", "tanh", "relu", "gelu", "silu", "sigmoid"]
 
 
 class Encoder(Protocol):
@@ -37,12 +38,28 @@ class Classifier(Encoder, Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DenseLayer:
+    """One linear layer over what was pooled, and what is done to its numbers.
+
+    Attributes:
+        folder: of the model's, that its weights lie in.
+    """
+
+    folder: str
+    num_inputs: int
+    num_outputs: int
+    has_bias: bool
+    activation: Activation = "none"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Pooling:
     """How the hidden states of a text become its vector.
 
     Attributes:
         kind: `cls`: the first token's; `last`: the last token's; `mean`, `max`: over all tokens.
-        is_normalised: whether vectors are scaled to length 1.
+        dense: layers that what was pooled passes through, in order.
+        is_normalised: whether vectors are scaled to length 1, in the end.
         max_tokens: of a text, its frame included; None: the context of the model.
         prompts: what may be put before a text, by name.
         default_prompt: the name of the one that is put there unasked.
@@ -51,10 +68,16 @@ class Pooling:
 
     kind: PoolingKind
     is_normalised: bool
+    dense: tuple[DenseLayer, ...] = ()
     max_tokens: int | None = None
     prompts: Mapping[str, str] = field(default_factory=dict)
     default_prompt: str | None = None
     source: str = ""
+
+    @property
+    def width(self) -> int | None:
+        """Numbers of an embedding; None: as many as the model is wide."""
+        return self.dense[-1].num_outputs if self.dense else None
 
     def find_prompt(self, name: str | None) -> str:
         """Return what is put before a text.

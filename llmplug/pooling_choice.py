@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from llmplug.dense_module import check_dense, describe_dense, read_dense
 from llmplug.errors import CheckpointError, ConfigError
 from llmplug.plan import Choice
 from llmplug.pooling import Pooling
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from llmplug.config import ModelConfig
-    from llmplug.pooling import PoolingKind
+    from llmplug.pooling import DenseLayer, PoolingKind
     from llmplug.specs import Checkpoint, ModelSpec, Task
 
 MODULES = "modules.json"
@@ -59,20 +60,27 @@ def choose_pooling(
     choices: list[Choice],
     *,
     is_causal: bool,
+    width: int,
 ) -> Pooling | None:
     """Choose how vectors are made; None: the model generates.
 
     Args:
         is_causal: only the last token has seen the whole text.
+        width: of the hidden states.
     Raises:
         CheckpointError: the checkpoint wants something that is not supported.
     """
     if task == "generate":
         return None
     pooling = _read_pooling(checkpoint, model, task, is_causal)
-    chosen = pooling.kind + (", normalised" if pooling.is_normalised else "")
-    choices.append(Choice(topic="pooling", chosen=chosen, why=pooling.source))
+    check_dense(pooling.dense, width, checkpoint.module_tensors if pooling.dense else {})
+    choices.append(Choice(topic="pooling", chosen=_describe(pooling), why=pooling.source))
     return pooling
+
+
+def _describe(pooling: Pooling) -> str:
+    steps = [pooling.kind, *(describe_dense(each) for each in pooling.dense)]
+    return ", ".join([*steps, "normalised"] if pooling.is_normalised else steps)
 
 
 def _read_pooling(checkpoint: Checkpoint, model: ModelSpec, task: Task, is_causal: bool) -> Pooling:
@@ -94,14 +102,23 @@ def _read_pooling(checkpoint: Checkpoint, model: ModelSpec, task: Task, is_causa
 def _read_modules(modules: Any, files: Mapping[str, Any]) -> Pooling:
     kind: PoolingKind | None = None
     is_normalised = False
+    dense: list[DenseLayer] = []
     max_tokens = None
     for name, path in _list_modules(modules):
+        config = files.get(_in_folder(path, "config.json"))
         if name == "Transformer":
             max_tokens = _read_max_tokens(files, path)
         elif name == "Pooling":
-            kind = _read_mode(files.get(_in_folder(path, "config.json")))
+            kind = _read_mode(config)
         elif name == "Normalize":
             is_normalised = True
+        elif name == "Dense":
+            if kind is None or is_normalised:
+                raise CheckpointError(
+                    f"{MODULES}: a Dense module that does not stand between Pooling and Normalize "
+                    "is not supported"
+                )
+            dense.append(read_dense(config, path))
         else:
             raise CheckpointError(f"{MODULES}: modules of type {name} are not supported")
     if kind is None:
@@ -110,6 +127,7 @@ def _read_modules(modules: Any, files: Mapping[str, Any]) -> Pooling:
     return Pooling(
         kind=kind,
         is_normalised=is_normalised,
+        dense=tuple(dense),
         max_tokens=max_tokens,
         prompts=prompts,
         default_prompt=default,

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from llmplug.config import ModelConfig
     from llmplug.plan import EnginePlan
+    from llmplug.pooling import Pooling
     from llmplug.specs import Checkpoint, LazyTensor, ModelShape, Weight
 
     Keep = Callable[[LazyTensor, str], KeptWeight | None]  # of a KernelSpec
@@ -208,6 +209,14 @@ def plan_weights(
                 total += kept.num_bytes
     shown = ", ".join(f"{count} {name}" for name, count in formats.most_common())
     return total, Choice(topic="linear weights", chosen=shown, why="; ".join(reasons))
+
+
+def count_dense_bytes(pooling: Pooling | None, dtype: str) -> int:
+    """Bytes of the layers behind a pooling."""
+    layers = () if pooling is None else pooling.dense
+    return sum(
+        (each.num_inputs + each.has_bias) * each.num_outputs * DTYPE_BYTES[dtype] for each in layers
+    )
 
 
 def keep_linear(tensor: LazyTensor, keep: Keep | None, wanted: str, dtype: str) -> KeptWeight:

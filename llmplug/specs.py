@@ -138,6 +138,10 @@ class Checkpoint(Protocol):
     def json_files(self) -> Mapping[str, Any]:
         """Further JSON files of a model's folder, by their path in it: `modules.json`, ..."""
 
+    @property
+    def module_tensors(self) -> Mapping[str, Mapping[str, LazyTensor]]:
+        """Tensors of the folders in a model's folder, by their names there: `2_Dense`, ..."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoaderSpec:

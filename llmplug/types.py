@@ -184,6 +184,7 @@ class EngineReady(msgspec.Struct, frozen=True, kw_only=True, tag="ready"):
     report: dict[str, Any]  # choices made, seconds spent, bytes held; printable
     task: Literal["generate", "embed", "classify"] = "generate"
     width: int = 0  # numbers of an embedding
+    token_width: int = 0  # of the vector of one token
 
 
 class EngineLoading(msgspec.Struct, frozen=True, kw_only=True, tag="loading"):

@@ -11,6 +11,7 @@ import pytest
 from llmplug import CheckpointError, ConfigError, ModelSpec, Pooling
 from llmplug.config import ModelConfig
 from llmplug.plan import Choice
+from llmplug.pooling import DenseLayer
 from llmplug.pooling_choice import choose_pooling, choose_task
 
 FILES: dict[str, Any] = {
@@ -35,11 +36,19 @@ MODULES = FILES["modules.json"]
 
 
 @dataclass
+class Shaped:
+    """As much of a tensor as these choices read."""
+
+    shape: tuple[int, ...]
+
+
+@dataclass
 class Files:
     """As much of a checkpoint as these choices read."""
 
     json_files: dict[str, Any] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)
+    module_tensors: dict[str, dict[str, Shaped]] = field(default_factory=dict)
 
 
 def refuse(config: Any) -> Any:
@@ -52,9 +61,13 @@ def make_spec(task: Any) -> ModelSpec:
     )
 
 
-def pool(files: dict[str, Any], *, is_causal: bool = False) -> Pooling:
+def pool(
+    files: dict[str, Any], *, is_causal: bool = False, tensors: Any = None, choices: Any = None
+) -> Pooling:
     spec = make_spec("generate" if is_causal else "embed")
-    found = choose_pooling(Files(files), spec, "embed", [], is_causal=is_causal)
+    opened = Files(files, module_tensors=tensors or {})
+    told: list[Choice] = [] if choices is None else choices
+    found = choose_pooling(opened, spec, "embed", told, is_causal=is_causal, width=8)
     assert found is not None
     return found
 
@@ -137,7 +150,7 @@ def test_classifiers_pool_as_their_architecture_does(is_causal: bool, own: Any, 
     if own is not None:
         spec = replace(spec, classifier_pooling=lambda config: config["pooling"])
     files = Files(FILES, {"pooling": own})
-    found = choose_pooling(files, spec, "classify", [], is_causal=is_causal)
+    found = choose_pooling(files, spec, "classify", [], is_causal=is_causal, width=8)
     assert found is not None
     assert (found.kind, found.is_normalised) == (kind, False)
 
@@ -145,7 +158,7 @@ def test_classifiers_pool_as_their_architecture_does(is_causal: bool, own: Any, 
 def test_a_model_that_generates_pools_nothing() -> None:
     choices: list[Choice] = []
     spec = make_spec("generate")
-    assert choose_pooling(Files(FILES), spec, "generate", choices, is_causal=True) is None
+    assert choose_pooling(Files(FILES), spec, "generate", choices, is_causal=True, width=8) is None
     assert choices == []
 
 
@@ -177,3 +190,64 @@ def test_a_model_that_generates_pools_nothing() -> None:
 def test_what_cannot_be_served_is_refused(name: str, value: Any, message: str) -> None:
     with pytest.raises(CheckpointError, match=message):
         pool(changed(name, value))
+
+
+# --- dense layers -------------------------------------------------------------------------------
+DENSE = {"idx": 2, "path": "2_Dense", "type": "sentence_transformers.models.Dense"}
+TANH = "torch.nn.modules.activation.Tanh"
+DENSE_CONFIG = {"in_features": 8, "out_features": 3, "bias": True, "activation_function": TANH}
+DENSE_FILES: dict[str, Any] = {
+    **FILES,
+    "modules.json": [*MODULES[:2], DENSE, MODULES[2]],
+    "2_Dense/config.json": DENSE_CONFIG,
+}
+TENSORS = {"2_Dense": {"linear.weight": Shaped((3, 8)), "linear.bias": Shaped((3,))}}
+
+
+def test_dense_layers_are_read_and_told() -> None:
+    choices: list[Choice] = []
+    found = pool(DENSE_FILES, tensors=TENSORS, choices=choices)
+    (layer,) = found.dense
+    assert layer == DenseLayer(
+        folder="2_Dense", num_inputs=8, num_outputs=3, has_bias=True, activation="tanh"
+    )
+    assert found.width == 3
+    assert [choice.chosen for choice in choices] == ["mean, 8 to 3 by tanh, normalised"]
+    plain = {**DENSE_CONFIG, "activation_function": "torch.nn.modules.linear.Identity"}
+    pool({**DENSE_FILES, "2_Dense/config.json": plain}, tensors=TENSORS, choices=choices)
+    assert choices[-1].chosen == "mean, 8 to 3, normalised"
+    assert pool(FILES).width is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"in_features": 9}, "in_features is 9, and what comes before it makes 8"),
+        ({"out_features": 4}, "its config.json says"),
+        ({"bias": False}, "its config.json says"),
+        ({"in_features": "8"}, "in_features"),
+        ({"activation_function": "torch.nn.modules.activation.Mish"}, "Mish"),
+        ({"module_input_name": "token_embeddings"}, "module_input_name 'token_embeddings'"),
+        ({"module_output_name": "other"}, "module_output_name 'other'"),
+    ],
+)
+def test_dense_layers_that_do_not_fit_are_refused(changes: dict[str, Any], message: str) -> None:
+    files = {**DENSE_FILES, "2_Dense/config.json": {**DENSE_CONFIG, **changes}}
+    with pytest.raises(CheckpointError, match=message) as caught:
+        pool(files, tensors=TENSORS)
+    assert "2_Dense" in str(caught.value)
+
+
+def test_dense_layers_without_files_are_refused() -> None:
+    with pytest.raises(CheckpointError, match=r"2_Dense: model\.safetensors is missing; pickled"):
+        pool(DENSE_FILES)
+    with pytest.raises(CheckpointError, match=r"2_Dense/config\.json: missing"):
+        pool({**DENSE_FILES, "2_Dense/config.json": None}, tensors=TENSORS)
+
+
+@pytest.mark.parametrize("place", [1, 3])
+def test_dense_layers_stand_behind_the_pooling(place: int) -> None:
+    modules = list(MODULES)
+    modules.insert(place, DENSE)
+    with pytest.raises(CheckpointError, match="between Pooling and Normalize"):
+        pool({**DENSE_FILES, "modules.json": modules}, tensors=TENSORS)

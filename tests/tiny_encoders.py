@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 import transformers
+from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
@@ -128,6 +129,25 @@ def add_modules(folder: Path, mode: str, *, is_normalised: bool, max_tokens: int
         "sentence_bert_config.json": {"max_seq_length": max_tokens},
     }.items():
         (folder / name).write_text(json.dumps(value))
+
+
+def add_dense(folder: Path, number: int, layer: torch.nn.Linear, activation: str) -> None:
+    """Write a dense module of sentence-transformers as the `number`th module, behind a pooling."""
+    path = f"{number}_Dense"
+    modules = json.loads((folder / "modules.json").read_text())
+    kind = "sentence_transformers.models.Dense"
+    modules.insert(number, {"idx": number, "name": str(number), "path": path, "type": kind})
+    (folder / "modules.json").write_text(json.dumps(modules))
+    (folder / path).mkdir()
+    config = {
+        "in_features": layer.in_features,
+        "out_features": layer.out_features,
+        "bias": layer.bias is not None,
+        "activation_function": f"torch.nn.modules.{activation}",
+    }
+    (folder / path / "config.json").write_text(json.dumps(config))
+    tensors = {f"linear.{name}": each.detach() for name, each in layer.named_parameters()}
+    save_file(tensors, folder / path / "model.safetensors")
 
 
 def compute_hidden(

@@ -384,6 +384,7 @@ class EngineClient:
                 vocab_size=ready.vocab_size,
                 max_tokens=ready.context_length,
                 width=ready.width,
+                token_width=ready.token_width,
             )
         return RequestLimits(
             vocab_size=ready.vocab_size,

@@ -27,6 +27,7 @@ class PoolLimits:
     vocab_size: int
     max_tokens: int  # of one text
     width: int  # of an embedding
+    token_width: int  # of the vector of one token
 
 
 def check_pooling(request: PoolRequest, limits: PoolLimits) -> None:
@@ -53,9 +54,10 @@ def check_pooling(request: PoolRequest, limits: PoolLimits) -> None:
             f"input holds {len(request.prompts)} texts; it must hold 1 to {MAX_TEXTS}.",
             param="input",
         )
-    if request.dimensions is not None and not 1 <= request.dimensions <= limits.width:
+    width = limits.token_width if request.task == "token_embed" else limits.width
+    if request.dimensions is not None and not 1 <= request.dimensions <= width:
         raise InvalidRequest(
-            f"dimensions is {request.dimensions}; it must be from 1 to {limits.width}.",
+            f"dimensions is {request.dimensions}; it must be from 1 to {width}.",
             param="dimensions",
         )
     for i, prompt in enumerate(request.prompts):

@@ -26,6 +26,7 @@ from llmplug.types import EngineReady, EngineStats, PoolOutput, PoolRequest, Poo
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from llmplug.engine.dense_stack import DenseStack
     from llmplug.ops import KernelTable
     from llmplug.pooling import Pooling
 
@@ -75,6 +76,7 @@ class PoolingEngine:
     Args:
         reader: the model; it has `classify` where that is its task.
         pooling: how hidden states become a vector.
+        dense: what embeddings pass through after pooling; None: nothing.
         limits: what the model is for, and what a request may ask for.
         max_batch_tokens: of a step; a longer text has a step of its own.
         max_texts: of a step.
@@ -90,12 +92,14 @@ class PoolingEngine:
         *,
         max_batch_tokens: int,
         max_texts: int,
+        dense: DenseStack | None = None,
     ) -> None:
         self.limits = limits
         self.report: dict[str, Any] = {}  # whoever builds an engine may tell how
         self._reader = reader
         self._ops = ops
         self._pooling = pooling
+        self._dense = dense
         self._device = device
         self._max_batch_tokens = max_batch_tokens
         self._max_texts = max_texts
@@ -132,6 +136,7 @@ class PoolingEngine:
             report=self.report,
             task=self.limits.task,
             width=self.limits.width,
+            token_width=self.limits.token_width,
         )
 
     def add(self, request: PoolRequest) -> None:
@@ -217,7 +222,10 @@ class PoolingEngine:
         pooled_ND = self._ops.pool_texts(
             hidden_TD, batch.starts, kind=self._pooling.kind, is_normalised=False
         )
-        if any(text.entry.request.task == "classify" for text in texts):
+        tasks = {text.entry.request.task for text in texts}
+        if self._dense is not None and "embed" in tasks:
+            pooled_ND = self._dense(pooled_ND)
+        if "classify" in tasks:
             scores_NL = self._reader.classify(pooled_ND)  # type: ignore[attr-defined]
         for i, text in enumerate(texts):
             request = text.entry.request

@@ -24,6 +24,7 @@ class FolderCheckpoint:
     generation_config: Mapping[str, Any] | None = None
     files: tuple[Path, ...] = ()
     json_files: Mapping[str, Any] = field(default_factory=dict)
+    module_tensors: Mapping[str, Mapping[str, LoadedTensor]] = field(default_factory=dict)
 
     @property
     def tokenizer(self) -> TokenizerFiles:

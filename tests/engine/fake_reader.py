@@ -53,7 +53,7 @@ def make_pooling_engine(
         reader or FakeReader(),
         KernelTable({"pool_texts": pool_texts}),
         Pooling(kind="mean", is_normalised=False),
-        PoolLimits(task=task, vocab_size=VOCAB_SIZE, max_tokens=32, width=WIDTH),
+        PoolLimits(task=task, vocab_size=VOCAB_SIZE, max_tokens=32, width=WIDTH, token_width=WIDTH),
         torch.device("cpu"),
         **settings,
     )

@@ -11,9 +11,17 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny_encoders import CLASSIFIERS, ENCODERS, TYPELESS, add_modules, compute_hidden, make_encoder
+from tiny_encoders import (
+    CLASSIFIERS,
+    ENCODERS,
+    TYPELESS,
+    add_dense,
+    add_modules,
+    compute_hidden,
+    make_encoder,
+)
 
-from llmplug import CheckpointError, assemble
+from llmplug import CheckpointError, InvalidRequest, assemble
 from llmplug.config import Config
 from llmplug.engine.pooling import PoolingEngine
 from llmplug.testing import check_model
@@ -79,6 +87,49 @@ def test_embeddings_equal_transformers(
     for i in (0, 17, 63):
         (alone,) = run(engine, [prompts[i]])
         np.testing.assert_allclose(alone, expected[i].numpy(), atol=1e-5)
+
+
+def test_dense_layers_are_those_of_torch(tmp_path: Path) -> None:
+    """Two of them, the first with a bias; widths change, and tokens keep theirs."""
+    kind, changes = ENCODERS["bert"]
+    folder = make_encoder(kind, changes, tmp_path)
+    add_modules(folder, "mean_tokens", is_normalised=True)
+    first, second = torch.nn.Linear(48, 70), torch.nn.Linear(70, 20, bias=False)
+    add_dense(folder, 2, first, "activation.Tanh")
+    add_dense(folder, 3, second, "linear.Identity")
+    prompts = make_prompts()
+    hidden = compute_hidden(folder, kind, prompts)
+    with torch.inference_mode():
+        expected = [F.normalize(second(first(each.mean(0)).tanh()), dim=0) for each in hidden]
+    engine = open_engine(folder)
+    assert engine.ready_message().width == 20
+    for vector, found in zip(expected, run(engine, prompts), strict=True):
+        np.testing.assert_allclose(found, vector.numpy(), atol=1e-5)
+    for i in (0, 17, 63):
+        (alone,) = run(engine, [prompts[i]])
+        np.testing.assert_allclose(alone, expected[i].numpy(), atol=1e-5)
+    (cut,) = run(engine, [prompts[0]], dimensions=7, is_normalised=False)
+    with torch.inference_mode():
+        raw = second(first(hidden[0].mean(0)).tanh())
+    np.testing.assert_allclose(cut, raw[:7].numpy(), atol=1e-5)
+    with pytest.raises(InvalidRequest, match="from 1 to 20"):
+        run(engine, [prompts[0]], dimensions=21)
+    (tokens,) = run(engine, [prompts[0]], task="token_embed", dimensions=48, is_normalised=False)
+    np.testing.assert_allclose(tokens, hidden[0].flatten().numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["ReLU", "GELU", "SiLU", "Sigmoid", "Tanh"])
+def test_activations_are_those_of_torch(tmp_path: Path, name: str) -> None:
+    kind, changes = ENCODERS["bert"]
+    folder = make_encoder(kind, changes, tmp_path)
+    add_modules(folder, "cls_token", is_normalised=False)
+    layer = torch.nn.Linear(48, 30)
+    add_dense(folder, 2, layer, f"activation.{name}")
+    (hidden_TD,) = compute_hidden(folder, kind, [[5, 6, 7]])
+    with torch.inference_mode():
+        expected = getattr(torch.nn, name)()(layer(hidden_TD[0]))
+    (found,) = run(open_engine(folder), [[5, 6, 7]])
+    np.testing.assert_allclose(found, expected.numpy(), atol=1e-5)
 
 
 @pytest.mark.parametrize("name", CLASSIFIERS)

@@ -189,6 +189,7 @@ class FakeEngine:
             vocab_size=257,
             max_tokens=CONTEXT_LENGTH,
             width=4,
+            token_width=2,
         )
         check_pooling(request, limits)
         self.pooled.append(request)

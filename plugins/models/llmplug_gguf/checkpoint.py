@@ -71,6 +71,11 @@ class GgufCheckpoint:
         return {}
 
     @property
+    def module_tensors(self) -> Mapping[str, Mapping[str, LazyTensor]]:
+        """None: all is in one file."""
+        return {}
+
+    @property
     def files(self) -> Sequence[Path]:
         """The one file."""
         return (self._path,)

@@ -10,7 +10,7 @@ from llmplug_safetensors import tokenizer
 from llmplug_safetensors.json_files import read_json, read_object
 from llmplug_safetensors.quantisation import AWQ_FILE, FIELD, GPTQ_FILE, read_quantisation
 from llmplug_safetensors.quantised_weights import gather_weights
-from llmplug_safetensors.weights import INDEX_FILE, find_weight_files, open_tensors
+from llmplug_safetensors.weights import INDEX_FILE, SINGLE_FILE, find_weight_files, open_tensors
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -86,6 +86,12 @@ class SafetensorsCheckpoint:
             if file.name not in _LARGE_FILES:
                 found[file.relative_to(self._folder).as_posix()] = read_json(file)
         return found
+
+    @functools.cached_property
+    def module_tensors(self) -> Mapping[str, Mapping[str, LazyTensor]]:
+        """What the weight files in the folder's folders hold, by folder."""
+        files = sorted(self._folder.glob(f"*/{SINGLE_FILE}"))
+        return {file.parent.name: open_tensors([file], {}) for file in files}
 
     @property
     def files(self) -> Sequence[Path]:
