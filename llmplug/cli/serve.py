@@ -11,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Awaitable, Callable, Iterator
 
     from llmplug.config import Config
     from llmplug.engine.client import EngineClient
@@ -174,13 +174,16 @@ def _make_model(
         logging.getLogger("llmplug").info("%s: %s: %s", model.name, line.topic, line.chosen)
     for problem in plan.dialect.problems:
         logging.getLogger("llmplug").warning("%s: %s", model.name, problem)
-    client = _connect_engine(
-        plan, partial(connect_engine, plan, config, registry, progress, argv=ENGINE_ARGV), processes
-    )
     grammars = None
     backend = grammar_backends.choose_backend(model.grammar_backend, registry)
     if backend is not None and plan.files.task == "generate":
         grammars = GrammarChecker(GRAMMARS_ARGV, grammar_payload(plan, config))
+    client = _connect_engine(
+        plan,
+        partial(connect_engine, plan, config, registry, progress, argv=ENGINE_ARGV),
+        processes,
+        on_asleep=None if grammars is None else grammars.rest,
+    )
     return ModelService(
         model.name,
         plan.tokenizer,
@@ -199,7 +202,11 @@ def _make_model(
 
 
 def _connect_engine(
-    plan: TextPlan, connect: Callable[..., EngineClient], processes: Iterator[EngineProcess]
+    plan: TextPlan,
+    connect: Callable[..., EngineClient],
+    processes: Iterator[EngineProcess],
+    *,
+    on_asleep: Callable[[], Awaitable[None]] | None,
 ) -> EngineConnection:
     """Make what starts and watches the engine of a model, now or when it is wanted."""
     from llmplug.server.on_demand import EngineOnDemand
@@ -208,4 +215,6 @@ def _connect_engine(
     first = connect(first_process=next(processes)) if model.start == "eager" else None
     if first is not None and model.keep_alive_s is None:
         return first
-    return EngineOnDemand(model.name, connect, first=first, keep_alive_s=model.keep_alive_s)
+    return EngineOnDemand(
+        model.name, connect, first=first, keep_alive_s=model.keep_alive_s, on_asleep=on_asleep
+    )

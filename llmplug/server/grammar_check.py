@@ -87,6 +87,11 @@ class GrammarChecker:
             self._write(self._payload)
             self._reader = asyncio.create_task(self._read(self._process))
 
+    async def rest(self) -> None:
+        """End the process while nobody waits for it; the next grammar starts another."""
+        if not self._pending:
+            await self.stop()
+
     async def stop(self) -> None:
         """End the process."""
         process, self._process = self._process, None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -41,6 +41,7 @@ class EngineOnDemand:
         connect: makes an engine, not started yet; called for every start.
         first: the engine of the first start, which does not wait for a request then.
         keep_alive_s: without a request, until the engine is stopped; None: it stays.
+        on_asleep: called when an engine was stopped for that.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class EngineOnDemand:
         *,
         first: EngineConnection | None = None,
         keep_alive_s: float | None = None,
+        on_asleep: Callable[[], Awaitable[None]] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.failure: Exception | None = None
@@ -58,6 +60,7 @@ class EngineOnDemand:
         self._connect = connect
         self._first = first
         self._keep_alive_s = keep_alive_s
+        self._on_asleep = on_asleep
         self._clock = clock
         self._failed_at = 0.0
         self._engine: EngineConnection | None = None  # None: it sleeps
@@ -231,3 +234,5 @@ class EngineOnDemand:
         async with self._change:
             log.info("the engine of %s falls asleep", self._name)
             await engine.stop()
+            if self._on_asleep is not None:
+                await self._on_asleep()

@@ -72,10 +72,14 @@ class Process:
         raise KeyError(name)
 
     def engine_pids(self) -> list[int]:
+        return self.pids_of(b"engine")
+
+    def pids_of(self, command: bytes) -> list[int]:
+        """Processes of the server that run a command of `llmplug`."""
         return [
             pid
             for pid in list_tree(self.popen.pid)
-            if b"\0engine\0" in Path(f"/proc/{pid}/cmdline").read_bytes()
+            if b"\0%b\0" % command in Path(f"/proc/{pid}/cmdline").read_bytes()
         ]
 
     def client(self) -> openai.OpenAI:

@@ -179,3 +179,23 @@ def _is_running(pid: str) -> bool:
 async def test_a_grammar_too_long_is_refused_unseen(checker: GrammarChecker) -> None:
     with pytest.raises(GrammarError, match="bytes long"):
         await checker.check(Text("x" * grammar_check.MAX_GRAMMAR_BYTES), "structured_outputs")
+
+
+async def test_rest_ends_the_process_and_a_grammar_starts_another(checker: GrammarChecker) -> None:
+    pid = pid_of(checker)
+    await checker.rest()
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+    assert checker._process is None
+    await checker.check(Text("afterwards"), "x")
+    assert pid_of(checker) != pid
+
+
+async def test_it_does_not_rest_while_somebody_waits(checker: GrammarChecker) -> None:
+    pid = pid_of(checker)
+    asking = asyncio.create_task(checker.check(Text("meanwhile"), "x"))
+    while not checker._pending and not asking.done():  # noqa: ASYNC110 - it has no event
+        await asyncio.sleep(0)
+    await checker.rest()
+    await asking
+    assert pid_of(checker) == pid

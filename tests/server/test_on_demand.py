@@ -122,6 +122,21 @@ async def test_silence_stops_it_and_a_request_starts_another(engines: Engines) -
     await engine.stop()
 
 
+async def test_what_serves_it_ends_with_it(engines: Engines) -> None:
+    """Told once its engine is stopped, each time, and not for a stop of the server."""
+    running: list[int] = []
+
+    async def note() -> None:
+        running.append(engines.num_running)
+
+    engine = EngineOnDemand("toy", engines.connect, keep_alive_s=0.01, on_asleep=note)
+    for number in (1, 2):
+        assert await ask(engine)
+        await until(lambda number=number: len(running) == number)  # type: ignore[misc]
+    await engine.stop()
+    assert running == [0, 0]
+
+
 async def test_what_runs_keeps_it_awake(engines: Engines) -> None:
     engines.script = endless()
     engine = EngineOnDemand("toy", engines.connect, keep_alive_s=0.01)

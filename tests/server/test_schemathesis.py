@@ -21,7 +21,8 @@ async def test_no_request_makes_the_server_fail(start: StartServer, tmp_path: Pa
     server = await start(engine=StrictEngine())
     api = (await server.http.get("/openapi.json")).json()
     for schema in api["components"]["schemas"].values():
-        if "model" in schema.get("properties", ()):  # a made-up one is a 404, and nothing more is tried
+        # A made-up one is a 404, and nothing more is tried.
+        if "model" in schema.get("properties", ()):
             schema["properties"]["model"] = {"enum": ["toy", "org/toy"]}
     description = tmp_path / "openapi.json"
     description.write_text(json.dumps(api), encoding="utf-8")

@@ -94,6 +94,18 @@ def test_an_engine_comes_with_a_request_and_goes_with_silence(server: Process) -
         assert server.is_ready()
 
 
+def test_a_grammar_process_goes_with_its_engine(server: Process) -> None:
+    def num_grammar_processes() -> int:
+        return len(server.pids_of(b"grammars"))
+
+    server.until(lambda: states(server)["lazy"] == "asleep" and num_grammar_processes() == 1)
+    body = {"model": "lazy", "prompt": "ab", "max_tokens": 5, "structured_outputs": {"regex": "a"}}
+    for _ in range(2):
+        answer = httpx.post(f"{server.url}/v1/completions", json=body, timeout=DEADLINE_S)
+        assert answer.json()["choices"][0]["text"] == "a"
+        server.until(lambda: num_grammar_processes() == 1)
+
+
 def test_a_model_that_cannot_start_leaves_the_others(server: Process) -> None:
     for name in ("broken", "broken-later", "absent"):
         answer = complete(server, name)
