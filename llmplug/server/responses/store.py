@@ -145,7 +145,7 @@ class ConversationStore(Protocol):
 def refuse_previous(response_id: str, reason: str) -> InvalidRequest:
     """A response that cannot be gone on from."""
     return InvalidRequest(
-        f"The response {response_id[:100]!r} {reason}.",
+        f"'previous_response_id': the response {response_id[:100]!r} {reason}.",
         param="previous_response_id",
         code="previous_response_not_found",
     )

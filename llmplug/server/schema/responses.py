@@ -48,6 +48,7 @@ UNSERVED_IN_RESPONSES: Mapping[str, Neutral] = {
     "logprobs": lambda value: not value,
     "max_completion_tokens": _is_null,
     "messages": _is_null,
+    "personality": _is_null,
     "prompt": _is_null,
     "reasoning_effort": _is_null,
 }
