@@ -79,7 +79,8 @@ def serving_tiny(folder: Path) -> Iterator[TinyServer]:
             [sys.executable, "-m", "llmplug", "serve", "--config", str(config)],
             stdout=file,
             stderr=subprocess.STDOUT,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            # Without asserts: no attack may be withstood by one alone.
+            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONOPTIMIZE": "1"},
         )
     server = TinyServer(popen, log)
     try:

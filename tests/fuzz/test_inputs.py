@@ -20,7 +20,16 @@ NAMES = (
 )
 
 
-@pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="reads /proc")
+pytestmark = pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="reads /proc")
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_read_or_refused(tmp_path: Path, name: str) -> None:
     run_limited("tests.fuzz.inputs", name, tmp_path)
+
+
+@pytest.mark.parametrize(("name", "words"), [("hoard", "MemoryError"), ("crash", "KeyError")])
+def test_the_limits_hold(tmp_path: Path, name: str, words: str) -> None:
+    run_limited("tests.fuzz.misdeeds", "behave", tmp_path)
+    with pytest.raises(AssertionError, match=words):
+        run_limited("tests.fuzz.misdeeds", name, tmp_path)
