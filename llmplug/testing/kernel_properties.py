@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from llmplug.ops import REFERENCES, Op
+from llmplug.ops.attacker_rows import count_rows, find_other_outputs, with_attacker
 from llmplug.ops.attention_examples import apply_attention
 from llmplug.ops.decoder_layer_examples import apply_decoder_layer
 from llmplug.ops.linear import apply_linear
@@ -74,51 +75,64 @@ def check_first_row_stands_alone(op: Op, kernel: Any, examples: Examples) -> Non
     """The first row (sequence, text) is bitwise the same whatever the others hold."""
     for number, example in enumerate(examples):
         if "lens" in example:
-            if len(example["lens"]) < 2:
+            if count_rows(example) < 2:
                 continue
             first = example["lens"][0][0]
             changed = {**example, "neighbours": 99}
         elif "num_tokens" in example:
             first, changed = 1, {**example, "factor": 1000}
-        elif "starts" in example:  # whole texts: the first one stands alone
-            first = (*example["starts"], 0)[1]
-            changed = with_other_neighbours(example, slice(first, None))
-            first = 1 if op.name == "pool_texts" else first
         else:
-            first, changed = 1, with_other_neighbours(example, slice(1, None))
-        _expect_same_rows(op, kernel, (example, changed), slice(0, first), number)
+            first, changed = _count_first_outputs(op, example), with_other_neighbours(example)
+        before, after = call(op, kernel, example), call(op, kernel, changed)
+        for x, y in zip(before, after, strict=True):
+            _expect_same_rows(op, example, (number, "the first row"), (x[:first], y[:first]))
 
 
-def check_last_row_stands_alone(op: Op, kernel: Any, examples: Examples) -> None:
-    """The same of the last row, where rows are tokens or sequences of equal right."""
+def check_rows_beside_an_attacker(op: Op, kernel: Any, examples: Examples) -> None:
+    """All rows but one are bitwise the same when that one, the first or the last, is extreme."""
     for number, example in enumerate(examples):
-        if op.compare is None and "starts" not in example:
-            changed = with_other_neighbours(example, slice(0, -1))
-            _expect_same_rows(op, kernel, (example, changed), slice(-1, None), number)
+        num_rows = count_rows(example)
+        if num_rows < 2:
+            continue
+        before = call(op, kernel, example)
+        for row in (0, num_rows - 1):
+            after = call(op, kernel, with_attacker(example, row))
+            for x, y in zip(before, after, strict=True):
+                is_other = find_other_outputs(example, row, len(x))
+                expect(
+                    not bool(x[is_other].isnan().any()),
+                    f"{op.name}, example {number} ({describe(example)}): NaN in a result",
+                )
+                which = f"a row beside row {row}, which is extreme,"
+                _expect_same_rows(op, example, (number, which), (x[is_other], y[is_other]))
 
 
 def _expect_same_rows(
-    op: Op, kernel: Any, examples: tuple[Mapping[str, Any], ...], rows: slice, number: int
+    op: Op, example: Mapping[str, Any], which: tuple[int, str], rows: tuple[torch.Tensor, ...]
 ) -> None:
-    before, after = (call(op, kernel, example) for example in examples)
-    for x, y in zip(before, after, strict=True):
-        expect(
-            torch.equal(x[rows], y[rows]),
-            f"{op.name}, example {number} ({describe(examples[0])}): rows {rows} change with what "
-            "other rows hold. A row must not be read, scaled or summed together with another: a "
-            "request would get other tokens in a batch than alone.",
-        )
+    number, name = which
+    expect(
+        torch.equal(*rows),
+        f"{op.name}, example {number} ({describe(example)}): {name} changes with what other rows "
+        "hold. A row must not be read, scaled or summed together with another: a request would "
+        "get other tokens in a batch than alone.",
+    )
 
 
-def with_other_neighbours(
-    example: Mapping[str, Any], rows: slice, factor: float = 1000
-) -> dict[str, Any]:
-    """Scale some rows of every argument whose first dimension is T or S."""
+def _count_first_outputs(op: Op, example: Mapping[str, Any]) -> int:
+    """Return how many rows of the result belong to the first row, or to the first text."""
+    is_by_token = "starts" in example and op.name != "pool_texts"
+    return (*example["starts"], 0)[1] if is_by_token else 1
+
+
+def with_other_neighbours(example: Mapping[str, Any], factor: float = 1000) -> dict[str, Any]:
+    """Scale all rows but the first (text) of what has T or S for its first dimension."""
     changed = copied(example)
+    first = (*example["starts"], 0)[1] if "starts" in example else 1
     for name, value in changed.items():
         is_of_rows = name.rpartition("_")[2].startswith(("T", "S"))
         if is_of_rows and isinstance(value, torch.Tensor) and value.is_floating_point():
-            value[rows] *= factor
+            value[first:] *= factor
     return changed
 
 

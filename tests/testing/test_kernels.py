@@ -86,9 +86,9 @@ def read_behind_the_input(x_TD, weight_D, *, eps):
 
 BROKEN: list[tuple[Callable[..., Any], str]] = [
     (leave_the_last_unwritten, "never written"),
-    (read_the_next_row, "rows slice\\(0, 1, None\\) change with what"),
-    (read_the_row_before, "rows slice\\(-1, None, None\\) change with what"),
-    (scale_by_the_batch, "change with what other rows hold"),
+    (read_the_next_row, "the first row changes with what"),
+    (read_the_row_before, "a row beside row 0, which is extreme, changes"),
+    (scale_by_the_batch, "changes with what other rows hold"),
     (forget_eps, "example 7 .*eps 1e-06.* differs from llmplug.ops.rms_norm"),
     (edit_the_input, "writes to its argument x_TD"),
     (write_behind_the_output, "written behind a tensor"),
