@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import pytest
 
 from llmplug.dialect import BraceCalls
+from llmplug.testing.answers import read
 
 from .call_tables import make_tools
-from .dialect_properties import read
 
 Read = tuple[str, str, bool]  # name, arguments, whether it is complete
 

@@ -14,6 +14,9 @@ from llmplug.chat.channels import Dialect
 from llmplug.dialect import NO_MATCH, JsonCalls, Tool
 from llmplug.errors import UnsupportedParameter
 from llmplug.grammar import Json, Node, OneOf, Regex, Text, Vocabulary
+from llmplug.testing.answers import TOOLS, read
+from llmplug.testing.call_writing import Call, write_calls
+from llmplug.testing.grammar_texts import texts_of
 from llmplug_llguidance.backend import LlguidanceBackend
 
 from .call_tables import (
@@ -28,9 +31,6 @@ from .call_tables import (
     WITH_ID,
     make_tools,
 )
-from .call_writing import Call, write_calls
-from .dialect_properties import TOOLS, read
-from .grammar_texts import texts_of
 
 _END = 256
 _CONTROL = {"<one_call>": 257, "<think>": 258, "</think>": 259}

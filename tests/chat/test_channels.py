@@ -22,10 +22,11 @@ from llmplug.dialect import (
     ReasoningSyntax,
     Tool,
 )
+from llmplug.testing.answers import read
+from llmplug.testing.dialect_properties import check_dialect
 from llmplug.testing.reading_speed import check_speed
 
 from .call_tables import LIST, NAMED, TABLES, TAGGED_OBJECT, THINKING, make_tools
-from .dialect_properties import check_dialect, read
 
 CALL = '<one_call>{"name": "f", "arguments": {"a": 1}}</one_call>'
 CALLED = [CallStart(0, "f"), CallArguments(0, '{"a": 1}'), CallEnd(0, is_complete=True)]

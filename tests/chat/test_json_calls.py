@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from llmplug.answer_parts.json_scanner import MAX_DEPTH, JsonScanner
 from llmplug.dialect import CallSyntax, JsonCalls
+from llmplug.testing.answers import read
 
 from .call_tables import (
     BARE,
@@ -23,7 +24,6 @@ from .call_tables import (
     TAGGED_OBJECT,
     make_tools,
 )
-from .dialect_properties import read
 
 Read = tuple[str, str, bool]  # name, arguments, whether it is complete
 F: Read = ("f", "{}", True)

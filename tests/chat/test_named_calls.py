@@ -8,9 +8,9 @@ import pytest
 
 from llmplug.chat.calls.named_calls import MAX_NAME
 from llmplug.dialect import CallSyntax, NamedCalls
+from llmplug.testing.answers import read
 
 from .call_tables import CLOSED_NAMED, FENCED, NAMED, WITH_ID, make_tools
-from .dialect_properties import read
 
 Read = tuple[str, str, bool]  # name, arguments, whether it is complete
 F: Read = ("f", "{}", True)

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from llmplug.answer_parts.python_literals import LiteralScanner, to_json
 from llmplug.dialect import CallSyntax, PythonCalls
+from llmplug.testing.answers import read
 
 from .call_tables import make_tools
-from .dialect_properties import read
 
 Read = tuple[str, str, bool]  # name, arguments, whether it is complete
 

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from llmplug.dialect import CallSyntax, TaggedCalls, Tool
+from llmplug.testing.answers import read
 
 from .call_tables import make_tools
-from .dialect_properties import read
 
 Read = tuple[str, str, bool]  # name, arguments, whether it is complete
 

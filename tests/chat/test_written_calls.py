@@ -12,12 +12,13 @@ from llmplug import GrammarError
 from llmplug.chat.call_grammar import build_call_grammar
 from llmplug.dialect import BraceCalls, CallSyntax, PythonCalls, TaggedCalls, Tool
 from llmplug.grammar import Node
+from llmplug.testing.answers import read
+from llmplug.testing.call_writing import Call, write_calls
+from llmplug.testing.dialect_properties import check_dialect
+from llmplug.testing.grammar_texts import texts_of
 from llmplug.testing.reading_speed import check_speed
 
 from .call_tables import make_tools
-from .call_writing import Call, write_calls
-from .dialect_properties import check_dialect, read
-from .grammar_texts import texts_of
 from .test_call_grammar import allows
 
 # Markers are as long as the shortest of any family: the time that they take is measured below.

@@ -12,8 +12,10 @@ from llmplug.chat.call_grammar import build_call_grammar
 from llmplug.dialect import Tool
 from llmplug.grammar import Node, Vocabulary
 from llmplug.specs import ReasoningParserSpec, ToolParserSpec
+from llmplug.testing import check_reasoning_parser, check_tool_parser
+from llmplug.testing.answers import read
+from llmplug.testing.dialect_properties import WriteCalls
 from llmplug_llguidance.backend import LlguidanceBackend
-from tests.chat.dialect_properties import WriteCalls, check_dialect, read
 
 TOOLS = (
     Tool(
@@ -98,7 +100,15 @@ class PluginDialect:
 
     def check(self, write: WriteCalls | None = None) -> None:
         """Check what holds for every dialect; `write`: for calls that no table writes."""
-        check_dialect(self.tools, self.reasoning, write=write, num_examples=30)
+        check_tool_parser(
+            self.tools,
+            reasoning=self.reasoning,
+            write=write,
+            num_examples=30,
+            num_chars=0,  # test_speed.py does that
+        )
+        if self.reasoning is not None:
+            check_reasoning_parser(self.reasoning, num_examples=30, num_chars=0)
 
 
 def accepts(grammar: Node, text: str, control_texts: Sequence[str] = ()) -> bool:

@@ -13,9 +13,9 @@ from llmplug.chat.call_grammar import build_answer_grammar
 from llmplug.chat.channels import Dialect
 from llmplug.dialect import Tool
 from llmplug.grammar import Node, Regex
+from llmplug.testing.answers import read
+from llmplug.testing.call_writing import Call as WrittenCall
 from llmplug.testing.reading_speed import check_speed
-from tests.chat.call_writing import Call as WrittenCall
-from tests.chat.dialect_properties import read
 from tests.plugins.dialects.bundled import choose_for, names_of
 from tests.plugins.dialects.reading import TOOLS, Answer, Call, PluginDialect, accepts
 

@@ -11,8 +11,8 @@ import llmplug_minimax
 from llmplug.chat.call_grammar import build_call_grammar
 from llmplug.dialect import Tool
 from llmplug.errors import GrammarError
+from llmplug.testing.call_writing import Call as WrittenCall
 from llmplug.testing.reading_speed import check_speed
-from tests.chat.call_writing import Call as WrittenCall
 from tests.plugins.dialects.bundled import choose_for, names_of
 from tests.plugins.dialects.reading import Answer, Call, PluginDialect, accepts
 

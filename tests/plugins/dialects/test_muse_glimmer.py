@@ -13,9 +13,9 @@ from llmplug.chat.call_grammar import build_answer_grammar
 from llmplug.chat.channels import Dialect
 from llmplug.dialect import Tool
 from llmplug.grammar import Node, Regex
+from llmplug.testing.dialect_properties import check_forced_calls, check_reading
 from llmplug.testing.reading_speed import check_speed
-from llmplug_muse_glimmer.parser import MAX_HEADER
-from tests.chat.dialect_properties import check_forced_calls, check_reading
+from llmplug_muse_glimmer.header import MAX_HEADER
 from tests.plugins.dialects.reading import TOOLS, Answer, Call, PluginDialect, accepts
 
 MUSE = PluginDialect(llmplug_muse_glimmer, "muse_glimmer", "muse_glimmer")
@@ -114,4 +114,4 @@ def test_header_that_breaks_off() -> None:
 
 
 def test_speed() -> None:
-    check_speed(None, MUSE.reasoning, num_chars=100_000)
+    check_speed(MUSE.tools, MUSE.reasoning, num_chars=50_000, heads=("<|eom|>", "<|eom|>to="))
