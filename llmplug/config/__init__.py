@@ -1,6 +1,7 @@
 """The config: one YAML file, `--set` overrides and nothing else, as frozen pydantic models.
 
 fields.py     what can be configured: every key, its type, its default
+operations.py the part of that for whoever runs a server
 values.py     kinds of values: sizes, names, sections
 document.py   YAML text -> plain values that know their lines; the only reader of YAML
 keys.py       API keys, in the config or in a file of their own
@@ -11,24 +12,21 @@ explain.py    Config -> rows that say where each value came from, YAML, JSON sch
 
 from llmplug.config.explain import ExplainRow, dump_yaml, explain, schema
 from llmplug.config.fields import (
-    AdminConfig,
     BatchesConfig,
     CacheConfig,
     Config,
-    FlightRecorderConfig,
     KernelsConfig,
-    LogConfig,
     ModelConfig,
     PluginsConfig,
     ResponsesConfig,
     SchedulerConfig,
     ServerConfig,
     TlsConfig,
-    TracesConfig,
     WeightsConfig,
 )
 from llmplug.config.keys import KeyConfig, read_keys
 from llmplug.config.loading import from_source, load, parse
+from llmplug.config.operations import AdminConfig, FlightRecorderConfig, LogConfig, TracesConfig
 
 __all__ = [
     "AdminConfig",
