@@ -149,6 +149,36 @@ class CallReader(Protocol):
 
 
 # --- reasoning ----------------------------------------------------------------------------------
+class HeaderReader(Protocol):
+    """Reads the header of a text, in answers that are a row of them: ` to=self<|message|>`."""
+
+    is_thinking: bool  # once the header has ended: whether a thought begins
+
+    def feed(self, text: str) -> str | None:
+        """Take more text.
+
+        Returns:
+            None while it may be a header; then what stands behind it, or all of it if it is none.
+        """
+
+    def finish(self) -> str:
+        """Say that the answer ends here; return what is no header."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Headers:
+    """Headers that say which texts of an answer are thoughts, read by hand.
+
+    Attributes:
+        markers: that are looked for, so that special tokens among them are seen.
+        open: given the prompt's end, or "" behind a marker that ends a text: makes the reader of
+            the header that follows; None: the prompt goes as far as the text.
+    """
+
+    markers: tuple[str, ...]
+    open: Callable[[str], HeaderReader | None]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReasoningSyntax:
     """Thinking between two markers.
@@ -162,6 +192,7 @@ class ReasoningSyntax:
         answer: markers that a model puts round what is no thinking; they are dropped.
         dropped: markers that say nothing, such as the end of a message; they are dropped wherever
             neither thinking nor calls are open.
+        headers: that stand before each text, behind `end`, and behind what is dropped.
     """
 
     start: tuple[str, ...]
@@ -170,6 +201,7 @@ class ReasoningSyntax:
     ended_by: tuple[str, ...] = ()
     answer: tuple[str, str] | None = None
     dropped: tuple[str, ...] = ()
+    headers: Headers | None = None
 
 
 # --- tool calls ---------------------------------------------------------------------------------

@@ -16,7 +16,14 @@ from llmplug.dialect import CallArguments, CallStart, Content, Event, Opening, R
 
 if TYPE_CHECKING:
     from llmplug.answer_parts.marker_search import MarkerSearch
-    from llmplug.dialect import AnswerContext, CallReader, CallSyntax, Parser, ReasoningSyntax
+    from llmplug.dialect import (
+        AnswerContext,
+        CallReader,
+        CallSyntax,
+        HeaderReader,
+        Parser,
+        ReasoningSyntax,
+    )
     from llmplug.specs import ReasoningParserSpec, ToolParserSpec
 
 # Characters that are looked at together: each marker costs a copy of what stands behind it.
@@ -69,6 +76,12 @@ def _is_open(prompt_end: str, start: str, end: str) -> bool:
     return prompt_end.rfind(start) > prompt_end.rfind(end)
 
 
+def _written_thought(starts: Sequence[str], prompt_end: str) -> str:
+    """What stands of a thought in the prompt, behind the marker that opens it."""
+    ends = [prompt_end.rfind(start) + len(start) for start in starts if start in prompt_end]
+    return prompt_end[max(ends, default=len(prompt_end)) :].strip()
+
+
 class ChannelSplitter:
     """The parser of dialects that are tables.
 
@@ -103,6 +116,8 @@ class ChannelSplitter:
         self._is_thinking = reasoning is not None and begins_in_reasoning(
             reasoning, context.prompt_end
         )
+        self._headers = reasoning.headers if reasoning else None
+        self._header = self._headers.open(context.prompt_end) if self._headers else None
         self._reader: CallReader | None = None
         self._in_rest: MarkerSearch | None = None  # ends text behind a malformed place
         self._num_calls = 0
@@ -110,7 +125,10 @@ class ChannelSplitter:
         self._beginnings: frozenset[str] = frozenset()  # of the markers that are looked for
         self._is_whole = False  # nothing follows: no beginning becomes a marker
         self._space: list[str] = []  # white space that a marker may follow
-        self._drops_space = self._is_thinking  # a marker stood right before
+        # A marker stood right before.
+        self._drops_space = self._header is not None or (
+            self._is_thinking and not _written_thought(thinking_starts, context.prompt_end)
+        )
         self._is_at_start = True  # nothing but white space since the start or a marker
         self._events: list[Event] = []
 
@@ -135,6 +153,8 @@ class ChannelSplitter:
                 left = self._take_read(self._reader, *self._reader.feed(left))
             elif self._in_rest is not None:
                 left = self._read_rest(left, self._in_rest)
+            elif self._header is not None:
+                left = self._read_header(self._header, left)
             elif self._is_thinking:
                 left = self._read_thinking(left)
             else:
@@ -145,7 +165,9 @@ class ChannelSplitter:
     def finish(self) -> list[Event]:
         """Say that the answer is over; see `Parser`."""
         self._is_whole, self._beginnings = True, frozenset()
-        events = self.feed("")
+        left = self._header.finish() if self._header is not None else ""
+        self._header = None
+        events = self.feed(left)
         if self._reader is not None:
             self._take_read(self._reader, self._reader.finish(), None)
             self._reader = None
@@ -169,12 +191,19 @@ class ChannelSplitter:
                 self._meet_marker()
         return left
 
+    def _read_header(self, header: HeaderReader, text: str) -> str | None:
+        left = header.feed(text)
+        if left is not None:
+            self._header = None
+            self._is_thinking = header.is_thinking
+        return left
+
     def _read_thinking(self, text: str) -> str | None:
         marker, rest = self._show_up_to(text, self._in_thinking)
         if not marker:
             return None
         self._is_thinking = False
-        self._meet_marker()
+        self._end_text()
         return rest if marker == self._thinking_end else marker + rest
 
     def _read_rest(self, text: str, end: MarkerSearch) -> str | None:
@@ -228,10 +257,17 @@ class ChannelSplitter:
             self._open_reader(self._by_marker[marker], marker)
         elif marker in self._answer:
             self._meet_answer(marker)
+        elif marker in self._dropped:
+            self._end_text()
         else:
-            self._is_thinking = marker not in self._dropped
+            self._is_thinking = True
             self._meet_marker()
         return text
+
+    def _end_text(self) -> None:
+        self._meet_marker()
+        if self._headers is not None:
+            self._header = self._headers.open("")
 
     def _meet_answer(self, marker: str) -> None:
         """Drop a marker that stands round the answer; an end without a start is text."""

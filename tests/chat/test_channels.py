@@ -16,6 +16,7 @@ from llmplug.dialect import (
     CallStart,
     Content,
     Event,
+    Headers,
     JsonCalls,
     NamedCalls,
     Reasoning,
@@ -29,7 +30,16 @@ from llmplug.testing.reading_speed import check_speed
 from .call_tables import LIST, NAMED, TABLES, TAGGED_OBJECT, THINKING, make_tools
 
 CALL = '<one_call>{"name": "f", "arguments": {"a": 1}}</one_call>'
-CALLED = [CallStart(0, "f"), CallArguments(0, '{"a": 1}'), CallEnd(0, is_complete=True)]
+CALLED: list[Event] = [
+    CallStart(0, "f"),
+    CallArguments(0, '{"a": 1}'),
+    CallEnd(0, is_complete=True),
+]
+
+
+def as_part(event: Event) -> tuple[str, str]:
+    """An event of a call as `Answer.parts` has it."""
+    return type(event).__name__, getattr(event, "text", "") or repr(event)
 
 
 def split(
@@ -122,6 +132,54 @@ def test_markers_round_answers_and_those_that_say_nothing(
         assert read(pieces, None, spec, prompt_end=prompt_end).content == content
         thought = read(["<think>So<end></think>", *pieces], None, spec)
         assert thought.reasoning == "So<end>"
+
+
+def test_a_thought_that_has_begun_in_the_prompt_keeps_its_space() -> None:
+    assert split(" so</think>", prompt_end="<think>Say") == [Reasoning(" so")]
+    assert split(" so</think>", prompt_end="<think>\n") == [Reasoning("so")]
+
+
+class WordsUpToColon:
+    """Reads `think:` before a thought, and `say:` before content."""
+
+    def __init__(self) -> None:
+        self.is_thinking = False
+        self._held = ""
+
+    def feed(self, text: str) -> str | None:
+        self._held += text
+        word, colon, rest = self._held.partition(":")
+        if not colon:
+            return None if "think".startswith(word) or "say".startswith(word) else word
+        self.is_thinking = word == "think"
+        return rest if word in {"think", "say"} else self._held
+
+    def finish(self) -> str:
+        return self._held
+
+
+@pytest.mark.parametrize(
+    ("prompt_end", "text", "parts"),
+    [
+        ("", "think:a;say:b", [("Reasoning", "a"), ("Content", "b")]),
+        ("", "think:a;think:b;c", [("Reasoning", "ab"), ("Content", "c")]),
+        (
+            "",
+            f"think:a;say:{CALL};say:b",
+            [("Reasoning", "a"), *map(as_part, CALLED), ("Content", "b")],
+        ),
+        ("", "say:a;thi", [("Content", "athi")]),
+        ("say:", "think:a", [("Content", "think:a")]),
+    ],
+)
+def test_headers_say_which_texts_are_thoughts(
+    prompt_end: str, text: str, parts: list[tuple[str, str]]
+) -> None:
+    headers = Headers(markers=(), open=lambda end: None if end else WordsUpToColon())
+    spec = thinking(start=(), end=";", dropped=(";",), headers=headers)
+    for pieces in ([text], list(text)):
+        answer = read(pieces, make_tools(TAGGED_OBJECT), spec, prompt_end=prompt_end)
+        assert answer.parts == parts
 
 
 def test_the_longest_marker_wins() -> None:

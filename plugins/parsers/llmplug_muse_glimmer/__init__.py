@@ -1,6 +1,6 @@
 """Muse Glimmer: messages with headers that say to whom they go, calls in tags.
 
-`parser.py` reads the headers: a message `to=self` is thinking; all else is content, in which calls
+`header.py` reads the headers: a message `to=self` is thinking; all else is content, in which calls
 are read by their tags.
 """
 
@@ -9,11 +9,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from llmplug import ReasoningParserSpec, ToolParserSpec, hookimpl
-from llmplug.dialect import AnswerContext, ReasoningSyntax, TaggedCalls, in_template
+from llmplug.dialect import Headers, ReasoningSyntax, TaggedCalls, in_template
 from llmplug.grammar import Node, OneOf, Regex, Repeat, Seq, Text, Until
 
 if TYPE_CHECKING:
-    from llmplug.dialect import Parser
+    from llmplug.dialect import HeaderReader
 
 # https://github.com/huggingface/trl/blob/main/trl/chat_templates/muse_glimmer.jinja
 _CALLS = TaggedCalls(
@@ -24,13 +24,21 @@ _CALLS = TaggedCalls(
     value=("", "</atem:parameter>"),
     end="</atem:invoke>",
 )
-_THINKING = ReasoningSyntax(start=(" to=self<|message|>",), end="<|eom|>")
 
 
-def _make_parser(context: AnswerContext) -> Parser:
-    from llmplug_muse_glimmer.parser import MessageParser
+def _open_header(prompt_end: str) -> HeaderReader | None:
+    from llmplug_muse_glimmer.header import MessageHeader, is_text_open
 
-    return MessageParser(context)
+    return None if is_text_open(prompt_end) else MessageHeader()
+
+
+_THINKING = ReasoningSyntax(
+    start=(" to=self<|message|>",),
+    end="<|eom|>",
+    ended_by=("<|eot|>",),
+    dropped=("<|eom|>", "<|eot|>"),
+    headers=Headers(markers=("<|start|>", "<|message|>"), open=_open_header),
+)
 
 
 def _write_answer(text: Node | None, calls: Node | None, prompt_end: str) -> Node:
@@ -65,7 +73,6 @@ def llmplug_reasoning_parsers() -> list[ReasoningParserSpec]:
             name="muse_glimmer",
             detect=in_template("to=self<|message|>", "<|eom|>", score=0.9),
             syntax=_THINKING,
-            make=_make_parser,
             effort_variable="reasoning_strength",
         )
     ]

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 import llmplug_muse_glimmer
 from llmplug.chat.call_grammar import build_answer_grammar
 from llmplug.chat.channels import Dialect
+from llmplug.chat.marker_tokens import find_markers
 from llmplug.dialect import Tool
 from llmplug.grammar import Node, Regex
 from llmplug.testing.dialect_properties import check_forced_calls, check_reading
@@ -45,6 +46,11 @@ def test_answer() -> None:
 def test_calls() -> None:
     text = f"{THOUGHT}{PROMPT_END}{CALL}<|eom|>{PROMPT_END}{CALL}<|eot|>"
     assert MUSE.read(text, PROMPT_END) == Answer("", "They ask.", [READ, READ])
+
+
+def test_special_tokens_of_headers_are_seen() -> None:
+    assert MUSE.reasoning is not None
+    assert {"<|start|>", "<|message|>", "<|eom|>", "<|eot|>"} <= set(find_markers(MUSE.reasoning))
 
 
 def test_continued_message() -> None:

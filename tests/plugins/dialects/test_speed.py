@@ -16,8 +16,6 @@ def pairs() -> Iterator[tuple[ToolParserSpec, ReasoningParserSpec | None]]:
     for plugin in PLUGINS:
         thinking: list[ReasoningParserSpec] = getattr(plugin, "llmplug_reasoning_parsers", list)()
         for tools in getattr(plugin, "llmplug_tool_parsers", list)():
-            if tools.name == "muse_glimmer":  # two parsers, one behind the other: 3.4 s
-                continue
             own = [each for each in thinking if each.name == tools.name]
             yield tools, next(iter(own + thinking), None)
 
