@@ -1,4 +1,7 @@
-"""Write docs/reference/ from the code: `make docs`. A test fails when a page is out of date."""
+"""Write docs/reference/ from the code, and code into docs/plugins/: `make docs`.
+
+A test fails when a page is out of date.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel
 
+from docs.included_code import fill_in_all
 from llmplug import cli, config, errors, hookspecs, specs
 from llmplug.chat.calls import start_markers
 
@@ -266,6 +270,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "errors.md": write_errors,
     "hooks.md": write_hooks,
     "metrics.md": write_metrics,
+    "public.md": lambda: f"{NOTE}\n{write_public_names()}",
 }
 
 
@@ -275,6 +280,7 @@ def main() -> None:
     for name, write in PAGES.items():
         (FOLDER / name).write_text(write())
         print(f"docs/reference/{name}")
+    fill_in_all()
 
 
 if __name__ == "__main__":
