@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import sys
 import tempfile
 from pathlib import Path
@@ -53,6 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         seed=args.seed,
     )
     with tempfile.TemporaryDirectory() as folder:
+        os.environ["XDG_STATE_HOME"] = folder  # where servers keep what they note
         line = run(plan, args.config, Path(folder))
     text = json.dumps(line)
     sys.stdout.write(f"{text}\n")

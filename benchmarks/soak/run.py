@@ -203,7 +203,11 @@ def compare_vitals(before: Vitals, after: Vitals) -> list[str]:
     grown = sum(after.rss_bytes.values()) - sum(before.rss_bytes.values())
     if grown > MAX_RSS_GROWTH_BYTES:
         problems.append(f"{grown / 2**20:.0f} MiB more memory than before")
-    for name, count in after.num_files.items():
-        if count > before.num_files.get(name, 0) + MAX_FILES_GROWTH:
-            problems.append(f"{name}: {count} open files, {before.num_files.get(name, 0)} before")
+    for kind, now, then in (
+        ("files", after.num_files, before.num_files),
+        ("sockets", after.num_sockets, before.num_sockets),
+    ):
+        for name, count in now.items():
+            if count > then.get(name, 0) + MAX_FILES_GROWTH:
+                problems.append(f"{name}: {count} open {kind}, {then.get(name, 0)} before")
     return problems

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import statistics
 import time
 from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prometheus_client.parser import text_string_to_metric_families
@@ -31,20 +31,34 @@ class Vitals:
 
     at: float  # of the monotonic clock
     rss_bytes: dict[str, int] = field(default_factory=dict)
-    num_files: dict[str, int] = field(default_factory=dict)
+    num_files: dict[str, int] = field(default_factory=dict)  # all but sockets
+    # Clients come and go: these are compared when there are none, and have no slope.
+    num_sockets: dict[str, int] = field(default_factory=dict)
 
 
 def read_vitals(pid: int) -> Vitals:
     """Look at `llmplug serve` and all that it started."""
     rss: dict[str, int] = defaultdict(int)
     files: dict[str, int] = defaultdict(int)
+    sockets: dict[str, int] = defaultdict(int)
     others = iter(("supervisor", "http"))
     for member, role in list_roles(pid):
         name = role if role == "engine" else next(others, "grammars")
         rss[name] += read_rss(member)
-        with suppress(OSError):  # it has just ended
-            files[name] += len(os.listdir(f"/proc/{member}/fd"))
-    return Vitals(time.monotonic(), dict(rss), dict(files))
+        opened = list_files(member)
+        sockets[name] += sum(target.startswith("socket:") for target in opened)
+        files[name] += sum(not target.startswith("socket:") for target in opened)
+    return Vitals(time.monotonic(), dict(rss), dict(files), dict(sockets))
+
+
+def list_files(pid: int) -> list[str]:
+    """What the open files of a process are; none when it is gone."""
+    targets = []
+    with suppress(OSError):
+        for entry in Path(f"/proc/{pid}/fd").iterdir():
+            with suppress(OSError):  # closed meanwhile
+                targets.append(str(entry.readlink()))
+    return targets
 
 
 async def read_gauges(http: httpx.AsyncClient) -> dict[str, float]:
@@ -93,4 +107,5 @@ def describe_vitals(vitals: Vitals) -> dict[str, Any]:
     return {
         "rss_mib": {name: round(rss / 2**20, 1) for name, rss in vitals.rss_bytes.items()},
         "files": dict(vitals.num_files),
+        "sockets": dict(vitals.num_sockets),
     }

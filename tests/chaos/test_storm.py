@@ -6,7 +6,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -16,8 +19,8 @@ from benchmarks.server import ServerProcess
 from benchmarks.soak.clients import Kind, Outcome
 from benchmarks.soak.kills import Killer, find_engine
 from benchmarks.soak.replies import BrokenReplyError, Reply, read_stream, read_whole
-from benchmarks.soak.run import Plan, find_leftovers, judge, soak
-from benchmarks.soak.vitals import Vitals, find_growth, read_gauges
+from benchmarks.soak.run import Plan, compare_vitals, find_leftovers, judge, soak
+from benchmarks.soak.vitals import Vitals, find_growth, read_gauges, read_vitals
 
 from .tiny_server import open_tiny
 
@@ -132,6 +135,24 @@ def test_a_whole_reply_says_how_it_ended() -> None:
     for body in ({"choices": [{**choice, "finish_reason": None}]}, {"choices": []}, {}):
         with pytest.raises(BrokenReplyError):
             read_whole("/v1/completions", body)
+
+
+def test_what_did_not_come_back_is_told() -> None:
+    before = Vitals(0.0, {"http": 80 * 2**20}, {"http": 20}, {"http": 5})
+    assert compare_vitals(before, replace(before, num_files={"http": 24})) == []
+    leaked = replace(before, num_sockets={"http": 50}, rss_bytes={"http": 180 * 2**20})
+    assert compare_vitals(before, leaked) == [
+        "100 MiB more memory than before",
+        "http: 50 open sockets, 5 before",
+    ]
+
+
+def test_the_open_files_of_this_process_are_told_apart(tmp_path: Path) -> None:
+    before = read_vitals(os.getpid())
+    with (tmp_path / "x").open("w"), socket.socket(), socket.socket():
+        after = read_vitals(os.getpid())
+    assert after.num_files["supervisor"] - before.num_files["supervisor"] == 1
+    assert after.num_sockets["supervisor"] - before.num_sockets["supervisor"] == 2
 
 
 def test_growth_is_told_and_flatness_is_not() -> None:
