@@ -21,6 +21,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from pydantic import BaseModel
 
 from docs.included_code import fill_in_all
+from docs.public_names import write_public_names
 from llmplug import cli, config, errors, hookspecs, specs
 from llmplug.chat.calls import start_markers
 
