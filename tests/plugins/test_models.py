@@ -6,7 +6,6 @@ Legend: T packed tokens, V vocabulary.
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -22,14 +21,12 @@ from tiny import (
     reference_logits,
 )
 
-from llmplug import BuildContext, Checkpoint, CheckpointError, Model, ModelShape, ModelSpec
-from llmplug.engine.loading import load_weights
-from llmplug.ops import REFERENCES, AttentionBatch, KVCache, choose_kernels, load_kernels
+from llmplug import Checkpoint, CheckpointError, ModelSpec
+from llmplug.ops import REFERENCES, KernelTable, choose_kernels, load_kernels
+from llmplug.testing import check_model
+from llmplug.testing.models import TOLERANCE
+from llmplug.testing.step_runner import BuiltModel, StepRunner, build_model
 
-CPU = torch.device("cpu")
-PAGE_SIZE = 4
-# The same float32 sums in another order: logits are near 5, so this is a few dozen ulps.
-TOLERANCE = 2e-5
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
 
 
@@ -42,84 +39,12 @@ def find_spec(architecture: str) -> ModelSpec:
     raise LookupError(architecture)
 
 
-def reference_ops() -> Any:
-    return load_kernels(REFERENCES, [], choose_kernels(REFERENCES, [], "cpu", "float32"))
-
-
-class Runner:
-    """Feeds sequences through a model in steps, each with pages of its own."""
-
-    def __init__(self, model: Model, shape: ModelShape, ops: Any, num_sequences: int) -> None:
-        self.model, self.num_sequences = model, num_sequences
-        self.pages_each = -(-shape.context_length // PAGE_SIZE)
-        num_pages = self.pages_each * num_sequences
-        self.caches: list[KVCache] = [
-            ops.attention.allocate(
-                num_pages,
-                PAGE_SIZE,
-                layer.num_kv_heads,
-                layer.head_width,
-                device=CPU,
-                dtype=torch.float32,
-            )
-            for layer in shape.layers
-        ]
-        order = torch.randperm(num_pages, generator=torch.Generator().manual_seed(0))
-        self.tables = order.int().view(num_sequences, self.pages_each)
-        self.cached = [0] * num_sequences
-
-    @torch.inference_mode()
-    def step(self, chunks: dict[int, list[int]]) -> dict[int, torch.Tensor]:
-        """Run new tokens of some sequences, decodes first; logits_TV of each."""
-        sequences = sorted(chunks, key=lambda s: len(chunks[s]) > 1)
-        positions, slots = [], []
-        for s in sequences:
-            new = torch.arange(self.cached[s], self.cached[s] + len(chunks[s]))
-            self.cached[s] += len(chunks[s])
-            positions.append(new)
-            slots.append(self.tables[s].long()[new // PAGE_SIZE] * PAGE_SIZE + new % PAGE_SIZE)
-        query_lens = tuple(len(chunks[s]) for s in sequences)
-        cached_lens = tuple(self.cached[s] for s in sequences)
-        batch = AttentionBatch(
-            num_decodes=sum(n == 1 for n in query_lens),
-            query_lens=query_lens,
-            cached_lens=cached_lens,
-            query_starts_S1=torch.tensor([0, *query_lens]).cumsum(0).int(),
-            cached_lens_S=torch.tensor(cached_lens, dtype=torch.int32),
-            block_table_SM=self.tables[sequences],
-            slots_T=torch.cat(slots),
-        )
-        ids_T = torch.tensor([token for s in sequences for token in chunks[s]])
-        hidden_TD = self.model.forward(ids_T, torch.cat(positions), self.caches, batch)
-        logits = self.model.compute_logits(hidden_TD).split(query_lens)
-        return dict(zip(sequences, logits, strict=True))
-
-
 def build(
-    source: Path | Checkpoint,
-    dtype: torch.dtype = torch.float32,
-    ops: Any = None,
-    context_length: int | None = None,
-) -> tuple[Model, ModelShape, Any]:
+    source: Path | Checkpoint, ops: KernelTable | None = None, context_length: int | None = None
+) -> BuiltModel:
     checkpoint = open_checkpoint(source) if isinstance(source, Path) else source
     spec = find_spec(checkpoint.config["architectures"][0])
-    ops = ops or reference_ops()
-    shape = spec.describe(checkpoint.config)
-    shape = replace(shape, context_length=context_length or shape.context_length)
-    weights = load_weights(
-        checkpoint,
-        spec.weights(checkpoint.config),
-        spec.ignored,
-        shape.num_layers,
-        ops,
-        device=CPU,
-        dtype=dtype,
-        progress=lambda stage, done, total: None,
-    )
-    context = BuildContext(
-        config=checkpoint.config, shape=shape, weights=weights, ops=ops, device=CPU, dtype=dtype
-    )
-    return spec.build(context), shape, ops
+    return build_model(spec, checkpoint, ops=ops, context_length=context_length)
 
 
 def random_ids(length: int, seed: int) -> list[int]:
@@ -132,66 +57,9 @@ def variant(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     return make_checkpoint(request.param, tmp_path_factory.mktemp(request.param))
 
 
-def test_prefill_equals_transformers(variant: Path) -> None:
-    runner = Runner(*build(variant), num_sequences=1)
-    ids = random_ids(90, seed=1)
-    expected = reference_logits(load_reference(variant), ids)
-    torch.testing.assert_close(runner.step({0: ids})[0], expected, rtol=0, atol=TOLERANCE)
-
-
-@pytest.mark.parametrize("chunk", [1, 5, 16])
-def test_chunks_and_decode_equal_transformers(variant: Path, chunk: int) -> None:
-    runner = Runner(*build(variant), num_sequences=1)
-    ids = random_ids(37, seed=2)
-    got = [runner.step({0: ids[i : i + chunk]})[0] for i in range(0, len(ids), chunk)]
-    expected = reference_logits(load_reference(variant), ids)
-    torch.testing.assert_close(torch.cat(got), expected, rtol=0, atol=TOLERANCE)
-
-
-def test_mixed_batches_equal_transformers(variant: Path) -> None:
-    """Decodes and prefill chunks of three sequences in the same steps."""
-    runner = Runner(*build(variant), num_sequences=3)
-    ids = [random_ids(length, seed=length) for length in (30, 13, 51)]
-    # Tokens of each sequence in each step: 0 decodes from step 2, 2 starts late.
-    plan = [(25, 6, 0), (1, 6, 20), (1, 1, 20), (1, 0, 11), (2, 0, 0)]
-    got: list[list[torch.Tensor]] = [[], [], []]
-    for lens in plan:
-        chunks = {
-            s: ids[s][runner.cached[s] : runner.cached[s] + n] for s, n in enumerate(lens) if n
-        }
-        for s, logits_TV in runner.step(chunks).items():
-            got[s].append(logits_TV)
-    reference = load_reference(variant)
-    for s, sequence in enumerate(ids):
-        torch.testing.assert_close(
-            torch.cat(got[s]), reference_logits(reference, sequence), rtol=0, atol=TOLERANCE
-        )
-
-
-def test_a_row_does_not_depend_on_its_neighbours(variant: Path) -> None:
-    """Greedy decoding alone and in a batch: the same tokens, logits equal to rounding."""
-    built = build(variant)
-    alone, together = Runner(*built, num_sequences=1), Runner(*built, num_sequences=3)
-    prompts = [random_ids(length, seed=50 + length) for length in (11, 4, 23)]
-    chunks = {0: prompts[0]}
-    batch = dict(enumerate(prompts))
-    for _ in range(12):
-        single, several = alone.step(chunks), together.step(batch)
-        torch.testing.assert_close(single[0][-1], several[0][-1], rtol=0, atol=TOLERANCE)
-        batch = {s: [int(logits_TV[-1].argmax())] for s, logits_TV in several.items()}
-        chunks = {0: [int(single[0][-1].argmax())]}
-        assert chunks[0] == batch[0]
-
-
-def test_bfloat16_stays_near_float32(variant: Path) -> None:
-    """Rounding each activation to 8 bits moves logits by a percent or so of their spread."""
-    model, shape, ops = build(variant, torch.bfloat16)
-    ids = random_ids(40, seed=3)
-    got = Runner(model, shape, ops, num_sequences=1).step({0: ids})[0]
-    expected = reference_logits(load_reference(variant), ids)
-    assert got.dtype == torch.float32
-    error = (got - expected).square().mean().sqrt() / expected.std()
-    assert error < 0.05
+def test_what_holds_for_every_model(variant: Path) -> None:
+    checkpoint = open_checkpoint(variant)
+    check_model(find_spec(checkpoint.config["architectures"][0]), checkpoint)
 
 
 def test_installed_kernels_serve_the_models(variant: Path) -> None:
@@ -204,7 +72,7 @@ def test_installed_kernels_serve_the_models(variant: Path) -> None:
     ]
     choices = choose_kernels(REFERENCES, specs, "cpu", "float32")
     ops = load_kernels(REFERENCES, specs, choices)
-    runner = Runner(*build(variant, ops=ops), num_sequences=1)
+    runner = StepRunner(build(variant, ops=ops), 1)
     ids = random_ids(29, seed=4)
     got = [runner.step({0: chunk})[0] for chunk in (ids[:20], ids[20:28], ids[28:])]
     expected = reference_logits(load_reference(variant), ids)
@@ -248,13 +116,13 @@ def test_older_rope_fields_are_read(tmp_path: Path) -> None:
     """Configs written before `rope_parameters` give the same logits as those after."""
     folder = make_checkpoint("llama-rope-llama3", tmp_path)
     ids = random_ids(60, seed=6)
-    new = Runner(*build(folder), num_sequences=1).step({0: ids})[0]
+    new = StepRunner(build(folder), 1).step({0: ids})[0]
     config = json.loads((folder / "config.json").read_text())
     rope = config.pop("rope_parameters")
     config["rope_theta"] = rope.pop("rope_theta")
     rope["type"] = rope.pop("rope_type")
     (folder / "config.json").write_text(json.dumps({**config, "rope_scaling": rope}))
-    assert torch.equal(Runner(*build(folder), num_sequences=1).step({0: ids})[0], new)
+    assert torch.equal(StepRunner(build(folder), 1).step({0: ids})[0], new)
 
 
 def test_a_shorter_context_gives_the_same_logits(variant: Path) -> None:
@@ -262,12 +130,10 @@ def test_a_shorter_context_gives_the_same_logits(variant: Path) -> None:
     checkpoint = open_checkpoint(variant)
     spec = find_spec(checkpoint.config["architectures"][0])
     shape = spec.describe(checkpoint.config)
-    short = Runner(*build(variant, context_length=64), num_sequences=1)
+    short = StepRunner(build(variant, context_length=64), 1)
     ids = random_ids(30, seed=8)
     assert shape.context_length == 256
-    assert torch.equal(
-        short.step({0: ids})[0], Runner(*build(variant), num_sequences=1).step({0: ids})[0]
-    )
+    assert torch.equal(short.step({0: ids})[0], StepRunner(build(variant), 1).step({0: ids})[0])
 
 
 def test_published_model_equals_transformers(smollm2_gguf: Path) -> None:
@@ -282,7 +148,7 @@ def test_published_model_equals_transformers(smollm2_gguf: Path) -> None:
 
     tokenizer = Tokenizer.from_str(checkpoint.tokenizer.json)
     ids = tokenizer.encode("The capital of France is", add_special_tokens=False).ids
-    runner = Runner(*build(checkpoint, context_length=128), num_sequences=1)
+    runner = StepRunner(build(checkpoint, context_length=128), 1)
     logits_TV = runner.step({0: ids})[0]
     # 30 layers deep and logits near 20: a float32 sum in another order is worth about 1e-4.
     torch.testing.assert_close(logits_TV, reference_logits(reference, ids), rtol=0, atol=1e-3)

@@ -21,6 +21,7 @@ from llmplug.ops import (
     choose_kernels,
     load_kernels,
 )
+from llmplug.testing.step_runner import StepRunner
 from llmplug_safetensors import llmplug_model_loaders
 from tests import tiny
 from tests.plugins.quantised_folders import (
@@ -32,7 +33,7 @@ from tests.plugins.quantised_folders import (
     set_settings,
     write_folders,
 )
-from tests.plugins.test_models import Runner, build
+from tests.plugins.test_models import build
 
 (LOADER,) = llmplug_model_loaders()
 IDS = [65, 3, 200, 17, 17, 90, 254, 1, 77]
@@ -56,7 +57,7 @@ def gptq_folder(tmp_path: Path) -> Path:
 
 
 def run(folder: Path, ops: Any) -> torch.Tensor:
-    return Runner(*build(LOADER.open(folder), ops=ops), num_sequences=1).step({0: IDS})[0]
+    return StepRunner(build(LOADER.open(folder), ops=ops), 1).step({0: IDS})[0]
 
 
 def take_kernels(name: str) -> Any:
