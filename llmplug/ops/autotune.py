@@ -6,6 +6,7 @@ reason and passed over. Nothing of this runs while requests do.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from llmplug.ops.tuning_table import RowKey
     from llmplug.specs import KernelSpec
 
+_log = logging.getLogger(__name__)
 _OTHER_BITS = "it differs in bits from the default sizes"
 
 Asked = tuple[torch.dtype, Shape]  # what a launcher wants sizes for
@@ -137,7 +139,12 @@ class Search:
         groups: dict[Asked, list[Workload]] = {}
         for workload in tunable.workloads(self.sizes, self.device, self.dtype):
             trial = _Trial(tunable.name)
-            workload.prepare(kernel.load(trial))()
+            try:
+                workload.prepare(kernel.load(trial))()
+            except Exception as error:  # noqa: BLE001 - such as a lack of memory; it is told
+                _refuse_lost_device(self.device, {})
+                _log.warning("%s: a workload is left out: %s", kernel.name, _shorten(error))
+                continue
             for asked in trial.asked:
                 groups.setdefault(asked, []).append(workload)
         return groups
@@ -273,4 +280,6 @@ def _refuse_lost_device(device: torch.device, sizes: Sizes) -> None:
         try:
             torch.cuda.synchronize(device)
         except RuntimeError as error:
-            raise KernelInputError(f"the GPU was lost with {dict(sizes)}: {error}") from error
+            raise KernelInputError(
+                f"the GPU was lost with {dict(sizes) or 'the default sizes'}: {error}"
+            ) from error

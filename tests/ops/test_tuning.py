@@ -138,6 +138,21 @@ def test_each_shape_has_a_row_and_is_not_searched_twice() -> None:
     assert len(list(search({1: 1e-6, 2: 2e-6}, done).find_rows(KERNEL, changed))) == 2
 
 
+def test_workload_that_the_default_cannot_run_is_left_out(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def double_few(x_TD: torch.Tensor, tuning: Any = None) -> torch.Tensor:
+        if len(x_TD) > 16:
+            raise torch.OutOfMemoryError("no memory is left")
+        return double(x_TD, tuning)
+
+    spec = replace(SPEC, load=lambda tuning=None: partial(double_few, tuning=tuning))
+    kernel = take_kernel(spec, [spec], {"double": DOUBLE})
+    (row,) = search({1: 2e-6, 2: 1e-6}).find_rows(kernel, make_tunable(2, rows=(16, 64)))
+    assert dict(row.key.shape) == {"rows": 16}
+    assert caplog.messages == ["double/mine: a workload is left out: no memory is left"]
+
+
 def test_rows_are_rounded_up_to_a_bucket() -> None:
     counts = [1, 16, 17, 2048, 100_000]
     assert [bucket_rows(count) for count in counts] == [16, 16, 64, 2048, 2048]
