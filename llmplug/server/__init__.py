@@ -18,6 +18,7 @@ channel_text.py  text to content, thinking and tool calls, by the model's dialec
 content_tokens.py  which tokens are content, for log-probabilities
 deltas.py      what is new in a reply
 admission.py   how many requests may wait
+slow_bytes.py  what comes byte by byte has as long as what comes at once
 gate.py        what happens before a handler runs: request id, key, body
 auth.py        who may call what
 form.py        the parts of an uploaded form
@@ -25,6 +26,7 @@ body.py        bytes -> JSON -> checked fields
 sse.py         server-sent events with exactly one terminal event
 errors.py      every exception -> status and OpenAI's error body
 metrics.py     Prometheus
+open_requests.py  gauges of what requests take while they are worked on
 record.py      one access-log line a request
 batches/       files, and batches of requests in them, with and without a server
 responses/     what the Responses API needs beside the rest: items, events, a store

@@ -45,6 +45,7 @@ from llmplug.server.routes import (
     stored_responses,
     tokenize,
 )
+from llmplug.server.slow_bytes import DeadlineProtocol
 from llmplug.server.tls import open_tls
 from llmplug.server.traces import open_traces
 from llmplug.server.watchdog import Watchdog
@@ -203,6 +204,7 @@ async def start_server(
     server = await app.create_server(
         sock=sock,
         ssl=tls,
+        protocol=DeadlineProtocol,
         backlog=_BACKLOG,
         access_log=False,
         asyncio_server_kwargs={"start_serving": False},
