@@ -8,6 +8,7 @@ The names below are public, and so are the modules `llmplug.ops`, `llmplug.diale
 from __future__ import annotations
 
 import importlib
+import warnings
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
@@ -69,16 +70,27 @@ _PUBLIC = {
     "llmplug.stored_weights": ("Fp8Tensor", "IntCodes", "PackedIntTensor"),
 }
 _HOME = {name: module for module, names in _PUBLIC.items() for name in names}
+# Old name -> (the name that replaces it, the version that no longer has the old one).
+_RENAMED: dict[str, tuple[str, str]] = {}
 
 __all__ = ["__version__", *_HOME]  # noqa: PLE0604 - names are resolved by __getattr__
 
 
 def __getattr__(name: str) -> Any:
+    if name in _RENAMED:
+        name = _warn_of_old_name(name)
     try:
         module = importlib.import_module(_HOME[name])
     except KeyError:
         raise AttributeError(f"module 'llmplug' has no attribute {name!r}") from None
     return getattr(module, name)
+
+
+def _warn_of_old_name(old: str) -> str:
+    new, gone_in = _RENAMED[old]
+    words = f"llmplug.{old} is now llmplug.{new}; llmplug {gone_in} will not have the old name"
+    warnings.warn(words, DeprecationWarning, stacklevel=3)
+    return new
 
 
 def __dir__() -> list[str]:
