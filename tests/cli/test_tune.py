@@ -37,9 +37,9 @@ def gate(x_T2F, *, tuning=None):
         raise KeyboardInterrupt
     return silu_mul(x_T2F) + (sizes["BLOCK"] == 3)
 
-def prepare(rows, kernel):
+def prepare(rows, dtype, kernel):
     import torch
-    return partial(kernel, torch.ones(rows, 8))
+    return partial(kernel, torch.ones(rows, 8, dtype=dtype))
 
 def list_tunables(device):
     from llmplug.ops import Tunable, Workload
@@ -47,7 +47,7 @@ def list_tunables(device):
         name="gate", compiler="none 1", source=lambda: "SOURCE", shape_names=("width", "rows"),
         candidates=({"BLOCK": 2}, {"BLOCK": 3}, *MORE), is_exact=True,
         workloads=lambda sizes, device, dtype: [
-            Workload(prepare=partial(prepare, rows), num_bytes=1.0, num_flops=0.0)
+            Workload(prepare=partial(prepare, rows, dtype), num_bytes=1.0, num_flops=0.0)
             for rows in (16, 64)
         ],
     )]
