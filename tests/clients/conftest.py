@@ -10,7 +10,6 @@ import re
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -89,5 +88,5 @@ def _is_ready(root: str) -> bool:
     try:
         with urllib.request.urlopen(f"{root}/ready", timeout=10) as reply:
             return bool(reply.status == 200)
-    except urllib.error.URLError:
+    except OSError:  # refused, cut off, or a 503
         return False

@@ -304,7 +304,7 @@ def _drop_ours(path: str, reply: Json) -> Json:
     if path.startswith("/v1/models"):
         return _map_data(reply, lambda card: _without(card, OURS_OF_MODELS))
     if path.startswith("/v1/responses"):  # one that is not finished has no usage
-        return _without(reply, _list_nulls(reply) & {"usage"})
+        return _without(reply, _list_nulls(reply) & {"usage", "user"})
     if path.startswith("/v1/batches"):
         return _map_data(reply, lambda batch: _without(batch, _list_nulls(batch)))
     if path == "/v1/embeddings":  # base64, which clients ask for, is not in the description

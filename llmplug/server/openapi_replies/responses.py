@@ -140,8 +140,8 @@ _RESPONSE = make_object(
         "top_p": NUMBER_OR_NULL,
         "truncation": {"enum": ["auto", "disabled"]},
         "usage": or_null(_USAGE),
-    },
-    {"user": TEXT},
+        "user": TEXT_OR_NULL,
+    }
 )
 
 REPLIES: Mapping[str, Json] = {

@@ -62,7 +62,7 @@ def start_response(
         "top_p": asked.top_p,
         "truncation": asked.truncation or "disabled",
         "usage": None,
-        **({} if asked.user is None else {"user": asked.user}),  # the one that is never null
+        "user": asked.user,
     }
 
 
