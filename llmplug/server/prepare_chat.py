@@ -14,7 +14,6 @@ from llmplug.server.delivery import PLAIN, Delivery
 from llmplug.server.fit_prompt import choose_enough, fit_prompt
 from llmplug.server.generation import Echo
 from llmplug.server.schema.structured import read_structure
-from llmplug.server.schema.tools import ToolUse, read_tools
 from llmplug.server.thinking import choose_template_options, make_budget
 
 if TYPE_CHECKING:
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     from llmplug.server.model_service import ModelService
     from llmplug.server.schema.chat import ChatRequest
     from llmplug.server.schema.messages import Message
+    from llmplug.server.schema.tools import ToolUse
     from llmplug.server.service import Service
     from llmplug.specs import ReasoningParserSpec
 
@@ -62,7 +62,7 @@ async def prepare_chat(
         extra=extra,
         beams=asked.beams,
     )
-    use = read_tools(asked.tools, asked.tool_choice, asked.parallel_tool_calls)
+    use = asked.read_tool_use()
     dialect = model.dialect
     started_at = time.perf_counter()
     prompt = await render_chat(model, asked, messages, use, enough or choose_enough(asked, model))

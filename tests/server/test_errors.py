@@ -123,8 +123,8 @@ FIELDS: list[tuple[dict[str, Any], str, str]] = [
     ({"messages": [{"role": {}, "content": "a"}]}, "messages[0].role", "invalid_value"),
     (
         {"messages": [{"role": "function", "name": "f", "content": "a"}]},
-        "messages[0].role",
-        "unsupported_parameter",
+        "messages[0].name",
+        "invalid_value",
     ),
     (
         {"messages": [{"role": "tool", "content": "a"}]},
@@ -172,7 +172,7 @@ FIELDS: list[tuple[dict[str, Any], str, str]] = [
     ({"stream": True, "stream_options": 5}, "stream_options", "invalid_type"),
     ({"tools": [{"type": "function"}]}, "tools[0].function", "invalid_type"),
     ({"tool_choice": "required"}, "tool_choice", "invalid_value"),
-    ({"functions": [{"name": "f"}]}, "functions", "unsupported_parameter"),
+    ({"functions": [{"name": "f"}], "tools": []}, "functions", "invalid_value"),
     ({"response_format": {"type": "json_object"}}, "response_format", "unsupported_parameter"),
     ({"response_format": {"type": "json_schema"}}, "response_format.json_schema", "invalid_type"),
     ({"response_format": {"type": "xml"}}, "response_format.type", "unsupported_parameter"),

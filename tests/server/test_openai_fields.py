@@ -19,8 +19,8 @@ WITHOUT_EFFECT = "without effect"  # it is taken, and says nothing that the clie
 CHAT: dict[str, tuple[str, Any, Any]] = {
     "audio": ("refused", None, {"voice": "alloy", "format": "wav"}),
     "frequency_penalty": (SERVED, 0.5, "x"),
-    "function_call": ("refused", "none", {"name": "f"}),
-    "functions": ("refused", [], [{"name": "f"}]),
+    "function_call": (SERVED, "none", {"name": "f"}),  # without `functions`
+    "functions": (SERVED, [], [{"name": "f x"}]),
     "logit_bias": (SERVED, {"65": 1}, {"x": 1}),
     "logprobs": (SERVED, True, 1),
     "max_completion_tokens": (SERVED, 5, 0),

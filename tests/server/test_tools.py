@@ -481,7 +481,6 @@ BAD_HISTORIES: list[tuple[list[dict[str, Any]], str, str]] = [
         "invalid_value",
     ),
     (change(1, reasoning=["Hm."]), "messages[1].reasoning", "invalid_type"),
-    (change(1, function_call={"name": "f"}), "messages[1].function_call", "unsupported_parameter"),
 ]
 
 

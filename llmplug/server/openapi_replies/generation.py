@@ -42,16 +42,16 @@ _TIMINGS = make_object(
         "cached_tokens": COUNT,
     }
 )
-_CALL = make_object(
-    {
-        "id": TEXT,
-        "type": {"const": "function"},
-        "function": make_object({"name": TEXT, "arguments": TEXT}),
-    }
-)
+_FUNCTION = make_object({"name": TEXT, "arguments": TEXT})
+_CALL = make_object({"id": TEXT, "type": {"const": "function"}, "function": _FUNCTION})
 _MESSAGE = make_object(
     {"role": {"const": "assistant"}, "content": TEXT_OR_NULL, "refusal": NULL},
-    {"reasoning_content": TEXT, "reasoning": TEXT, "tool_calls": make_list(_CALL)},
+    {
+        "reasoning_content": TEXT,
+        "reasoning": TEXT,
+        "tool_calls": make_list(_CALL),
+        "function_call": _FUNCTION,
+    },
 )
 _TOKEN: Json = {"token": TEXT, "logprob": NUMBER_OR_NULL, "bytes": IDS}
 _CHAT_LOGPROBS = make_object(
@@ -95,7 +95,7 @@ REPLIES: Mapping[str, Json] = {
                 "index": COUNT,
                 "message": _MESSAGE,
                 "logprobs": or_null(_CHAT_LOGPROBS),
-                "finish_reason": {"enum": ["stop", "length", "tool_calls"]},
+                "finish_reason": {"enum": ["stop", "length", "tool_calls", "function_call"]},
             },
             _CHOICE,
         ),

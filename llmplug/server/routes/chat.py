@@ -8,6 +8,7 @@ from llmplug.errors import InvalidRequest
 from llmplug.server.admission import admit
 from llmplug.server.body import check_fields, read_json
 from llmplug.server.delivery import read_delivery
+from llmplug.server.param_names import rename_field
 from llmplug.server.prepare_chat import prepare_chat
 from llmplug.server.record import record_of
 from llmplug.server.routes.answer import (
@@ -20,6 +21,7 @@ from llmplug.server.routes.answer import (
 from llmplug.server.schema.chat import ChatRequest
 from llmplug.server.schema.chat_reply import ChatReply
 from llmplug.server.schema.fields import UNSERVED_IN_CHAT, split_fields
+from llmplug.server.schema.functions import NAMES as FUNCTION_NAMES
 from llmplug.server.schema.messages import read_messages
 from llmplug.server.schema.reply import TokenNames
 from llmplug.server.unknown_fields import report_unknown
@@ -73,7 +75,7 @@ async def create_chat_completion(request: Request) -> HTTPResponse | None:
             reply = _make_reply(request, model, asked, generation)
             return await answer(request, generation, reply, headers)
         except InvalidRequest as error:
-            raise rename_param(error, _param_names(asked)) from None
+            raise _rename(error, asked) from None
         finally:
             ticket.close()
 
@@ -92,7 +94,13 @@ def _make_reply(
         TokenNames(model.tokenizer, as_ids=bool(asked.return_tokens_as_token_ids)),
         choose_shown(asked, generation, has_logprobs=bool(asked.logprobs)),
         () if asked.include_reasoning is False else request.app.ctx.reasoning_names,
+        calls_functions=asked.has_functions,
     )
+
+
+def _rename(error: InvalidRequest, asked: ChatRequest) -> InvalidRequest:
+    error = rename_param(error, _param_names(asked))
+    return rename_field(error, FUNCTION_NAMES) if asked.has_functions else error
 
 
 def _param_names(asked: ChatRequest) -> dict[str, str]:

@@ -14,7 +14,6 @@ from llmplug.server.record import record_of
 from llmplug.server.schema.fields import split_fields
 from llmplug.server.schema.messages import read_messages
 from llmplug.server.schema.tokenize import DetokenizeRequest, TokenizeRequest
-from llmplug.server.schema.tools import read_tools
 from llmplug.server.text_input import Cut, encode_texts
 from llmplug.server.unknown_fields import report_unknown
 from llmplug.server.vectors import admitted
@@ -104,5 +103,5 @@ async def _encode_text(
 async def _encode_chat(
     model: ModelService, chat: ChatRequest, messages: list[Message], enough: Enough
 ) -> list[int]:
-    use = read_tools(chat.tools, chat.tool_choice, chat.parallel_tool_calls)
+    use = chat.read_tool_use()
     return (await render_chat(model, chat, messages, use, enough)).ids

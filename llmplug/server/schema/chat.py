@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from llmplug.errors import InvalidRequest, UnsupportedParameter
+from llmplug.server.schema.functions import read_functions
 from llmplug.server.schema.generation import GenerationFields
+from llmplug.server.schema.tools import ToolUse, read_tools
 
 # They belong to the renderer: a request that sets them could replace what it renders.
 RESERVED_TEMPLATE_ARGUMENTS = frozenset(
@@ -43,6 +45,8 @@ class ChatRequest(GenerationFields):
     tools: Any = None  # read_tools checks these two
     tool_choice: Any = None
     parallel_tool_calls: bool | None = None
+    functions: Any = None  # read_functions checks these two
+    function_call: Any = None
     reasoning_effort: str | None = None
     include_reasoning: bool | None = None
     thinking_token_budget: int | None = None
@@ -99,6 +103,24 @@ class ChatRequest(GenerationFields):
                     code="invalid_type",
                 )
         return self.documents
+
+    @property
+    def has_functions(self) -> bool:
+        """Whether tools go by the names that OpenAI deprecated."""
+        return bool(self.functions)
+
+    def read_tool_use(self) -> ToolUse:
+        """Return what the request says of tools, by either names.
+
+        Raises:
+            InvalidRequest: it is malformed, or mixes the names.
+        """
+        if self.functions in (None, []) and self.function_call in (None, "none"):
+            return read_tools(self.tools, self.tool_choice, self.parallel_tool_calls)
+        for name in ("tools", "tool_choice", "parallel_tool_calls"):
+            if getattr(self, name) is not None:
+                raise InvalidRequest(f"'functions' does not go with '{name}'.", param="functions")
+        return read_functions(self.functions, self.function_call)
 
     @property
     def token_limit(self) -> int | None:

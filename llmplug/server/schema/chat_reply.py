@@ -23,6 +23,7 @@ class ChatReply:
 
     Args:
         reasoning_names: fields that thinking is sent in; none of them: it is not sent.
+        calls_functions: a call is sent as `function_call`, as the request's fields had it.
     """
 
     def __init__(
@@ -31,11 +32,14 @@ class ChatReply:
         names: TokenNames,
         shown: Shown,
         reasoning_names: Sequence[str] = (),
+        *,
+        calls_functions: bool = False,
     ) -> None:
         self._head = head
         self._names = names
         self._shown = shown
         self._reasoning_names = reasoning_names
+        self._calls_functions = calls_functions
         self._start = head.frame_start("chat.completion.chunk")
         self._text_end = b'},"logprobs":null,"finish_reason":null}]'
 
@@ -62,10 +66,16 @@ class ChatReply:
                 self._chunk(delta.index, self._reasoning_fields(delta.reasoning), None, None)
             )
         if delta.call is not None:
-            calls = {"tool_calls": [_call_fields(delta.call)]}
+            fields = _call_fields(delta.call)
+            calls = (
+                {"function_call": fields["function"]}
+                if self._calls_functions
+                else {"tool_calls": [fields]}
+            )
             frames.append(self._chunk(delta.index, calls, None, None))
         if delta.finish_reason is not None:
-            frames.append(self._chunk(delta.index, {}, None, delta.finish_reason, write_end(delta)))
+            reason = self._finish_reason(delta.finish_reason)
+            frames.append(self._chunk(delta.index, {}, None, reason, write_end(delta)))
         return frames
 
     def closing(self, usage: Usage) -> list[bytes]:
@@ -82,7 +92,7 @@ class ChatReply:
                     "index": choice.index,
                     "message": self._message(choice),
                     "logprobs": self._logprobs(choice.tokens) if self._shown.logprobs else None,
-                    "finish_reason": choice.finish_reason,
+                    "finish_reason": self._finish_reason(choice.finish_reason),
                     **write_end(choice),
                     **self._shown.choice_fields(choice),
                 }
@@ -102,16 +112,23 @@ class ChatReply:
         reasoning = "".join(choice.reasonings)
         if reasoning:
             message |= self._reasoning_fields(reasoning)
-        if choice.calls:
-            message["tool_calls"] = [
-                {
-                    "id": call.id,
-                    "type": "function",
-                    "function": {"name": call.name, "arguments": "".join(call.arguments)},
-                }
-                for call in choice.calls.values()
-            ]
+        calls = [
+            {
+                "id": call.id,
+                "type": "function",
+                "function": {"name": call.name, "arguments": "".join(call.arguments)},
+            }
+            for call in choice.calls.values()
+        ]
+        if calls and self._calls_functions:
+            message["function_call"] = calls[0]["function"]
+        elif calls:
+            message["tool_calls"] = calls
         return message
+
+    def _finish_reason(self, reason: str | None) -> str | None:
+        is_call = reason == "tool_calls" and self._calls_functions
+        return "function_call" if is_call else reason
 
     def _reasoning_fields(self, reasoning: str) -> dict[str, str]:
         return dict.fromkeys(self._reasoning_names, reasoning)

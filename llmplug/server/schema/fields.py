@@ -47,8 +47,6 @@ UNSERVED_IN_CHAT: Mapping[str, Neutral] = {
     **UNSERVED_EVERYWHERE,
     "audio": _is_empty,
     "best_of": _is_one_of(1),
-    "function_call": _is_one_of("none"),
-    "functions": _is_empty,
     "modalities": _is_one_of(["text"], []),
     "verbosity": _is_one_of("medium"),
     "web_search_options": lambda value: value is None,
@@ -76,8 +74,6 @@ UNSERVED_IN_COMPLETIONS: Mapping[str, Neutral] = {
     "thinking_token_budget": _is_empty,
 }
 _SUCCESSORS = {
-    "functions": "Use 'tools'.",
-    "function_call": "Use 'tool_choice'.",
     # Fields of chats in Responses.
     "logprobs": "Use 'include'.",
     "max_completion_tokens": "Use 'max_output_tokens'.",

@@ -14,12 +14,14 @@ _ROLES = {
     "user": "user",
     "assistant": "assistant",
     "tool": "tool",
+    "function": "tool",  # deprecated by OpenAI, as `function_call`
 }
-_UNSERVED_FIELDS = ("function_call", "audio")
+_UNSERVED_FIELDS = ("audio",)
+_OWNERS = {"tool_calls": "assistant", "function_call": "assistant", "tool_call_id": "tool"}
 # Thinking of an earlier answer goes by either name in requests, as it does in replies.
 _REASONING = ("reasoning_content", "reasoning")
 _KNOWN = frozenset(
-    {"role", "content", "name", "tool_calls", "tool_call_id", *_UNSERVED_FIELDS, *_REASONING}
+    {"role", "content", "name", *_OWNERS, *_UNSERVED_FIELDS, *_REASONING}
     # What replies hold besides, and clients send back as it came.
     | {"refusal", "annotations"}
 )
@@ -61,6 +63,8 @@ class _Reader:
     def __init__(self) -> None:
         self.ignored: list[str] = []
         self._call_ids: set[str] = set()
+        self._function_ids: dict[str, str] = {}  # by name, of the last `function_call` of each
+        self._num_functions = 0
         self._num_parts = 0
 
     def read(self, raw: Any, where: str) -> Message:
@@ -72,7 +76,7 @@ class _Reader:
                 raise UnsupportedParameter(
                     f"'{where}.{unserved}' is not supported.", param=f"{where}.{unserved}"
                 )
-        for place, owner in (("tool_calls", "assistant"), ("tool_call_id", "tool")):
+        for place, owner in _OWNERS.items():
             if raw.get(place) and role != owner:
                 raise _refuse(f"{where}.{place}", f"belongs in messages of role {owner!r}")
         message: Message = {"role": role}
@@ -80,6 +84,10 @@ class _Reader:
         if role == "assistant":
             message |= self._read_answer(raw, where)
             needs_content = len(message) == 1
+        elif raw["role"] == "function":
+            message["tool_call_id"] = self._read_function_name(raw, where)
+            message["content"] = ""  # which may be null
+            needs_content = False
         elif role == "tool":
             message["tool_call_id"] = self._read_call_id(raw, where)
         self._count(raw.get("content"), f"{where}.content")
@@ -109,7 +117,30 @@ class _Reader:
             found["tool_calls"] = [
                 self._read_call(call, f"{where}.tool_calls[{i}]") for i, call in enumerate(calls)
             ]
+        if raw.get("function_call") is not None:
+            if calls:
+                raise _refuse(f"{where}.function_call", "does not go with 'tool_calls'")
+            found["tool_calls"] = [
+                self._read_function_call(raw["function_call"], f"{where}.function_call")
+            ]
         return found
+
+    def _read_function_call(self, raw: Any, where: str) -> dict[str, Any]:
+        """Read the call of a function as that of a tool, which has an id."""
+        function = self._read_function(raw, where)
+        self._num_functions += 1
+        call_id = f"call{self._num_functions:05}"  # nine characters: some templates insist
+        self._function_ids[function["name"]] = call_id
+        return {"id": call_id, "type": "function", "function": function}
+
+    def _read_function_name(self, raw: dict[str, Any], where: str) -> str:
+        """Return the id of the call that a function's message answers."""
+        name = _require_text(raw, "name", where)
+        if name not in self._function_ids:
+            raise _refuse(
+                f"{where}.name", f"is {name[:100]!r}, and no 'function_call' before it has it"
+            )
+        return self._function_ids[name]
 
     def _count(self, parts: Any, where: str) -> None:
         """Refuse more parts than all messages together may have."""
@@ -126,21 +157,21 @@ class _Reader:
                 param=f"{where}.type",
             )
         call_id = _require_text(raw, "id", where)
-        function = raw.get("function")
-        if not isinstance(function, dict):
-            raise _invalid(f"{where}.function", "an object", code="invalid_type")
-        name = _require_text(function, "name", f"{where}.function")
-        arguments = function.get("arguments")
-        if arguments is not None and not isinstance(arguments, str | dict):
-            raise _invalid(
-                f"{where}.function.arguments", "JSON text or an object", code="invalid_type"
-            )
-        if is_deeper(arguments, MAX_DEPTH):
-            raise _refuse(f"{where}.function.arguments", f"is nested over {MAX_DEPTH} deep")
+        shown = self._read_function(raw.get("function"), f"{where}.function")
         self._call_ids.add(call_id)
         self.ignored += [f"{where}.{key}" for key in raw if key not in _KNOWN_IN_CALLS]
-        shown = {"name": name, "arguments": {} if arguments in (None, "") else arguments}
         return {"id": call_id, "type": "function", "function": shown}
+
+    def _read_function(self, raw: Any, where: str) -> dict[str, Any]:
+        if not isinstance(raw, dict):
+            raise _invalid(where, "an object", code="invalid_type")
+        name = _require_text(raw, "name", where)
+        arguments = raw.get("arguments")
+        if arguments is not None and not isinstance(arguments, str | dict):
+            raise _invalid(f"{where}.arguments", "JSON text or an object", code="invalid_type")
+        if is_deeper(arguments, MAX_DEPTH):
+            raise _refuse(f"{where}.arguments", f"is nested over {MAX_DEPTH} deep")
+        return {"name": name, "arguments": {} if arguments in (None, "") else arguments}
 
     def _read_call_id(self, raw: dict[str, Any], where: str) -> str:
         call_id = _require_text(raw, "tool_call_id", where)
@@ -156,12 +187,6 @@ def _read_role(raw: dict[str, Any], where: str) -> str:
     role = raw.get("role")
     if role is None:
         raise _missing(f"{where}.role")
-    if role == "function":
-        raise UnsupportedParameter(
-            f"'{where}.role': messages of functions are not supported; tools answer with role "
-            "'tool'.",
-            param=f"{where}.role",
-        )
     if not isinstance(role, str) or role not in _ROLES:
         raise _invalid(f"{where}.role", f"one of {', '.join(_ROLES)}")
     return _ROLES[role]
