@@ -6,6 +6,7 @@ import enum
 import hashlib
 import json
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -93,6 +94,18 @@ class Plugin:
         """The top-level package that it is imported from."""
         return self.found.value.partition(":")[0].partition(".")[0]
 
+    @property
+    def code(self) -> str | None:
+        """The file or folder that the package is imported from; imports nothing."""
+        try:
+            spec = find_spec(self.package)
+        except (ImportError, ValueError):
+            return None
+        if spec is None:
+            return None
+        folders = spec.submodule_search_locations
+        return str(next(iter(folders))) if folders else spec.origin
+
     def __str__(self) -> str:
         found = self.found
         where = f" ({self.file})" if self.file else ""
@@ -112,6 +125,7 @@ class Plugin:
             "hooks": list(self.hooks),
             "offers": [{"kind": offer.kind, "name": offer.name} for offer in self.offers],
             "reason": self.reason,
+            "code": self.code,
             "file": self.file,
             "exception": self.exception,
             "traceback": self.traceback,

@@ -8,6 +8,7 @@ The only caller of pluggy besides the hook marker.
 from __future__ import annotations
 
 import inspect
+import re
 import time
 import traceback
 from collections import defaultdict
@@ -182,6 +183,7 @@ def _collect(found: Found) -> tuple[tuple[str, ...], tuple[Offer, ...]]:
     """
     if not found.entry_point.pattern.match(found.value):
         raise _IncompatibleError(f"{found.value!r} is neither 'module' nor 'module:object'")
+    _check_version(found)
     plugin = found.entry_point.load()
     if inspect.isclass(plugin):
         raise _IncompatibleError("the entry point names a class; name a module or an instance")
@@ -199,6 +201,28 @@ def _collect(found: Found) -> tuple[tuple[str, ...], tuple[Offer, ...]]:
     offers = tuple(offer for caller in callers for offer in _call(caller))
     _refuse_twins(offers, plugin)
     return tuple(caller.name for caller in callers), offers
+
+
+def _check_version(found: Found) -> None:
+    """Refuse a plugin whose distribution asks for another version of llmplug."""
+    dist = found.entry_point.dist
+    lines = (dist.requires or ()) if dist is not None and found.distribution != GROUP else ()
+    is_ours = re.compile(rf"{GROUP}(?![\w.-])(?!.*extra ==)")
+    wanted = [line for line in lines if is_ours.match(line)]
+    if not wanted:
+        return
+    from packaging.requirements import InvalidRequirement, Requirement
+
+    for line in wanted:
+        try:
+            requirement = Requirement(line)
+        except InvalidRequirement as error:
+            reason = f"its distribution requires {line!r}: {_one_line(error)}"
+            raise _IncompatibleError(reason) from None
+        if not requirement.specifier.contains(__version__, prereleases=True):
+            raise _IncompatibleError(
+                f"its distribution requires {line}, and this is llmplug {__version__}"
+            )
 
 
 def _check_hook(manager: pluggy.PluginManager, plugin: object, name: str) -> None:

@@ -56,6 +56,7 @@ class Site:
         distribution: str | None = None,
         version: str = "1.0",
         value: str | None = None,
+        requires: str | None = None,
     ) -> Path:
         """Install a plugin.
 
@@ -64,21 +65,31 @@ class Site:
             code: of the module, after `HEAD`.
             distribution: `dist-<name>` by default.
             value: of the entry point; the module by default.
+            requires: what the distribution needs.
         """
         distribution = distribution or f"dist-{name}"
         module = f"fake_{distribution}_{name}".replace("-", "_")
         self.modules.append(module)
         path = self.folder / f"{module}.py"
         path.write_text(HEAD + textwrap.dedent(code))
-        self.describe(distribution, f"[llmplug]\n{name} = {value or module}\n", version=version)
+        points = f"[llmplug]\n{name} = {value or module}\n"
+        self.describe(distribution, points, version=version, requires=requires)
         return path
 
-    def describe(self, distribution: str, entry_points: str, *, version: str = "1.0") -> None:
+    def describe(
+        self,
+        distribution: str,
+        entry_points: str,
+        *,
+        version: str = "1.0",
+        requires: str | None = None,
+    ) -> None:
         """Write a distribution's metadata, with this text as its entry_points.txt."""
         info = self.folder / f"{distribution.replace('-', '_')}-{version}.dist-info"
         info.mkdir()
         (info / "METADATA").write_text(
             f"Metadata-Version: 2.1\nName: {distribution}\nVersion: {version}\n"
+            + ("" if requires is None else f"Requires-Dist: {requires}\n")
         )
         (info / "entry_points.txt").write_text(entry_points)
 

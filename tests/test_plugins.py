@@ -197,6 +197,26 @@ def test_text_in_place_of_a_tuple_is_incompatible(site: Site) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("requires", "state"),
+    [
+        ("llmplug>=0.1,<0.3", "ok"),
+        ("llmplug", "ok"),
+        ("llmplug-extras>=99", "ok"),
+        ('llmplug[test-kit]>=99 ; extra == "test"', "ok"),
+        ("llmplug>=99", "incompatible"),
+        ("llmplug[transformers]<0.1", "incompatible"),
+        ("llmplug>=", "incompatible"),
+    ],
+)
+def test_a_version_that_is_asked_for_is_looked_at(site: Site, requires: str, state: str) -> None:
+    code = GOOD.replace("good", "mine") if state == "ok" else "raise SystemExit"
+    plugin = load_one(site, code, requires=requires)
+    assert plugin.state == state, plugin.reason
+    if state != "ok":
+        assert requires in plugin.reason
+
+
 def test_class_is_incompatible(site: Site) -> None:
     plugin = load_one(site, "class Plugin: pass", value="fake_dist_odd_odd:Plugin")
     assert plugin.state is State.INCOMPATIBLE

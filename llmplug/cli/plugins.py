@@ -22,6 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--check", action="store_true", help="exit 1 if any plugin is neither ok nor blocked"
     )
+    parser.add_argument("--explain", metavar="NAME", help="tell all about one plugin")
     parser.add_argument("--hook", metavar="NAME", help="only plugins with this hook: samplers")
     add_config(parser, required=False)
 
@@ -31,6 +32,8 @@ def run(args: argparse.Namespace) -> int:
     from llmplug.cli.terminal import write, write_json
 
     report = _load_report(args)
+    if args.explain is not None:
+        return _explain(args, report)
     hook = None if args.hook is None else _find_hook(args.hook)
     plugins = [plugin for plugin in report.plugins if hook is None or hook in plugin.hooks]
     if args.json:
@@ -39,6 +42,44 @@ def run(args: argparse.Namespace) -> int:
     else:
         write("\n".join(_describe(plugins)))
     return 1 if args.check and report.problems else 0
+
+
+def _explain(args: argparse.Namespace, report: PluginReport) -> int:
+    """Print one plugin, whole; exit as `--check` would for it alone."""
+    from llmplug.cli.terminal import write, write_json
+    from llmplug.did_you_mean import did_you_mean
+    from llmplug.errors import PluginError
+
+    found = report.called(args.explain)
+    if not found:
+        hint = did_you_mean(args.explain, [plugin.found.name for plugin in report.plugins])
+        raise PluginError(f"no plugin {args.explain!r} is installed{hint}")
+    if args.json:
+        write_json({"plugins": [plugin.as_json() for plugin in found]})
+    else:
+        write("\n\n".join("\n".join(_tell(plugin)) for plugin in found))
+    return 1 if args.check and any(plugin.is_problem for plugin in found) else 0
+
+
+def _tell(plugin: Plugin) -> Iterator[str]:
+    from llmplug.cli.terminal import format_table
+
+    found = plugin.found
+    rows = [
+        ("plugin", found.long_name),
+        ("version", found.version),
+        ("entry point", f"{found.name} = {found.value}"),
+        ("code", plugin.code or "not found"),
+        ("state", str(plugin.state)),
+        ("reason", plugin.reason or "-"),
+        ("at", plugin.file or "-"),
+        ("hooks", ", ".join(plugin.hooks) or "-"),
+        ("offers", ", ".join(map(str, plugin.offers)) or "-"),
+        ("loaded in", f"{plugin.load_s * 1000:.0f} ms"),
+    ]
+    yield from format_table([row for row in rows if row[1] != "-"])
+    if plugin.traceback:
+        yield f"\n{plugin.traceback.rstrip()}"
 
 
 def _load_report(args: argparse.Namespace) -> PluginReport:

@@ -40,6 +40,21 @@ def test_json_has_everything(site: Site, capsys: pytest.CaptureFixture[str]) -> 
     assert "ZeroDivisionError" in rows["odd"]["traceback"]
 
 
+def test_explain_tells_all_of_one(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
+    good, odd = site.install("mine", GOOD), site.install("odd", "1 / 0")
+    assert main(["plugins", "--explain", "dist-mine:mine"]) == 0
+    told = dict(line.split(None, 1) for line in capsys.readouterr().out.splitlines())
+    assert told["state"] == "ok"
+    assert told["code"] == str(good)
+    assert told["offers"] == "sampler mine"
+    assert main(["plugins", "--explain", "odd", "--check"]) == 1
+    out = capsys.readouterr().out
+    assert f'File "{odd}", line' in out
+    assert "ZeroDivisionError: division by zero" in out
+    assert main(["plugins", "--explain", "mime"]) == 2
+    assert "no plugin 'mime' is installed; did you mean 'mine'?" in capsys.readouterr().err
+
+
 def test_bundled_plugins_pass_the_check(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plugins", "--check"]) == 0, capsys.readouterr().out
 
