@@ -14,6 +14,7 @@ Each takes what a hook returns, and raises an AssertionError that says what to d
     check_loader           llmplug_model_loaders()
     check_model            llmplug_models()
     check_sampler          llmplug_samplers()
+    check_fused_sampler    llmplug_samplers(), those that stand for several
     check_tool_parser      llmplug_tool_parsers()
     check_reasoning_parser llmplug_reasoning_parsers()
 
@@ -29,6 +30,7 @@ from typing import TYPE_CHECKING, Any
 _PUBLIC = {
     "llmplug.testing.call_writing": ("Call",),
     "llmplug.testing.chat_templates": ("check_chat_template",),
+    "llmplug.testing.fused_samplers": ("check_fused_sampler",),
     "llmplug.testing.grammar_cases": ("Case",),
     "llmplug.testing.grammars": ("check_grammar",),
     "llmplug.testing.guarded_memory": ("GuardedMemory", "poisoned_memory"),
@@ -58,6 +60,7 @@ def __dir__() -> list[str]:
 if TYPE_CHECKING:
     from llmplug.testing.call_writing import Call as Call
     from llmplug.testing.chat_templates import check_chat_template as check_chat_template
+    from llmplug.testing.fused_samplers import check_fused_sampler as check_fused_sampler
     from llmplug.testing.grammar_cases import Case as Case
     from llmplug.testing.grammars import check_grammar as check_grammar
     from llmplug.testing.guarded_memory import GuardedMemory as GuardedMemory

@@ -13,7 +13,7 @@ import llmplug_standard
 from llmplug import SamplerRow
 from llmplug.ops import REFERENCES
 from llmplug.ops.table import KernelChoice, KernelTable, make_reference_table
-from llmplug.testing import check_sampler
+from llmplug.testing import check_fused_sampler, check_sampler
 from llmplug_standard.categorical import Categorical
 from llmplug_standard.top_p import TopP
 
@@ -323,43 +323,33 @@ def fused_row(name: str, parts, prompt=(), output=(), seed=0) -> SamplerRow:
     return row
 
 
-def test_all_filters_in_one_are_these_one_after_the_other() -> None:
-    logits = make_logits(4)
-    parts = [
+FUSED = {
+    "filter_tokens": [
         {"top_k": {"top_k": 60}, "top_p": {"top_p": 0.8}, "min_p": {"min_p": 0.05}},
         {"top_p": {"top_p": 0.5}},
         {"top_k": {"top_k": 5000}, "min_p": {"min_p": 0.2}},
         {"top_k": {"top_k": 7}},
-    ]
-    fused = logits.clone()
-    sampler = SPECS["filter_tokens"].make(VOCAB_SIZE, CPU, make_served_ops())
-    sampler.apply(fused, [fused_row("filter_tokens", each) for each in parts])
-    for row, each in enumerate(parts):
-        expected = logits[row : row + 1].clone()
-        for name, params in each.items():
-            make_sampler(name).apply(expected, [make_row(name, **params)])
-        assert torch.equal(fused[row], expected[0])
-
-
-def test_all_penalties_in_one_are_these_one_after_the_other() -> None:
-    logits = make_logits(3)
-    parts = [
+    ],
+    "penalise_tokens": [
         {
             "repetition_penalty": {"repetition_penalty": 1.3},
             "presence_frequency": {"presence_penalty": 0.4, "frequency_penalty": 0.2},
         },
         {"presence_frequency": {"frequency_penalty": -0.5}},
         {"repetition_penalty": {"repetition_penalty": 0.7}},
-    ]
-    prompt, output = sample_ids(30, 5), sample_ids(40, 6)
-    fused = logits.clone()
-    sampler = SPECS["penalise_tokens"].make(VOCAB_SIZE, CPU, make_served_ops())
-    sampler.apply(fused, [fused_row("penalise_tokens", each, prompt, output) for each in parts])
-    for row, each in enumerate(parts):
-        expected = logits[row : row + 1].clone()
-        for name, params in each.items():
-            make_sampler(name).apply(expected, [make_row(name, prompt, output, **params)])
-        torch.testing.assert_close(fused[row], expected[0])
+    ],
+    "choose_tokens": [
+        {"greedy": {"temperature": 0}},
+        {"temperature": {"temperature": 0.6}, "categorical": {"temperature": 0.6}},
+        {"categorical": {"temperature": 0.6}},
+    ],
+}
+
+
+@pytest.mark.parametrize("name", FUSED)
+def test_several_in_one_are_these_one_after_the_other(name) -> None:
+    parts = [SPECS[part] for part in SPECS[name].fuses]
+    check_fused_sampler(SPECS[name], parts, FUSED[name], vocab_size=VOCAB_SIZE)
 
 
 def test_greedy_scaled_and_plain_rows_are_chosen_in_one_pass() -> None:

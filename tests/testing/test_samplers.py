@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ import torch
 from pydantic import BaseModel
 
 from llmplug import SamplerRow, SamplerSpec
-from llmplug.testing import check_sampler
+from llmplug.testing import check_fused_sampler, check_sampler
 from llmplug.testing.sampler_rows import OPS
 
 INF = float("inf")
@@ -221,3 +222,52 @@ def test_a_vocabulary_is_read_where_it_is_asked_for() -> None:
 
     run(make_spec(Cut, make=make, reads_vocabulary=True))
     assert set(sizes) == {(501, 501)}
+
+
+# --- samplers of several in one -----------------------------------------------------------------
+class CutBoth(Cut):
+    """What `Cut` does, by the stricter of two settings."""
+
+
+class CutOnce(Cut):
+    """Forgets all settings but the first row's."""
+
+    def apply(self, logits_RV, rows):
+        super().apply(logits_RV, [rows[0]] * len(rows))
+
+
+def fuse(parts: dict[str, Params]) -> Params:
+    return Params(strength=min(params.strength for params in parts.values()))
+
+
+def make_parts() -> list[SamplerSpec]:
+    first = make_spec(Cut)
+    return [replace(first, name="first"), replace(first, name="second")]
+
+
+def make_fused(sampler: type, fuse: Any = fuse) -> SamplerSpec:
+    return make_spec(sampler, fuses=("first", "second"), fuse=fuse)
+
+
+SETTINGS = [
+    {"first": {"strength": 2.0}, "second": {"strength": 0.5}},
+    {"second": {"strength": 1.0}},
+    {"first": {"strength": 4.0}},
+]
+
+
+def test_several_in_one_are_compared_with_their_parts() -> None:
+    check_fused_sampler(make_fused(CutBoth), make_parts(), SETTINGS)
+    with pytest.raises(AssertionError, match="mine depends on the batch"):
+        check_fused_sampler(make_fused(CutOnce), make_parts(), SETTINGS)
+    with pytest.raises(AssertionError, match="mine is not first, then second with"):
+        check_fused_sampler(
+            make_fused(CutBoth, fuse=lambda parts: next(iter(parts.values()))),
+            make_parts(),
+            SETTINGS,
+        )
+    with pytest.raises(AssertionError, match="give these as `parts`"):
+        check_fused_sampler(make_fused(CutBoth), make_parts()[:1], SETTINGS)
+    nowhere = make_spec(Cut, fuses=("first", "second"), fuse=fuse, make=lambda *_: None)
+    with pytest.raises(AssertionError, match="`make` gives None where kernels serve all ops"):
+        check_fused_sampler(nowhere, make_parts(), SETTINGS)
