@@ -182,6 +182,7 @@ def _listen_to_child(
                 if listener is not None:
                     listener.close()
                 listener = socket.socket(fileno=descriptors[0])
+                listener.set_inheritable(False)  # else whatever a child runs would hold the port
             else:
                 return listener, ready_at
 

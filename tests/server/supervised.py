@@ -19,6 +19,8 @@ from pathlib import Path
 
 from llmplug.server.supervisor import Supervisor, supervise
 
+INHERITABLE = 9
+
 
 def serve(supervisor: Supervisor) -> int:
     journal = Path(os.environ["JOURNAL"])
@@ -35,6 +37,8 @@ def serve(supervisor: Supervisor) -> int:
     if listener is None:
         listener = socket.create_server(("127.0.0.1", 0))
         supervisor.keep(listener)
+    if listener.get_inheritable():  # programs that it starts would hold the port
+        return INHERITABLE
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda number, frame: react(supervisor, number))
     supervisor.tell_ready()
