@@ -15,7 +15,7 @@ SUBSET = (
     "tests/engine/test_block_pool.py",
     "tests/engine/test_limits.py",
     "tests/plugins/test_safetensors.py",
-    "tests/server/test_errors.py",
+    "tests/server/test_body.py",
     "tests/test_plugins.py",
 )
 # pytest says so of its own plugins, too.
@@ -40,6 +40,7 @@ def test_assertions_of_tests_are_still_made(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # of a suite within the suite
 def test_nothing_rests_on_an_assert() -> None:
     done = run("-x", *SUBSET)
     assert done.returncode == 0, done.stdout[-4000:]
