@@ -23,6 +23,7 @@ GOOD: dict[str, dict[str, Any]] = {
     "/v1/completions": {"prompt": "Hi"},
     "/v1/responses": {"input": "Hi"},
     "/v1/responses/input_tokens": {"input": "Hi"},
+    "/v1/responses/compact": {"input": "Hi"},
     "/v1/messages": {"messages": MESSAGES, "max_tokens": 5},
     "/v1/messages/count_tokens": {"messages": MESSAGES},
     "/v1/conversations": {},
