@@ -9,6 +9,7 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 
 BIN := $(VENV)/bin
 FUZZ := build/fuzz
+SITE := build/site
 CLIENTS := build/clients
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 INSTALL := $(PIP) install -qq --constraint constraints.txt
@@ -72,6 +73,12 @@ types: $(WORK_READY)  ## check types, strictly
 docs: $(WORK_READY)  ## write the reference pages of docs/ from the code
 	@$(BIN)/python -m docs.write_reference
 
+site:  ## build docs/ as a site in build/html, warnings being errors (its builder is installed apart)
+	@test -x $(SITE)/bin/mkdocs || { $(PYTHON) -m venv $(SITE) && \
+		$(SITE)/bin/python -m pip --disable-pip-version-check install -qq 'mkdocs-material>=9.6,<10'; }
+	@NO_MKDOCS_2_WARNING=1 $(SITE)/bin/mkdocs build --quiet --strict
+	@echo "site: ok"
+
 bench: $(WORK_READY)  ## measure the server of CONFIG, one JSON line a row (ARGS: see --help)
 	@$(BIN)/python -m benchmarks.serve --config $(CONFIG) $(ARGS)
 
@@ -98,7 +105,7 @@ wheel-check: wheel  ## install the wheel alone in an environment of its own, and
 	@rm -rf build/clean
 	@echo "wheel: ok"
 
-check: lint types wheel-check test  ## all that CI runs
+check: lint types site wheel-check test  ## all that CI runs
 
 freeze: $(WORK_READY)  ## write constraints.txt anew from what .venv holds
 	@{ sed -n '/^#/p' constraints.txt; $(PIP) freeze --exclude-editable | sed 's/+cpu$$//' | \

@@ -1,6 +1,6 @@
 """Code on pages is that of files: `make docs` copies it in, and a test compares.
 
-A block that begins with ```` ```python file=path ```` holds that file of the project, whole.
+A block that begins with ```` ```python title="path" ```` holds that file of the project, whole.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 PAGES = ROOT / "docs" / "plugins"
-_BLOCK = re.compile(r"^```(\w+) file=(\S+)\n(?:.*?\n)??```$", re.MULTILINE | re.DOTALL)
+_BLOCK = re.compile(r'^```(\w+) title="(\S+)"\n(?:.*?\n)??```$', re.MULTILINE | re.DOTALL)
 
 
 def fill_in(page: str) -> str:
@@ -19,7 +19,7 @@ def fill_in(page: str) -> str:
     def read(block: re.Match[str]) -> str:
         language, path = block.groups()
         code = (ROOT / path).read_text(encoding="utf-8").strip("\n")
-        return f"```{language} file={path}\n{code}\n```"
+        return f'```{language} title="{path}"\n{code}\n```'
 
     return _BLOCK.sub(read, page)
 

@@ -27,7 +27,7 @@ def test_code_on_pages_is_that_of_files(path: Path) -> None:
 
 
 def test_code_of_a_page_is_replaced() -> None:
-    page = "before\n```toml file=pyproject.toml\nOUTDATED\n```\nafter\n"
+    page = 'before\n```toml title="pyproject.toml"\nOUTDATED\n```\nafter\n'
     filled = included_code.fill_in(page)
     assert "OUTDATED" not in filled
     assert 'name = "llmplug"' in filled
