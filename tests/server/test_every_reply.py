@@ -70,6 +70,11 @@ async def call_generation(start: StartServer, folder: Path) -> Caller:
         for fields in ({}, TOLD, {"logprobs": True, "top_logprobs": 2, **TOLD}):
             body = {"model": "toy", "messages": MESSAGES, "tools": tools, **fields}
             await call("POST", "/v1/chat/completions", body)
+        if tools:
+            old = {"functions": [each["function"] for each in tools]}
+            await call(
+                "POST", "/v1/chat/completions", {"model": "toy", "messages": MESSAGES, **old}
+            )
         for fields in ({}, TOLD, {"logprobs": 2, "echo": True, **TOLD}):
             await call("POST", "/v1/completions", {"model": "toy", "prompt": "a", **fields})
         named = [
