@@ -2,7 +2,7 @@
 
 The launchers are called as they are, on tensors of the CPU. A stand-in driver says which GPU to
 compile for, and kernels are compiled where they would be launched. Run as a script, in a process
-without TRITON_INTERPRET.
+without TRITON_INTERPRET, with the ops whose kernels are meant.
 """
 
 from __future__ import annotations
@@ -100,6 +100,8 @@ def main() -> None:
     )
     JITFunction.__getitem__ = compile_only
     for spec in llmplug_kernels():
+        if spec.op not in sys.argv[1:]:
+            continue
         kernel = spec.load()
         if spec.op == "attention":
             for dtype, example in ATTENTION:

@@ -52,8 +52,11 @@ def examples_of(op: str, dtype: str):
     return list(REFERENCES[op].example_inputs(DEVICE, DTYPES[dtype]))
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("op", SPECS)
+@pytest.mark.parametrize(
+    ("op", "dtype"),
+    # Logits are float32 whatever the dtype: once is enough.
+    [(o, d) for o in SPECS for d in DTYPES if d == "float32" or not o.endswith("_tokens")],
+)
 def test_kernel_equals_reference(op: str, dtype: str) -> None:
     check_equals_reference(REFERENCES[op], KERNELS[op], examples_of(op, dtype), dtype)
 
@@ -269,11 +272,20 @@ def test_fused_store_refuses_what_does_not_fit() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Triton brings its compiler on Linux alone")
-def test_kernels_compile_for_a_gpu(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "ops",
+    [["attention"], ["linear"], sorted({*SPECS} - {"attention", "linear"})],
+    ids=["attention", "linear", "the others"],
+)
+def test_kernels_compile_for_a_gpu(ops: list[str], tmp_path: Path) -> None:
     environment = {**os.environ, "TRITON_CACHE_DIR": str(tmp_path)}
     environment.pop("TRITON_INTERPRET", None)
     done = subprocess.run(
-        [sys.executable, COMPILE], capture_output=True, text=True, check=False, env=environment
+        [sys.executable, COMPILE, *ops],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment,
     )
     assert done.returncode == 0, done.stderr
-    assert {line.split()[0] for line in done.stdout.splitlines()} == SPECS.keys()
+    assert {line.split()[0] for line in done.stdout.splitlines()} == set(ops)
