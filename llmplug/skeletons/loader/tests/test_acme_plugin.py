@@ -11,7 +11,7 @@ from llmplug.testing import check_loader
 
 from acme_plugin import llmplug_model_loaders
 
-CONFIG = {"architectures": ["LlamaForCausalLM"], "hidden_size": 4}
+CONFIG = {"architectures": ["SomeForCausalLM"], "hidden_size": 4}
 TENSORS = {
     "model.norm.weight": torch.tensor([1.0, 2.0, 3.0, 4.0]),
     "lm_head.weight": torch.randn(5, 4, generator=torch.Generator().manual_seed(0)).half(),

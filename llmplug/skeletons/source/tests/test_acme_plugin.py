@@ -15,7 +15,7 @@ def note(stage: str, done: int, total: int) -> None:
 @pytest.fixture
 def archive(tmp_path: Path) -> Path:
     model = tmp_path / "config.json"
-    model.write_text('{"architectures": ["LlamaForCausalLM"]}')
+    model.write_text('{"architectures": ["SomeForCausalLM"]}')
     path = tmp_path / "model.tar"
     with tarfile.open(path, "w") as file:
         file.add(model, arcname="config.json")
