@@ -17,13 +17,13 @@ from engine.fake_model import (
     output_of,
 )  # fmt: skip
 from engine.tiny_engine import SAMPLERS
-from plugins.sampler_rows import CPU, OPS
 from pydantic import BaseModel
 
 from llmplug import InvalidRequest, SamplerSpec, SamplingParams, UnsupportedParameter
 from llmplug.engine.limits import normalise
 from llmplug.engine.sample import SamplerChain
 from llmplug.engine.sequence import Sequence
+from llmplug.testing.sampler_rows import CPU, OPS
 from llmplug.types import FinishReason
 
 LIMITS = dataclasses.replace(make_settings().limits, samplers=tuple(SAMPLERS))

@@ -8,8 +8,8 @@ import torch
 from llmplug.ops import REFERENCES, AttentionBatch, KernelTable, LoadedTensor
 from llmplug.ops.attention_examples import apply_attention, make_attention_example
 from llmplug.ops.rope_store import apply_rope_store
+from llmplug.testing import GuardedMemory
 from llmplug_triton import llmplug_kernels
-from tests.ops.guarded_memory import GuardedMemory
 from tests.ops.kernel_checks import copied
 from tests.ops.packed_weights import make_int_tensor
 from tests.plugins.block_tensors import make_blocks

@@ -11,8 +11,8 @@ import torch
 from llmplug import KernelInputError
 from llmplug.ops import REFERENCES, Fp8Tensor, LoadedTensor
 from llmplug.ops.attacker_rows import find_other_outputs, with_attacker
+from llmplug.testing import GuardedMemory
 from llmplug_triton import llmplug_kernels
-from tests.ops.guarded_memory import GuardedMemory
 from tests.ops.kernel_checks import (
     DTYPES,
     check_equals_reference,
