@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -26,6 +28,12 @@ def test_every_name_is_there_and_says_what_it_does() -> None:
         assert name not in {"check", *dir(object)}
     checks = [name for name in testing.__all__ if name.startswith("check_")]
     assert [name for name in checks if f"    {name} " not in testing.__doc__] == []
+
+
+def test_the_page_tells_of_every_check() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "plugins" / "testing.md").read_text()
+    told = set(re.findall(r"^\| `(check_\w+)` \|", page, re.MULTILINE))
+    assert told == {name for name in testing.__all__ if name.startswith("check_")}
 
 
 def test_a_wrong_name_is_said() -> None:
