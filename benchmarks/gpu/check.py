@@ -152,8 +152,10 @@ def _find_other_answers(bench: Bench, path: Path) -> Iterator[str]:
 
 def _find_all(bench: Bench, specs: Sequence[KernelSpec], seed: int) -> Iterator[str]:
     yield from find_unpoisoned(bench.device)
+    # Triton's interpreter cuts off what does not fit bfloat16, where GPUs round.
+    dtypes = [name for name in DTYPES if bench.device.type != "cpu" or name != "bfloat16"]
     for spec in specs:
-        for dtype in DTYPES:
+        for dtype in dtypes:
             yield from find_unlike(spec, bench.device, dtype, seed)
             yield from find_leaks(spec, bench.device, dtype, seed)
     if any(spec.op == "linear" for spec in specs):
@@ -184,7 +186,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for line in _find_other_answers(bench, options.model.expanduser()):
         num_unlike += 1
         print(line, flush=True)
-    print(f"{len(specs)} kernels tried in {len(DTYPES)} dtypes, {num_unlike} differences")
+    print(f"{len(specs)} kernels tried, {num_unlike} differences")
     return 1 if num_unlike else 0
 
 
