@@ -4,8 +4,8 @@
     make bench-gpu       bench: kernels, engine and transformers' continuous batching
 
 They need no server and nothing installed but torch, triton, pydantic, msgspec, pluggy, safetensors
-and (for comparisons) transformers. `--device cpu --tiny` walks through all but the device; Triton 3.6 does so with numpy 2.3, and not
-with 2.5.
+and (for comparisons) transformers. `--device cpu --tiny` walks through all but the device; Triton
+3.6 does so with numpy 2.3, and not with 2.5.
 
 device     which device, its clock, and what it can do: bandwidth and products in this same run
 models     shapes of real models, with random weights that are made on the device; files
