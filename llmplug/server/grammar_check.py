@@ -84,12 +84,13 @@ class GrammarChecker:
             self._process = await asyncio.create_subprocess_exec(
                 *self._argv, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
             )
+            self._pending = {}  # of this process: the end of the one before it is not theirs
             self._write(self._payload)
-            self._reader = asyncio.create_task(self._read(self._process))
+            self._reader = asyncio.create_task(self._read(self._process, self._pending))
 
     async def rest(self) -> None:
         """End the process while nobody waits for it; the next grammar starts another."""
-        if not self._pending:
+        if not self._by_key:
             await self.stop()
 
     async def stop(self) -> None:
@@ -104,7 +105,7 @@ class GrammarChecker:
     async def _try(self, key: bytes, data: bytes) -> str | None:
         waiting = self._by_key.get(key)
         if waiting is None:
-            if len(self._pending) >= MAX_WAITING:
+            if len(self._by_key) >= MAX_WAITING:
                 raise Overloaded("Too many grammars wait to be compiled.", retry_after_s=1)
             waiting = asyncio.get_running_loop().create_future()
             waiting.add_done_callback(lambda done: self._forget(key, done))
@@ -121,26 +122,26 @@ class GrammarChecker:
 
     async def _send(self, data: bytes, waiting: asyncio.Future[str | None]) -> None:
         number = next(self._ids)
-        self._pending[number] = waiting
         try:
             await self.start()
+            self._pending[number] = waiting
             self._write(msgspec.msgpack.encode(Trial(number, data)))
         except OSError as error:
-            del self._pending[number]
+            self._pending.pop(number, None)
             waiting.set_exception(EngineUnavailable(f"No grammar can be tried now: {error}"))
 
     def _write(self, data: bytes) -> None:
         if self._process is not None and self._process.stdin is not None:
             self._process.stdin.write(frame_message(data))
 
-    async def _read(self, process: Process) -> None:
+    async def _read(self, process: Process, pending: dict[int, asyncio.Future[str | None]]) -> None:
         """Pass verdicts on until the process ends; who still waits then is told."""
         stdout = process.stdout
         try:
             while stdout is not None:
                 size = int.from_bytes(await stdout.readexactly(LENGTH_BYTES), "big")
                 verdict = msgspec.msgpack.decode(await stdout.readexactly(size), type=Verdict)
-                waiting = self._pending.pop(verdict.id, None)
+                waiting = pending.pop(verdict.id, None)
                 if waiting is None or waiting.done():
                     continue
                 if verdict.is_busy:
@@ -154,7 +155,6 @@ class GrammarChecker:
         status = await process.wait()
         if self._process is process:
             log.warning("the grammar process ended with status %d; the next one starts it", status)
-        pending, self._pending = self._pending, {}
         for waiting in pending.values():
             if not waiting.done():
                 waiting.set_exception(EngineUnavailable("The grammar process ended. Try again."))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -18,16 +18,17 @@ CLOSE = {"Connection": "close"}
 
 
 @pytest.fixture
-def no_collector() -> Iterator[None]:
+def has_large_body() -> Iterator[Callable[[], bool]]:
+    """Whether a body, or what was read of one, is in memory; what was there before is not ours."""
     gc.collect()
     gc.disable()
-    yield
+    before = {id(value) for value in find_large()}
+    yield lambda: any(id(value) not in before for value in find_large())
     gc.enable()
 
 
-def has_large_body() -> bool:
-    """Whether a body, or what was read of one, is in memory."""
-    return any(is_large(value) for each in gc.get_objects() for value in list_values(each))
+def find_large() -> Iterator[Any]:
+    return (each for holder in gc.get_objects() for each in list_values(holder) if is_large(each))
 
 
 def list_values(holder: Any) -> list[Any]:
@@ -51,9 +52,12 @@ def is_large(value: Any) -> bool:
         ([LONG], 400),
     ],
 )
-@pytest.mark.usefixtures("no_collector")
 async def test_answered(
-    start: StartServer, body: Any, status: int, headers: dict[str, str]
+    start: StartServer,
+    body: Any,
+    status: int,
+    headers: dict[str, str],
+    has_large_body: Callable[[], bool],
 ) -> None:
     server = await start()
     response = await server.http.post("/v1/chat/completions", json=body, headers=headers)
@@ -61,8 +65,7 @@ async def test_answered(
     await until(lambda: not has_large_body())
 
 
-@pytest.mark.usefixtures("no_collector")
-async def test_gone(start: StartServer) -> None:
+async def test_gone(start: StartServer, has_large_body: Callable[[], bool]) -> None:
     server = await start(endless(asyncio.Event()))
     asked = asyncio.create_task(server.chat(user=LONG, stream=True))
     await until(lambda: server.num_in_flight == 1)

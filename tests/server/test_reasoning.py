@@ -77,7 +77,7 @@ async def test_answer_may_begin_within_thinking(start: StartServer) -> None:
     ("text", "answer", "reasoning", "content"),
     [
         ("The answer", " is <b>.", None, " is <b>."),
-        ("<think>So", " on</think>Yes", "on", "Yes"),
+        ("<think>So", " on</think>Yes", " on", "Yes"),
         ("<think>So</think>", "Yes", None, "Yes"),
     ],
 )
