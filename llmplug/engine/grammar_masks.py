@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from llmplug.engine.freed_memory import give_back_freed
 from llmplug.errors import UnsupportedParameter
 from llmplug.grammar import MASK_WORD_BITS, decode_grammar, num_mask_words
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from llmplug.ops import KernelTable
 
 CACHE_BYTES = 64 * 2**20  # of compiled grammars that nobody may be using
+LARGE_BYTES = 4 * 2**20  # a grammar that took several times as much while it was compiled
 # What each byte of a mask adds to the logits of its eight ids: a sum that is ready beside the
 # forward pass takes a CPU a small part of the time that unpacking bits and `masked_fill` take.
 _BIAS_OF_BYTE = np.where(
@@ -113,7 +115,10 @@ class GrammarMasks:
         if self._backend is None:
             assert self._open_backend is not None  # noqa: S101 - `compile` has looked
             self._backend = self._open_backend()
-        return self._backend.compile(decode_grammar(grammar))
+        compiled = self._backend.compile(decode_grammar(grammar))
+        if compiled.num_bytes >= LARGE_BYTES:
+            give_back_freed()
+        return compiled
 
     def _fill(self, states: Sequence[tuple[int, GrammarState]]) -> Masks:
         words_RW = array("i", bytes(4 * self._num_words * len(states)))
