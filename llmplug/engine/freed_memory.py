@@ -6,7 +6,7 @@ import ctypes
 
 
 def give_back_freed() -> None:
-    """Do so where the C library can, as glibc does. Takes milliseconds, and nobody allocates then."""
+    """Do so where the C library can, as glibc does; takes milliseconds."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
