@@ -9,7 +9,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +16,7 @@ import httpx
 import pytest
 from tiny import make_checkpoint
 
+from benchmarks.server import ServerProcess, find_free_port
 from tests.fake_plugins import Site
 
 DEADLINE_S = 120.0
@@ -121,29 +121,14 @@ def test_a_config_that_requires_one_stops_the_start(name: str, site: Site, confi
 
 
 @pytest.fixture
-def served(site: Site, config: Path, tmp_path: Path) -> Iterator[tuple[str, Path]]:
-    log = tmp_path / "log"
-    argv, environment = command(site, "serve", "--config", config)
-    with log.open("w") as file:
-        process = subprocess.Popen(argv, env=environment, stdout=file, stderr=subprocess.STDOUT)
-        try:
-            yield wait_until_ready(log, process), log
-        finally:
-            process.terminate()
-            process.wait(DEADLINE_S)
-
-
-def wait_until_ready(log: Path, process: subprocess.Popen[bytes]) -> str:
-    deadline = time.monotonic() + DEADLINE_S
-    while time.monotonic() < deadline and process.poll() is None:
-        for place in (word for word in log.read_text().split() if word.startswith("http://127.")):
-            try:
-                if httpx.get(f"{place}/ready").status_code == 200:
-                    return place
-            except httpx.HTTPError:
-                pass  # it does not listen yet
-        time.sleep(0.1)
-    raise AssertionError(log.read_text())
+def served(
+    site: Site, config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[str, Path]]:
+    port, log = find_free_port(), tmp_path / "log"
+    argv, environment = command(site, "serve", "--config", config, "--set", f"server.port={port}")
+    monkeypatch.setenv("PYTHONPATH", environment["PYTHONPATH"])
+    with ServerProcess(argv, f"http://127.0.0.1:{port}", log, DEADLINE_S) as server:
+        yield server.url, log
 
 
 def test_the_server_starts_and_serves_beside_them(served: tuple[str, Path]) -> None:

@@ -7,11 +7,8 @@ tests there and is listed as ok; a server of that environment then uses all of t
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 import tarfile
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +17,7 @@ import httpx
 import pytest
 from tiny import make_checkpoint, make_tokenizer
 
+from benchmarks.server import ServerProcess, find_free_port
 from llmplug.errors import PluginError
 from llmplug.skeletons import KINDS, write_plugin
 from tests.packaging.projects import Environment, build_wheel, run
@@ -96,22 +94,19 @@ def served(
 ) -> Iterator[httpx.Client]:
     """A server whose parts come from the written plugins."""
     folder = tmp_path_factory.mktemp("served")
-    config = folder / "config.yaml"
-    config.write_text(json.dumps(write_config(folder)))
-    with (folder / "log").open("w") as log:
-        process = subprocess.Popen(
-            [environment.folder / "bin" / "llmplug", "serve", "--config", config],
-            cwd=folder,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, "XDG_CACHE_HOME": str(folder / "cache")},
-        )
-        try:
-            with httpx.Client(base_url=wait_for(folder / "log", process), timeout=60) as client:
-                yield client
-        finally:
-            process.terminate()
-            process.wait(DEADLINE_S)
+    port, config = find_free_port(), folder / "config.yaml"
+    config.write_text(json.dumps({"server": {"port": port}, **write_config(folder)}))
+    url, log = f"http://127.0.0.1:{port}", folder / "log"
+    command = [str(environment.folder / "bin" / "llmplug"), "serve", "--config", str(config)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+        with (
+            ServerProcess(
+                command, f"http://127.0.0.1:{port}", folder / "log", DEADLINE_S
+            ) as server,
+            httpx.Client(base_url=url, timeout=60) as client,
+        ):
+            yield client
 
 
 def write_config(folder: Path) -> dict[str, Any]:
@@ -129,7 +124,6 @@ def write_config(folder: Path) -> dict[str, Any]:
     write_seed_oss(folder / "seed.acme", folder / "seed")
     common = {"device": "cpu", "dtype": "float32", "cache": {"memory": "8MiB"}}
     return {
-        "server": {"port": 0},
         "models": [
             {
                 "source": f"odd_source:{folder / 'model.tar'}",
@@ -175,21 +169,6 @@ def write_seed_oss(path: Path, folder: Path) -> None:
             stream = io.BytesIO()
             np.save(stream, tensor.float().numpy())
             archive.writestr(f"{name}.npy", stream.getvalue())
-
-
-def wait_for(log: Path, process: subprocess.Popen[bytes]) -> str:
-    """Return where the server listens, once it is ready."""
-    deadline = time.monotonic() + DEADLINE_S
-    while time.monotonic() < deadline and process.poll() is None:
-        places = [word for word in log.read_text().split() if word.startswith("http://127.")]
-        if places:
-            try:
-                if httpx.get(f"{places[0].rstrip('/')}/ready").status_code == 200:
-                    return places[0].rstrip("/")
-            except httpx.HTTPError:
-                pass
-        time.sleep(0.1)
-    raise AssertionError(f"the server did not come up:\n{log.read_text()}")
 
 
 def ask(client: httpx.Client, model: str = "first", **fields: Any) -> dict[str, Any]:
