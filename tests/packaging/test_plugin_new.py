@@ -101,9 +101,7 @@ def served(
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
         with (
-            ServerProcess(
-                command, f"http://127.0.0.1:{port}", folder / "log", DEADLINE_S
-            ) as server,
+            ServerProcess(command, url, log, DEADLINE_S),
             httpx.Client(base_url=url, timeout=60) as client,
         ):
             yield client
