@@ -1,7 +1,7 @@
 """Clients that ask for minutes while processes are killed; prints a line of JSON.
 
-The first two thirds of the time are a storm, the last one a calm: without kills processes live
-long enough for their memory and files to have a slope. Exit status 1: something was not as it
+The first two thirds of the time, or `--storm` minutes, are a storm, the rest a calm: without kills
+processes live long enough for their memory and files to have a slope. Exit status 1: something was not as it
 should be, and the line says what.
 """
 
@@ -38,17 +38,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="benchmarks.soak", description=__doc__)
     parser.add_argument("--config", type=Path, help="serve this in place of a tiny random model")
     parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--storm", type=float, metavar="MINUTES", help="of them with kills")
     parser.add_argument("--clients", type=int, default=200)
     parser.add_argument("--engine-every", type=float, default=20.0, metavar="S", help="0: never")
     parser.add_argument("--http-every", type=float, default=45.0, metavar="S", help="0: never")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("-o", "--output", type=Path, help="write the line there too")
     args = parser.parse_args(argv)
-    storm_s = args.minutes * 60 * STORM_SHARE
+    storm_s = 60 * (args.minutes * STORM_SHARE if args.storm is None else args.storm)
     plan = Plan(
         num_clients=args.clients,
         storm_s=storm_s,
-        calm_s=args.minutes * 60 - storm_s,
+        calm_s=max(0.0, args.minutes * 60 - storm_s),
         engine_every_s=args.engine_every,
         http_every_s=args.http_every,
         seed=args.seed,
