@@ -1,8 +1,8 @@
 """Clients that ask for minutes while processes are killed; prints a line of JSON.
 
 The first two thirds of the time, or `--storm` minutes, are a storm, the rest a calm: without kills
-processes live long enough for their memory and files to have a slope. Exit status 1: something was not as it
-should be, and the line says what.
+processes live long enough for their memory and files to have a slope. Exit status 1: something was
+not as it should be, and the line says what.
 """
 
 from __future__ import annotations
