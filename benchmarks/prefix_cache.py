@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, cast
 from benchmarks.machine import describe_machine
 from benchmarks.workload import Workload, make_prompts
 from llmplug import GenerateRequest, SamplingParams
-from llmplug.assemble import build_engine, load_registry, plan_model
+from llmplug.assemble import load_registry, plan_model
+from llmplug.build import build_engine
 from llmplug.config import load
 
 if TYPE_CHECKING:

@@ -29,7 +29,8 @@ import torch
 from benchmarks.cost import bind_keep, list_tensors
 from benchmarks.machine import read_commit
 from llmplug import GenerateRequest, KernelInputError, SamplingParams
-from llmplug.assemble import build_engine, load_registry, plan_model
+from llmplug.assemble import load_registry, plan_model
+from llmplug.build import build_engine
 from llmplug.config import load
 from llmplug.engine.scheduler import Schedule
 from llmplug.engine.sequence import Sequence

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from llmplug import assemble
+from llmplug.build import build_engine
 from llmplug.chat.bad_words import encode_bad_words
 from llmplug.chat.detokenize import Detokenizer
 from llmplug.chat.stop_strings import StopResult, StopStrings
@@ -92,7 +93,7 @@ class LLM:
             settings = replace(plan.settings, inter_token_ms=math.inf)
             plan = replace(plan, settings=settings)
         self.plan = plan
-        self._engine = assemble.build_engine(self.plan, registry, self._progress)
+        self._engine = build_engine(self.plan, registry, self._progress)
         self.tokenizer = self.plan.tokenizer
 
     def generate(

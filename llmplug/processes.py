@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from llmplug import grammar_backends, logs
-from llmplug.assemble import build_engine, load_registry, open_files, plan_engine
+from llmplug.assemble import load_registry, open_files, plan_engine
+from llmplug.build import build_engine
 from llmplug.config import Config
 from llmplug.errors import PluginError
 from llmplug.plan import SequenceRules

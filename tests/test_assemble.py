@@ -24,7 +24,8 @@ from llmplug import (
     SamplingParams,
     resources,
 )
-from llmplug.assemble import build_engine, cache_dir, load_registry, plan_model, sampler_fields
+from llmplug.assemble import cache_dir, load_registry, plan_model, sampler_fields
+from llmplug.build import build_engine
 from llmplug.config import from_source
 from llmplug.engine.engine import Engine
 from llmplug.plan import ModelPlan, format_bytes

@@ -13,6 +13,7 @@ import pytest
 from engine.fake_model import drain, make_request, output_of
 
 from llmplug import assemble
+from llmplug.build import build_engine
 from llmplug.config import parse
 from llmplug.engine.engine import Engine
 from llmplug_cpu.build import find_reason_against
@@ -40,9 +41,7 @@ def make_engine(source: Path, weight_format: str) -> Engine:
     def ignore(stage: str, done: int, total: int) -> None:
         """Tests draw no bars."""
 
-    return assemble.build_engine(
-        assemble.plan_model(config.models[0], registry, ignore), registry, ignore
-    )
+    return build_engine(assemble.plan_model(config.models[0], registry, ignore), registry, ignore)
 
 
 def run(engine: Engine, prompts: dict[str, list[int]]) -> dict[str, list[int]]:

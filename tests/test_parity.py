@@ -1,9 +1,9 @@
 """A published model in float32: greedy tokens equal transformers' for 64 tokens on many prompts.
 
-The engine is the one that a config makes: planned and built in `assemble`, chat rendered by its
-own template. Transformers reads the same dequantised weights. To decode a prompt it needs about ten
-times as long as to read what the engine said and to name its own best token at each place, which
-decides the same; so it reads all, and decodes some to show that both agree.
+The engine is the one that a config makes: planned in `assemble`, made in `build`, chat rendered by
+its own template. Transformers reads the same dequantised weights. To decode a prompt it needs about
+ten times as long as to read what the engine said and to name its own best token at each place,
+which decides the same; so it reads all, and decodes some to show that both agree.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from engine.fake_model import drain, make_request, output_of
 from tiny import load_reference_of, reference_logits
 
 from llmplug import assemble
+from llmplug.build import build_engine
 from llmplug.config import parse
 from llmplug.engine.engine import Engine
 from llmplug.plan import ModelPlan
@@ -149,7 +150,7 @@ def ignore_progress(stage: str, done: int, total: int) -> None:
 def make_engine(smollm2_gguf: Path) -> MakeEngine:
     def make(block: Sequence[str] = EXACT, **changes: Any) -> Engine:
         planned, registry = plan(smollm2_gguf, block=block, **changes)
-        return assemble.build_engine(planned, registry, ignore_progress)
+        return build_engine(planned, registry, ignore_progress)
 
     return make
 

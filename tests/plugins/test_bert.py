@@ -22,6 +22,7 @@ from tiny_encoders import (
 )
 
 from llmplug import CheckpointError, InvalidRequest, assemble
+from llmplug.build import build_engine
 from llmplug.config import Config
 from llmplug.engine.pooling import PoolingEngine
 from llmplug.testing import check_model
@@ -38,7 +39,7 @@ def open_engine(folder: Path, **fields: Any) -> PoolingEngine:
     config = Config.model_validate({"models": [{"source": str(folder), **SETTINGS, **fields}]})
     registry = assemble.load_registry(config)
     plan = assemble.plan_model(config.models[0], registry, ignore)
-    engine = assemble.build_engine(plan, registry, ignore)
+    engine = build_engine(plan, registry, ignore)
     assert isinstance(engine, PoolingEngine)
     return engine
 

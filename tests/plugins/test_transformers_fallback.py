@@ -16,6 +16,7 @@ from engine.fake_model import drain, make_request, output_of
 from tiny import EOS_ID, make_tokenizer
 
 from llmplug import CheckpointError, assemble
+from llmplug.build import build_engine
 from llmplug.config import Config, parse
 from llmplug.engine.engine import Engine
 from llmplug.plan import ModelPlan
@@ -135,7 +136,7 @@ def plan(folder: Path, **changes: str) -> tuple[ModelPlan, Any]:
 
 def build(folder: Path, **changes: str) -> Engine:
     planned, registry = plan(folder, **changes)
-    engine = assemble.build_engine(planned, registry, _ignore)
+    engine = build_engine(planned, registry, _ignore)
     assert isinstance(engine, Engine)
     return engine
 
