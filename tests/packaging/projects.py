@@ -7,9 +7,16 @@ import os
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import httpx
+import pytest
+
+from benchmarks.server import ServerProcess, find_free_port
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -18,6 +25,7 @@ FOLDERS = [
     for path in PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
     if path != "llmplug"
 ]
+START_TIMEOUT_S = 240.0  # of a server, on a busy machine
 ENTRY_POINTS: dict[str, str] = PROJECT["project"]["entry-points"]["llmplug"]
 
 STRANGER = """
@@ -74,6 +82,21 @@ class Environment:
     def list_plugins(self) -> list[dict[str, Any]]:
         listed = json.loads(self.llmplug("plugins", "--json"))
         return listed["plugins"] if isinstance(listed, dict) else listed
+
+    @contextmanager
+    def serve(self, config: Mapping[str, Any], folder: Path) -> Iterator[httpx.Client]:
+        """Serve a config; its file, its log and what it caches go into `folder`."""
+        port, path = find_free_port(), folder / "config.yaml"
+        path.write_text(json.dumps({**config, "server": {"port": port}}))
+        command = [str(self.folder / "bin" / "llmplug"), "serve", "--config", str(path)]
+        url = f"http://127.0.0.1:{port}"
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+            with (
+                ServerProcess(command, url, folder / "log", START_TIMEOUT_S),
+                httpx.Client(base_url=url, timeout=60) as client,
+            ):
+                yield client
 
 
 def build_wheel(project: Path, out: Path) -> Path:

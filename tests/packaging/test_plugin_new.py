@@ -17,14 +17,11 @@ import httpx
 import pytest
 from tiny import make_checkpoint, make_tokenizer
 
-from benchmarks.server import ServerProcess, find_free_port
 from llmplug.errors import PluginError
 from llmplug.skeletons import KINDS, write_plugin
 from tests.packaging.projects import Environment, build_wheel, run
 
 pytestmark = pytest.mark.slow
-
-DEADLINE_S = 240.0
 
 
 def name_of(kind: str) -> str:
@@ -94,17 +91,8 @@ def served(
 ) -> Iterator[httpx.Client]:
     """A server whose parts come from the written plugins."""
     folder = tmp_path_factory.mktemp("served")
-    port, config = find_free_port(), folder / "config.yaml"
-    config.write_text(json.dumps({"server": {"port": port}, **write_config(folder)}))
-    url, log = f"http://127.0.0.1:{port}", folder / "log"
-    command = [str(environment.folder / "bin" / "llmplug"), "serve", "--config", str(config)]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
-        with (
-            ServerProcess(command, url, log, DEADLINE_S),
-            httpx.Client(base_url=url, timeout=60) as client,
-        ):
-            yield client
+    with environment.serve(write_config(folder), folder) as client:
+        yield client
 
 
 def write_config(folder: Path) -> dict[str, Any]:
