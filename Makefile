@@ -21,8 +21,8 @@ SHELVES := .:plugins/models:plugins/kernels:plugins/samplers
 FROZEN := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve attack test test-fast test-fuzz test-clients test-gpu lint fix types docs \
-	bench bench-gpu soak check wheel wheel-check freeze clean
+.PHONY: help setup serve attack test test-fast test-fuzz test-clients test-examples test-gpu lint \
+	fix types docs bench bench-gpu soak check wheel wheel-check freeze clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | \
@@ -56,11 +56,14 @@ test-clients: $(CLIENTS)/.ready  ## drive a server with other people's clients (
 	@$(CLIENTS)/bin/python -m pytest -c tests/clients/pytest.ini --rootdir . \
 		--server-python $(BIN)/python tests/clients $(ARGS)
 
+test-examples: $(WORK_READY)  ## install the wheels of examples/, test them, ask a server of them
+	@$(BIN)/python -m pytest tests/packaging/test_examples.py $(ARGS)
+
 lint: $(WORK_READY)  ## check style, and who imports whom
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/ruff format --quiet --check . || { echo "run 'make fix'"; exit 1; }
 	@$(BIN)/lint-imports --no-logo > $(VENV)/imports.log || { cat $(VENV)/imports.log; exit 1; }
-	@find llmplug plugins tests benchmarks -name '*.py' -exec wc -l {} + | awk \
+	@find llmplug plugins tests benchmarks examples -name '*.py' -exec wc -l {} + | awk \
 		'$$1 > 400 && $$2 != "total" { print "look twice: " $$2 " has " $$1 " lines" }'
 	@echo "lint: ok"
 
