@@ -1,6 +1,7 @@
 """Who may wait for an engine, and how many: the rest is told when to come back.
 
-Everything here is counted before a prompt is rendered or tokenised.
+Everything here is counted before a prompt is rendered or tokenised; who finds no room whatever it
+asks for is refused before its body is read (`check`, called by gate.py).
 """
 
 from __future__ import annotations
@@ -132,11 +133,10 @@ class Admission:
             Overloaded: the queue, or what this caller or this model may have of it, has no room for
                 all of them.
         """
-        known = self._callers.get(caller) or _Caller(updated_at=self._clock())
-        self._check_queue(num_prompts, num_bytes)
+        known = self.check(num_prompts, num_bytes=num_bytes, caller=caller, limits=limits)
         self._check_model(model, num_prompts)
-        if caller:
-            self._check_caller(known, num_prompts, limits)
+        if caller and limits.per_minute is not None:
+            known.allowance -= 1
         self.num_waiting += num_prompts
         self.num_bytes += num_bytes
         self._num_waiting_for[model] += num_prompts
@@ -144,6 +144,22 @@ class Admission:
         known.num_running += 1
         self._callers[caller] = known
         return Ticket(self, caller, model, num_prompts, num_bytes)
+
+    def check(
+        self, num_prompts: int, *, num_bytes: int, caller: str, limits: CallerLimits = NO_LIMITS
+    ) -> _Caller:
+        """See whether there is room, whatever the model; no place is taken.
+
+        Returns:
+            What is known of the caller.
+        Raises:
+            Overloaded: as `enter` would.
+        """
+        self._check_queue(num_prompts, num_bytes)
+        known = self._callers.get(caller) or _Caller(updated_at=self._clock())
+        if caller:
+            self._check_caller(known, num_prompts, limits)
+        return known
 
     def leave(self, caller: str, model: str, num_prompts: int, *, has_started: bool) -> None:
         """Free places; starts feed the measured rate."""
@@ -212,10 +228,10 @@ class Admission:
                 retry_after_s=MIN_RETRY_S,
             )
         if limits.per_minute is not None:
-            self._spend(known, limits.per_minute)
+            self._check_rate(known, limits.per_minute)
 
-    def _spend(self, known: _Caller, per_minute: float) -> None:
-        """Take one request of a rate: what is not used adds up for a while."""
+    def _check_rate(self, known: _Caller, per_minute: float) -> None:
+        """What is not used of a rate adds up for a while."""
         most = max(1.0, per_minute * BURST_S / 60)
         now = self._clock()
         grown = known.allowance + (now - known.updated_at) * per_minute / 60
@@ -225,7 +241,21 @@ class Admission:
                 f"This API key may send {per_minute:g} requests a minute. Try again later.",
                 retry_after_s=_bound_wait((1 - known.allowance) * 60 / per_minute),
             )
-        known.allowance -= 1
+
+
+def check_room(request: Request, num_prompts: int, num_bytes: int) -> None:
+    """See that an HTTP request may find room before its body is read.
+
+    Args:
+        num_prompts: that it has at least.
+        num_bytes: that its body is said to have.
+    Raises:
+        Overloaded: it will find none.
+    """
+    context = request.app.ctx
+    caller = record_of(request).caller
+    limits = context.keys.limits_of(caller) if caller else NO_LIMITS
+    context.admission.check(num_prompts, num_bytes=num_bytes, caller=caller, limits=limits)
 
 
 def admit(request: Request, num_prompts: int) -> Ticket:

@@ -43,6 +43,7 @@ def add_routes(app: Sanic[Any, Any]) -> None:
         methods=["POST"],
         ctx_schema=ChatRequest,
         ctx_reply="ChatCompletion",
+        ctx_min_prompts=1,
     )
 
 

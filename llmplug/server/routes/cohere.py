@@ -27,6 +27,7 @@ def add_routes(app: Sanic[Any, Any]) -> None:
         methods=["POST"],
         ctx_schema=CohereEmbedRequest,
         ctx_reply="EmbeddingsByType",
+        ctx_min_prompts=1,
     )
 
 

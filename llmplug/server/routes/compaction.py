@@ -49,6 +49,7 @@ def add_routes(app: Sanic[Any, Any]) -> None:
         methods=["POST"],
         ctx_schema=CompactionRequest,
         ctx_reply="Compaction",
+        ctx_min_prompts=1,
     )
 
 

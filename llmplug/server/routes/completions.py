@@ -42,6 +42,7 @@ def add_routes(app: Sanic[Any, Any]) -> None:
         methods=["POST"],
         ctx_schema=CompletionsRequest,
         ctx_reply="Completion",
+        ctx_min_prompts=1,
     )
 
 

@@ -22,6 +22,7 @@ def add_routes(app: Sanic[Any, Any]) -> None:
         methods=["POST"],
         ctx_schema=EmbeddingsRequest,
         ctx_reply="EmbeddingList",
+        ctx_min_prompts=1,
     )
 
 

@@ -56,6 +56,7 @@ def add_routes(app: Sanic[Any, Any], max_bytes: int) -> None:
         ctx_media_type="multipart/form-data",
         ctx_max_bytes=max_bytes,
         ctx_reply="File",
+        ctx_min_prompts=0,  # but bytes
     )
     app.add_route(list_files, "/v1/files", methods=["GET"], ctx_reply="FilePage")
     app.add_route(show_file, one, methods=["GET"], ctx_reply="File")

@@ -64,7 +64,14 @@ def add_routes(app: Sanic[Any, Any]) -> None:
         (create_message, "/v1/messages", MessagesRequest, "Message"),
         (count_tokens, "/v1/messages/count_tokens", CountRequest, "MessageTokens"),
     ):
-        app.add_route(handler, path, methods=["POST"], ctx_schema=schema, ctx_reply=reply)
+        app.add_route(
+            handler,
+            path,
+            methods=["POST"],
+            ctx_schema=schema,
+            ctx_reply=reply,
+            ctx_min_prompts=1,
+        )
 
 
 async def create_message(request: Request) -> HTTPResponse | None:

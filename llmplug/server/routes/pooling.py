@@ -24,7 +24,12 @@ if TYPE_CHECKING:
 def add_routes(app: Sanic[Any, Any]) -> None:
     """Add this endpoint."""
     app.add_route(
-        pool, "/pooling", methods=["POST"], ctx_schema=PoolingRequest, ctx_reply="VectorList"
+        pool,
+        "/pooling",
+        methods=["POST"],
+        ctx_schema=PoolingRequest,
+        ctx_reply="VectorList",
+        ctx_min_prompts=1,
     )
 
 

@@ -69,6 +69,7 @@ def add_routes(app: Sanic[Any, Any]) -> None:
         methods=["POST"],
         ctx_schema=ResponsesRequest,
         ctx_reply="Response",
+        ctx_min_prompts=1,
     )
     app.add_route(
         count_input_tokens,
@@ -76,6 +77,7 @@ def add_routes(app: Sanic[Any, Any]) -> None:
         methods=["POST"],
         ctx_schema=ResponsesRequest,
         ctx_reply="InputTokens",
+        ctx_min_prompts=1,
     )
 
 

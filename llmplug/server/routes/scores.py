@@ -37,7 +37,13 @@ def add_routes(app: Sanic[Any, Any]) -> None:
         for path in paths:
             name = path.strip("/").replace("/", "_")
             app.add_route(
-                handler, path, methods=["POST"], name=name, ctx_schema=schema, ctx_reply=reply
+                handler,
+                path,
+                methods=["POST"],
+                name=name,
+                ctx_schema=schema,
+                ctx_reply=reply,
+                ctx_min_prompts=1,
             )
 
 

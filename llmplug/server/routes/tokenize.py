@@ -38,7 +38,14 @@ def add_routes(app: Sanic[Any, Any]) -> None:
         (tokenize, "/tokenize", TokenizeRequest, "Tokens"),
         (detokenize, "/detokenize", DetokenizeRequest, "Text"),
     ):
-        app.add_route(handler, path, methods=["POST"], ctx_schema=schema, ctx_reply=reply)
+        app.add_route(
+            handler,
+            path,
+            methods=["POST"],
+            ctx_schema=schema,
+            ctx_reply=reply,
+            ctx_min_prompts=1,
+        )
 
 
 async def tokenize(request: Request) -> HTTPResponse:
