@@ -2,8 +2,10 @@
 
 First as many clients as keep the server busy ask one request after another: that is its capacity.
 Then requests come at a multiple of that rate, whether others have been answered or not, as they do
-from a crowd that does not know of each other. The two take turns, as a machine changes. What is
-admitted should be as much as the capacity, and start soon; the rest should be refused at once.
+from a crowd that does not know of each other. The two take turns, as a machine changes: the
+capacity is that before a flood and after it. What is admitted should be as much as the capacity,
+and start soon; the rest should be refused at once. What the HTTP process takes for a refusal, and
+this program for a request, is told: on one machine they take it from the engine.
 Exit status 1: a request ended in any other way.
 """
 
@@ -19,17 +21,18 @@ import tempfile
 import time
 from collections import Counter
 from dataclasses import dataclass, field
+from http import HTTPStatus
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import httpx
-
+from benchmarks.crowd import Answer, Crowd
 from benchmarks.machine import describe_machine
 from benchmarks.report import percentile
 from benchmarks.server import ServerProcess, find_free_port, first_model
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 READY_TIMEOUT_S = 300.0
 OUTPUT_TOKENS = 100
@@ -37,6 +40,7 @@ PROMPT = "Tell me about it. "
 NUM_RUNNING = 4  # sequences at once: few, so that the model is the limit and not the HTTP process
 NUM_WAITING = 8  # requests that may wait
 ANSWERED, REFUSED = "answered", "refused"
+SERVER, GENERATOR = "server", "generator"  # who takes processor time, beside the engine
 TINY = """
 server:
   port: {port}
@@ -71,6 +75,7 @@ class Load:
     started: float
     seconds: float
     calls: list[Call] = field(default_factory=list)
+    cpu_s: Mapping[str, float] = field(default_factory=dict)  # by who took it; of whole processes
 
     def of(self, outcome: str) -> list[Call]:
         """The calls that ended so."""
@@ -83,38 +88,35 @@ class Load:
         return sum(call.ended <= ends_at for call in self.of(ANSWERED)) / self.seconds
 
 
-async def call(http: httpx.AsyncClient, model: str) -> Call:
+async def call(crowd: Crowd, body: bytes) -> Call:
     """Send one request and read its answer to the end."""
-    body = {"model": model, "prompt": PROMPT, "max_tokens": OUTPUT_TOKENS, "ignore_eos": True}
     started = time.monotonic()
-    first_s = None
-    async with http.stream("POST", "/v1/completions", json={**body, "stream": True}) as response:
-        text = b""
-        async for part in response.aiter_bytes():
-            first_s = first_s or time.monotonic() - started
-            text += part
-    ended = time.monotonic()
-    outcome = judge(response, text)
-    return Call(outcome, first_s or ended - started, ended - started, ended)
+    try:
+        answer = await crowd.ask("/v1/completions", body)
+    except OSError as error:
+        ended = time.monotonic()
+        return Call(repr(error), ended - started, ended - started, ended)
+    return Call(judge(answer), answer.first_s, answer.whole_s, time.monotonic())
 
 
-def judge(response: httpx.Response, text: bytes) -> str:
+def judge(answer: Answer) -> str:
     """Say what came of a request."""
-    if response.status_code == httpx.codes.OK:
-        is_whole = text.endswith(b"data: [DONE]\n\n") and b'"finish_reason":"length"' in text
-        return ANSWERED if is_whole else f"broken stream: {text[-200:]!r}"
-    if response.status_code == httpx.codes.TOO_MANY_REQUESTS and "Retry-After" in response.headers:
+    if answer.status == HTTPStatus.OK:
+        is_whole = answer.body.endswith(b"data: [DONE]\n\n")
+        is_long = b'"finish_reason":"length"' in answer.body
+        return ANSWERED if is_whole and is_long else f"broken stream: {answer.body[-200:]!r}"
+    if answer.status == HTTPStatus.TOO_MANY_REQUESTS and "retry-after" in answer.headers:
         return REFUSED
-    return f"{response.status_code} {text[:200]!r}"
+    return f"{answer.status} {answer.body[:200]!r}"
 
 
-async def keep_busy(http: httpx.AsyncClient, model: str, seconds: float) -> Load:
+async def keep_busy(crowd: Crowd, body: bytes, seconds: float) -> Load:
     """Ask with as many clients as run and wait, without a single refusal."""
     load = Load(time.monotonic(), seconds)
 
     async def ask() -> None:
         while time.monotonic() < load.started + seconds:
-            load.calls.append(await call(http, model))
+            load.calls.append(await call(crowd, body))
 
     async with asyncio.TaskGroup() as group:
         for _ in range(NUM_RUNNING + NUM_WAITING // 2):
@@ -122,15 +124,13 @@ async def keep_busy(http: httpx.AsyncClient, model: str, seconds: float) -> Load
     return load
 
 
-async def flood(
-    http: httpx.AsyncClient, model: str, seconds: float, per_s: float, seed: int
-) -> Load:
+async def flood(crowd: Crowd, body: bytes, seconds: float, per_s: float, seed: int) -> Load:
     """Ask at a rate, at random moments, whatever becomes of the requests."""
     rng = random.Random(seed)
     load = Load(time.monotonic(), seconds)
 
     async def ask() -> None:
-        load.calls.append(await call(http, model))
+        load.calls.append(await call(crowd, body))
 
     next_at = load.started
     async with asyncio.TaskGroup() as group:
@@ -141,35 +141,59 @@ async def flood(
 
 
 async def measure(
-    url: str, model: str, *, seconds: float, rounds: int, factor: float
+    port: int,
+    model: str,
+    read_cpu_s: Callable[[], Mapping[str, float]],
+    *,
+    seconds: float,
+    rounds: int,
+    factor: float,
 ) -> dict[str, Any]:
-    """Measure a ready server; return the line."""
-    busy: list[Load] = []
-    flooded: list[Load] = []
-    limits = httpx.Limits(max_connections=None, max_keepalive_connections=64)
-    async with httpx.AsyncClient(
-        base_url=url, timeout=READY_TIMEOUT_S, trust_env=False, limits=limits
-    ) as http:
-        await keep_busy(http, model, seconds / 5)  # a new process is slow at first
-        for number in range(rounds):
-            busy.append(await keep_busy(http, model, seconds))
-            flooded.append(await flood(http, model, seconds, factor * busy[-1].rate, number))
+    """Measure a ready server; return the line.
+
+    Args:
+        read_cpu_s: processor seconds of the server so far, by role.
+    """
+    fields = {"model": model, "prompt": PROMPT, "max_tokens": OUTPUT_TOKENS, "ignore_eos": True}
+    body = json.dumps({**fields, "stream": True}).encode()
+    crowd = Crowd(port)
+
+    async def watch(load: Awaitable[Load]) -> Load:
+        before = {**read_cpu_s(), GENERATOR: time.process_time()}
+        seen = await load
+        after = {**read_cpu_s(), GENERATOR: time.process_time()}
+        seen.cpu_s = {who: after[who] - before.get(who, 0.0) for who in after}
+        return seen
+
+    await keep_busy(crowd, body, seconds / 5)  # a new process is slow at first
+    busy, flooded = [await watch(keep_busy(crowd, body, seconds))], []
+    for number in range(rounds):
+        per_s = factor * busy[-1].rate
+        flooded.append(await watch(flood(crowd, body, seconds, per_s, number)))
+        busy.append(await watch(keep_busy(crowd, body, seconds)))
+    crowd.close()
     return {"kind": "overload", "factor": factor, **describe(busy, flooded)}
 
 
 def describe(busy: Sequence[Load], flooded: Sequence[Load]) -> dict[str, Any]:
-    """Make numbers of what happened; the phases of both kinds are as long."""
-    capacity = statistics.mean(load.rate for load in busy)
+    """Make numbers of what happened.
+
+    Args:
+        busy: as long as the floods; one before and one after each of them.
+    """
+    capacities = [(before.rate + after.rate) / 2 for before, after in pairwise(busy)]
+    capacity = statistics.mean(capacities)
     goodput = statistics.mean(load.rate for load in flooded)
     answered = [each for load in flooded for each in load.of(ANSWERED)]
     refused = [each for load in flooded for each in load.of(REFUSED)]
     outcomes = Counter(each.outcome for load in (*busy, *flooded) for each in load.calls)
     whole_s = [each.whole_s for load in busy for each in load.of(ANSWERED)]
+    shares = [load.rate / each for load, each in zip(flooded, capacities, strict=True)]
     return {
         "capacity_per_s": round(capacity, 2),
         "goodput_per_s": round(goodput, 2),
         "goodput_share": round(goodput / capacity, 3),
-        "rounds": [round(f.rate / b.rate, 3) for b, f in zip(busy, flooded, strict=True)],
+        "rounds": [round(share, 3) for share in shares],
         "answered": len(answered),
         "refused": len(refused),
         "wrong": {name: n for name, n in outcomes.items() if name not in {ANSWERED, REFUSED}},
@@ -177,6 +201,38 @@ def describe(busy: Sequence[Load], flooded: Sequence[Load]) -> dict[str, Any]:
         # Whoever is admitted last waits for those who wait already, and for one that runs.
         "ttft_bound_s": round(NUM_WAITING / capacity + percentile(whole_s, 50), 3),
         "refusal_s": spread([each.first_s for each in refused]),
+        "cores": {"busy": _count_cores(busy), "flooded": _count_cores(flooded)},
+        "cpu_ms": _share_cpu(busy, flooded),
+    }
+
+
+def _count_cores(loads: Sequence[Load]) -> dict[str, float]:
+    """Cores that each process took while the loads lasted."""
+    seconds = sum(load.seconds for load in loads)
+    whoever = {who for load in loads for who in load.cpu_s}
+    return {
+        who: round(sum(load.cpu_s[who] for load in loads) / seconds, 3) for who in sorted(whoever)
+    }
+
+
+def _share_cpu(busy: Sequence[Load], flooded: Sequence[Load]) -> dict[str, float]:
+    """Processor milliseconds of one refusal in the HTTP process, and of one request here.
+
+    What answers take of the HTTP process is known from the time without refusals.
+    """
+
+    def add_up(loads: Sequence[Load], who: str) -> float:
+        return sum(load.cpu_s.get(who, 0.0) for load in loads)
+
+    num_busy, num_flooded, num_refused = (
+        sum(len(load.of(outcome)) for load in loads)
+        for loads, outcome in ((busy, ANSWERED), (flooded, ANSWERED), (flooded, REFUSED))
+    )
+    answers_s = add_up(busy, SERVER) / num_busy * num_flooded
+    num_calls = sum(len(load.calls) for load in flooded)
+    return {
+        "refusal": round((add_up(flooded, SERVER) - answers_s) / max(1, num_refused) * 1000, 3),
+        "generator": round(add_up(flooded, GENERATOR) / num_calls * 1000, 3),
     }
 
 
@@ -200,9 +256,13 @@ def run(folder: Path, *, seconds: float, rounds: int, factor: float) -> dict[str
     )
     program = str(Path(sys.executable).with_name("llmplug"))
     url = f"http://127.0.0.1:{port}"
-    with ServerProcess([program, "serve", "--config", str(config)], url, log, READY_TIMEOUT_S):
+    command = [program, "serve", "--config", str(config)]
+    with ServerProcess(command, url, log, READY_TIMEOUT_S) as server:
         model = first_model(url)
-        return asyncio.run(measure(url, model, seconds=seconds, rounds=rounds, factor=factor))
+        measured = measure(
+            port, model, lambda: server.cpu_s, seconds=seconds, rounds=rounds, factor=factor
+        )
+        return asyncio.run(measured)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -9,9 +9,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
+from benchmarks.crowd import Answer
 from benchmarks.overload import ANSWERED, REFUSED, Call, Load, describe, judge, run
 
 SLACK = 3.0  # times what holds on a machine of one's own
@@ -49,7 +49,7 @@ def test_the_numbers_of_a_line() -> None:
     busy = Load(0.0, 10.0, [make_call(ANSWERED, 0.5, float(t)) for t in range(1, 11)])
     late = make_call(ANSWERED, 3.0, 10.5)  # it came after the flood, and is no part of its rate
     flooded = Load(0.0, 10.0, [*busy.calls[1:], late, *[make_call(REFUSED, 0.01, 5.0)] * 40])
-    line = describe([busy], [flooded])
+    line = describe([busy, busy], [flooded])
     assert (line["capacity_per_s"], line["goodput_per_s"]) == (1.0, 0.9)
     assert (line["answered"], line["refused"], line["wrong"]) == (10, 40, {})
     assert line["ttft_s"]["max"] == 3.0
@@ -57,17 +57,17 @@ def test_the_numbers_of_a_line() -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "headers", "text", "outcome"),
+    ("status", "headers", "body", "outcome"),
     [
         (200, {}, b'data: {"finish_reason":"length"}\n\ndata: [DONE]\n\n', ANSWERED),
         (200, {}, b'data: {"error":{}}\n\ndata: [DONE]\n\n', "broken stream"),
         (200, {}, b'data: {"finish_reason":"length"}\n\n', "broken stream"),
-        (429, {"Retry-After": "1"}, b"{}", REFUSED),
+        (429, {"retry-after": "1"}, b"{}", REFUSED),
         (429, {}, b"{}", "429"),
-        (503, {"Retry-After": "1"}, b"{}", "503"),
+        (503, {"retry-after": "1"}, b"{}", "503"),
     ],
 )
 def test_what_counts_as_which(
-    status: int, headers: dict[str, str], text: bytes, outcome: str
+    status: int, headers: dict[str, str], body: bytes, outcome: str
 ) -> None:
-    assert judge(httpx.Response(status, headers=headers), text).startswith(outcome)
+    assert judge(Answer(status, headers, body, 0.0, 0.0)).startswith(outcome)
