@@ -19,6 +19,7 @@ WORK_READY := $(VENV)/.ready-to-work
 GPU_PYTHON ?= $(BIN)/python
 SHELVES := .:plugins/models:plugins/kernels:plugins/samplers
 FROZEN := pyproject.toml constraints.txt
+ALONE := tests/attack tests/chaos tests/cli tests/packaging tests/server
 
 .DEFAULT_GOAL := help
 .PHONY: help setup serve attack test test-fast test-fuzz test-clients test-examples test-gpu lint \
@@ -36,8 +37,14 @@ serve: $(SERVE_READY)  ## serve CONFIG (config/llama.yaml); fetches the model th
 attack: $(WORK_READY)  ## attack a server of a tiny model, and look at what it leaves
 	@$(BIN)/python -m pytest tests/attack $(ARGS)
 
-test: $(WORK_READY)  ## run the whole suite (ARGS goes to pytest)
+# What watches a clock, a process or a machine's memory runs alone; the rest two files at a time.
+test: $(WORK_READY)  ## run the whole suite (with ARGS: what they say, one after the other)
+ifeq ($(strip $(ARGS)),)
+	@$(BIN)/python -m pytest -n 2 --dist loadfile $(ALONE:%=--ignore=%)
+	@$(BIN)/python -m pytest $(ALONE)
+else
 	@$(BIN)/python -m pytest $(ARGS)
+endif
 
 test-fast: $(WORK_READY)  ## run the suite without what is slow
 	@$(BIN)/python -m pytest -m "not slow" $(ARGS)
