@@ -68,6 +68,7 @@ _PUBLIC = {
         "Weight",
     ),
     "llmplug.stored_weights": ("Fp8Tensor", "IntCodes", "PackedIntTensor"),
+    "llmplug.tensor_slices": ("SliceableTensor",),
 }
 _HOME = {name: module for module, names in _PUBLIC.items() for name in names}
 # Old name -> (the name that replaces it, the version that no longer has the old one).
@@ -244,6 +245,9 @@ if TYPE_CHECKING:
     )
     from llmplug.stored_weights import (
         PackedIntTensor as PackedIntTensor,
+    )
+    from llmplug.tensor_slices import (
+        SliceableTensor as SliceableTensor,
     )
     from llmplug.types import (
         BeamParams as BeamParams,

@@ -59,7 +59,11 @@ class SourceSpec:
 
 # --- checkpoints --------------------------------------------------------------------------------
 class LazyTensor(Protocol):
-    """A tensor that is still in its file."""
+    """A tensor that is still in its file.
+
+    Where weights are divided among ranks, a `SliceableTensor` is read in part; of others the whole
+    is read and cut.
+    """
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -177,6 +181,16 @@ class Weight:
             head that shares the embedding does.
         rows: size of dimension 0 of each source, checked against the file.
         columns: size of dimension 1 of every source; None: the sources are vectors.
+        split: how ranks that compute one model together divide it. `outputs`: by the rows of each
+            source, and the biases with them. `inputs`: by columns, after outputs that were
+            divided the same way; what the ranks compute is summed. `vocabulary`: an embedding, or
+            the head over its tokens, by rows; each rank gets the whole result. None: every rank
+            holds all of it, as of norms.
+        split_unit: rows (columns of `inputs`) of a source that stay together, such as a head's;
+            one for all sources or one for each. Ranks get as many units each, but of units of one
+            row some may get one less.
+        repeats: of each source, whether ranks share a unit where there are fewer units than ranks,
+            as of keys and values; empty: of none.
     """
 
     name: str
@@ -186,6 +200,9 @@ class Weight:
     tied_to: tuple[str, ...] = ()
     rows: tuple[int, ...] = ()
     columns: int | None = None
+    split: Literal["outputs", "inputs", "vocabulary"] | None = None
+    split_unit: int | tuple[int, ...] = 1
+    repeats: tuple[bool, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -210,7 +227,11 @@ class ModelShape:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuildContext:
-    """All that a model gets to build itself from."""
+    """All that a model gets to build itself from.
+
+    Where ranks compute it together, `weights` and the key/value heads of `shape` are this rank's,
+    and it has `num_ranks` times fewer query heads than the config says.
+    """
 
     config: Mapping[str, Any]
     shape: ModelShape
@@ -218,6 +239,7 @@ class BuildContext:
     ops: KernelTable
     device: torch.device
     dtype: torch.dtype
+    num_ranks: int = 1
 
 
 class Model(Protocol):

@@ -9,10 +9,12 @@ Legend: O outputs, I inputs, G groups of neighbouring inputs.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from llmplug.errors import KernelInputError
+from llmplug.tensor_slices import slice_tensor
 
 if TYPE_CHECKING:
     import torch
@@ -125,6 +127,36 @@ class PackedIntTensor:
         """Refuse: the bytes are in several tensors; kernels read `codes`."""
         raise KernelInputError(f"a weight in the layout {self.layout} has no bytes of one tensor")
 
+    def slice(self, dimension: int, start: int, end: int) -> PackedIntTensor:
+        """Return outputs (dimension 0) or inputs, still in the file.
+
+        Raises:
+            KernelInputError: a word or a group would be cut, or groups are out of order.
+        """
+        per_word = _WORD_BITS // self.bits
+        if dimension == 0:
+            _refuse_cut(start, end, per_word, "words")
+            share = (start // per_word, end // per_word)
+            words = share if self.layout == "AWQ" else (start, end)
+            return replace(
+                self,
+                words=slice_tensor(self.words, 1, *words),
+                zeros=slice_tensor(self.zeros, 1, *share),
+                scales=slice_tensor(self.scales, 1, start, end),
+            )
+        if not self.has_groups_in_order():
+            raise KernelInputError("its groups of inputs are out of order, as desc_act makes them")
+        _refuse_cut(start, end, math.lcm(self.group, per_word), "groups")
+        share = (start // self.group, end // self.group)
+        words = (start, end) if self.layout == "AWQ" else (start // per_word, end // per_word)
+        return replace(
+            self,
+            words=slice_tensor(self.words, 0, *words),
+            zeros=slice_tensor(self.zeros, 0, *share),
+            scales=slice_tensor(self.scales, 0, *share),
+            group_of_I=None,  # in order
+        )
+
     def _read_all(self) -> IntCodes:
         return IntCodes(self._read_codes(), self.scales.load().T.contiguous(), self._read_zeros())
 
@@ -158,6 +190,12 @@ class PackedIntTensor:
 
     def _find_places(self) -> tuple[int, ...]:
         return _AWQ_ORDER if self.layout == "AWQ" else tuple(range(_WORD_BITS // self.bits))
+
+
+def _refuse_cut(start: int, end: int, size: int, what: str) -> None:
+    """Raise unless a part begins and ends where units of a size do."""
+    if start % size or end % size:
+        raise KernelInputError(f"{start} to {end} would cut its {what} of {size}")
 
 
 def _unpack_columns(words: torch.Tensor, places: tuple[int, ...]) -> torch.Tensor:
@@ -243,3 +281,19 @@ class Fp8Tensor:
         import torch
 
         return self.weight.load().view(torch.uint8)
+
+    def slice(self, dimension: int, start: int, end: int) -> Fp8Tensor:
+        """Return outputs (dimension 0) or inputs, still in the file, with the scales of these.
+
+        Raises:
+            KernelInputError: a block with one scale would be cut.
+        """
+        weight, scales = slice_tensor(self.weight, dimension, start, end), self.scales
+        if self.has_blocks:
+            is_last = end == self.shape[dimension]
+            _refuse_cut(start, start if is_last else end, FP8_BLOCK, "blocks")
+            first, last = start // FP8_BLOCK, -(-end // FP8_BLOCK)
+            scales = slice_tensor(scales, dimension, first, last)
+        elif dimension == 0 and math.prod(scales.shape) > 1:
+            scales = slice_tensor(scales, 0, start, end)
+        return Fp8Tensor(weight=weight, scales=scales)

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from llmplug.engine.split import split_weights, take_share
 from llmplug.errors import CheckpointError
+from llmplug.ops.split_kernels import GatheredWeight, SplitTable, SummedWeight
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -33,8 +35,10 @@ def load_weights(
     dtype: torch.dtype,
     progress: Progress,
     linear_format: str = "auto",
+    rank: int = 0,
+    num_ranks: int = 1,
 ) -> dict[str, Any]:
-    """Read all weights of a model.
+    """Read all weights of a model, or one rank's share of them.
 
     Args:
         table: the model's weights; `{layer}` is filled in for each of `num_layers`.
@@ -42,12 +46,14 @@ def load_weights(
         dtype: of what is computed with; float weights are cast to it.
         progress: told the bytes read so far, and in all.
         linear_format: how linear weights are kept, for `ops.linear.pack`.
+        rank: of `num_ranks` that compute the model together; `ops` is a table of
+            `ops.split_kernels` where they are several.
 
     Returns:
         By `Weight.name`: packed weights for linears, tensors on `device` for the others.
 
     Raises:
-        CheckpointError: a tensor is missing, extra or of another shape.
+        CheckpointError: a tensor is missing, extra or of another shape, or cannot be divided.
         KernelInputError: the kernel does not serve `linear_format`.
     """
     weights = _fill_in_layers(table, num_layers)
@@ -57,14 +63,17 @@ def load_weights(
     for weight in weights:
         _check_shapes(weight, checkpoint)
 
-    total = sum(checkpoint.tensors[name].num_bytes for w in weights for name in _names(w))
+    tensors = dict(checkpoint.tensors)
+    if num_ranks > 1:
+        weights, tensors = split_weights(weights, tensors, rank, num_ranks)
+
+    total = sum(tensors[name].num_bytes for w in weights for name in _names(w))
     done = 0
     progress("weights", done, total)
-    tensors = dict(checkpoint.tensors)
     loaded: dict[str, Any] = {}
     for weight in weights:
         if weight.kind == "linear":
-            loaded[weight.name] = ops.linear.pack(
+            packed = ops.linear.pack(
                 [tensors[name] for name in weight.sources],
                 _read(weight.bias, tensors, device, dtype) if weight.bias else None,
                 device=device,
@@ -72,13 +81,13 @@ def load_weights(
                 format=linear_format,
             )
         else:
-            tensor = _read(weight.sources, tensors, device, dtype)
-            loaded[weight.name] = tensor
+            packed = _read(weight.sources, tensors, device, dtype)
             if weight.kind == "embedding" and len(weight.sources) == 1:
                 # An output head tied to it is packed from memory, without a copy where it can be.
                 name = weight.sources[0]
-                tensors[name] = _ReadTensor(checkpoint.tensors[name], tensor)
-        done += sum(checkpoint.tensors[name].num_bytes for name in _names(weight))
+                tensors[name] = _ReadTensor(tensors[name], packed)
+        loaded[weight.name] = _note_split(weight, packed, checkpoint, rank, num_ranks)
+        done += sum(tensors[name].num_bytes for name in _names(weight))
         progress("weights", done, total)
     return loaded
 
@@ -107,6 +116,21 @@ class _ReadTensor:
 
     def raw(self) -> torch.Tensor:
         return self.source.raw()
+
+
+def _note_split(
+    weight: Weight, part: Any, checkpoint: Checkpoint, rank: int, num_ranks: int
+) -> Any:
+    """Say on a rank's part of a weight how the parts of all ranks come together."""
+    if num_ranks == 1 or weight.split in {None, "outputs"}:
+        return part
+    if weight.split == "inputs":
+        return SummedWeight(part)
+    vocab_size = checkpoint.tensors[weight.sources[0]].shape[0]
+    shares = [take_share(vocab_size, 1, each, num_ranks) for each in range(num_ranks)]
+    if weight.kind == "embedding":
+        return SplitTable(part, shares[rank][0])
+    return GatheredWeight(part, tuple(end - start for start, end in shares))
 
 
 def _names(weight: Weight) -> tuple[str, ...]:

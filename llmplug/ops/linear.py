@@ -150,6 +150,10 @@ class LoadedTensor:
         """Return its bytes, (rows, bytes per row)."""
         return self.tensor.contiguous().view(torch.uint8).reshape(self.tensor.shape[0], -1)
 
+    def slice(self, dimension: int, start: int, end: int) -> LoadedTensor:
+        """Return a part, which shares its memory."""
+        return LoadedTensor(self.tensor.narrow(dimension, start, end - start))
+
 
 def _example_inputs(device: torch.device, dtype: torch.dtype) -> list[dict[str, Any]]:
     generator = torch.Generator().manual_seed(6)

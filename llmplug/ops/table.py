@@ -67,6 +67,10 @@ class KernelTable:
             known = ", ".join(sorted(self._kernels))
             raise AttributeError(f"no op named {name!r}; known ops: {known}") from None
 
+    def replace(self, kernels: Mapping[str, Any], choices: Sequence[KernelChoice]) -> KernelTable:
+        """Return a table with other implementations of some ops."""
+        return KernelTable({**self._kernels, **kernels}, tuple(choices))
+
 
 def make_reference_table(references: Mapping[str, Op]) -> KernelTable:
     """Fill a table with references alone."""

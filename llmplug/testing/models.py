@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING
 import torch
 
 from llmplug.engine.pooling import make_text_batch
+from llmplug.engine.split import check_split
 from llmplug.testing.closeness import expect_close
 from llmplug.testing.expect import expect
 from llmplug.testing.folder_checkpoint import open_folder
 from llmplug.testing.reference_model import ReferenceModel
 from llmplug.testing.step_runner import CPU, PAGE_SIZE, BuiltModel, StepRunner, build_model
+from llmplug.testing.thread_ranks import build_ranks
 
 if TYPE_CHECKING:
     from llmplug.ops import KernelTable
@@ -32,6 +34,7 @@ _CHUNKS = (1, 5, 16)
 # Tokens of three sequences in each step: the first decodes from step 2, the last starts late.
 _MIXED_STEPS = ((25, 6, 0), (1, 6, 20), (1, 1, 20), (1, 0, 11), (2, 0, 0))
 _NUM_GREEDY = 12
+_RANKS = range(2, 9)  # numbers of ranks that are tried
 
 Reference = Callable[[Sequence[int]], torch.Tensor]
 
@@ -70,8 +73,10 @@ def check_model(
     A model that generates gives the reference's logits for whole prompts, in chunks of 1, 5 and
     16 tokens, in steps of decodes and prompts of several sequences, and behind a prefix that
     another sequence has cached; what greedy decoding says of a text is the same alone and in a
-    batch; in bfloat16 logits stay near. An encoder gives the hidden states, a classifier the
-    scores, of each text alone and packed with others.
+    batch; in bfloat16 logits stay near. Where its weights say how they are divided, ranks that
+    compute it together give the same logits within `tolerance`, as they add in another order, and
+    the same greedy tokens: two ranks, and more than there are key/value heads. An encoder gives
+    the hidden states, a classifier the scores, of each text alone and packed with others.
 
     Args:
         spec: from `llmplug_models()`.
@@ -112,6 +117,7 @@ def check_model(
     _check_greedy(trial)
     if ops is None:
         _check_bfloat16(trial, spec, opened)
+    _check_ranks(trial, spec, opened, ops)
 
 
 # --- models that generate -----------------------------------------------------------------------
@@ -199,6 +205,46 @@ def _check_bfloat16(trial: _Trial, spec: ModelSpec, checkpoint: Checkpoint) -> N
         f"in bfloat16 logits are off by {error:.1%} of their spread, more than {_HALF_ERROR:.0%}: "
         "norms, softmax and rope are computed in float32",
     )
+
+
+def _check_ranks(
+    trial: _Trial, spec: ModelSpec, checkpoint: Checkpoint, ops: KernelTable | None
+) -> None:
+    """Divide the model among ranks, where its weights say how."""
+    if all(weight.split is None for weight in spec.weights(checkpoint.config)):
+        return
+    ids = trial.make_ids(30, seed=8)
+    for num_ranks in _choose_ranks(spec, checkpoint):
+        start = build_ranks(spec, checkpoint, num_ranks, ops=ops)
+        divided, whole = start(1), StepRunner(trial.built, 1)
+        advice = (
+            f"logits of {num_ranks} ranks differ from the reference's. `num_heads` of a rank is "
+            "`context.num_ranks` times less, `num_kv_heads` that of `context.shape`; a weight "
+            "after one that is divided by outputs is divided by inputs, in the same units."
+        )
+        trial.compare(divided.step({0: ids})[0], ids, advice)
+        one = whole.step({0: ids})[0]
+        for number in range(_NUM_GREEDY):
+            chunk = {0: [int(one[-1].argmax())]}
+            one, ranks = whole.step(chunk)[0], divided.step(chunk)[0]
+            advice = f"{num_ranks} ranks and one part at token {number} of greedy decoding."
+            expect_close(ranks, one, (0, trial.tolerance), advice)
+            expect(torch.equal(ranks.argmax(-1), one.argmax(-1)), advice)
+
+
+def _choose_ranks(spec: ModelSpec, checkpoint: Checkpoint) -> list[int]:
+    """Choose the least number of ranks that can divide it, and one that repeats key/value heads."""
+    table, shape = spec.weights(checkpoint.config), spec.describe(checkpoint.config)
+    reasons = {num_ranks: check_split(table, shape, num_ranks) for num_ranks in _RANKS}
+    possible = [num_ranks for num_ranks, reason in reasons.items() if reason is None]
+    expect(
+        bool(possible),
+        f"its weights say how they are divided, but 2 to {_RANKS[-1]} ranks cannot do it: "
+        f"{reasons[2]}; take a checkpoint with more heads",
+    )
+    num_kv_heads = min(layer.num_kv_heads for layer in shape.layers)
+    more = [num_ranks for num_ranks in possible if num_ranks > num_kv_heads]
+    return list(dict.fromkeys([possible[0], *more[:1]]))
 
 
 # --- models that read texts whole ---------------------------------------------------------------

@@ -13,11 +13,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from llmplug.engine.loading import load_weights
+from llmplug.engine.split import split_shape
 from llmplug.ops import REFERENCES, AttentionBatch, KernelTable, KVCache
+from llmplug.ops.split_kernels import split_kernels
 from llmplug.ops.table import make_reference_table
 from llmplug.specs import BuildContext
 
 if TYPE_CHECKING:
+    from llmplug.ops.collective import Collective
     from llmplug.specs import Checkpoint, Model, ModelShape, ModelSpec
 
 CPU = torch.device("cpu")
@@ -41,11 +44,16 @@ def build_model(
     ops: KernelTable | None = None,
     dtype: torch.dtype = torch.float32,
     context_length: int | None = None,
+    collective: Collective | None = None,
 ) -> BuiltModel:
-    """Load a checkpoint's weights and build its model, as an engine does."""
+    """Load a checkpoint's weights and build its model, or one rank's part, as an engine does."""
     ops = ops or make_reference_table(REFERENCES)
     shape = spec.describe(checkpoint.config)
     shape = replace(shape, context_length=context_length or shape.context_length)
+    rank, num_ranks = 0, 1
+    if collective is not None:
+        rank, num_ranks = collective.rank, collective.num_ranks
+        ops, shape = split_kernels(ops, collective), split_shape(shape, num_ranks)
     weights = load_weights(
         checkpoint,
         spec.weights(checkpoint.config),
@@ -55,9 +63,17 @@ def build_model(
         device=CPU,
         dtype=dtype,
         progress=lambda stage, done, total: None,
+        rank=rank,
+        num_ranks=num_ranks,
     )
     context = BuildContext(
-        config=checkpoint.config, shape=shape, weights=weights, ops=ops, device=CPU, dtype=dtype
+        config=checkpoint.config,
+        shape=shape,
+        weights=weights,
+        ops=ops,
+        device=CPU,
+        dtype=dtype,
+        num_ranks=num_ranks,
     )
     return BuiltModel(spec.build(context), shape, ops, dtype)
 

@@ -6,12 +6,12 @@ torch is imported by the first that is read: a server opens files too, and needs
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import gguf.quants
 import numpy as np
-from gguf.constants import GGMLQuantizationType
+from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
 from llmplug import CheckpointError
 
@@ -40,7 +40,7 @@ _AT_A_TIME = 1 << 16
 
 @dataclass(frozen=True, slots=True)
 class GgufTensor:
-    """One tensor; implements `llmplug.LazyTensor`.
+    """One tensor or a part of one; a `llmplug.LazyTensor` and a `llmplug.SliceableTensor`.
 
     Plain formats are views of the mapped file, without a copy.
 
@@ -48,16 +48,21 @@ class GgufTensor:
         name: GGUF's, for messages.
         permuted_heads: where GGUF keeps the rows of each head in another order than the Hugging
             Face checkpoint, the number of heads; the order is put right. 0: it is the same.
+        columns: where those of this part begin and end; None: it has all.
     """
 
     info: TensorInfo
     data: mmap.mmap
     permuted_heads: int = 0
+    columns: tuple[int, int] | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
         """In torch order."""
-        return self.info.shape
+        if self.columns is None:
+            return self.info.shape
+        start, end = self.columns
+        return (self.info.shape[0], end - start)
 
     @property
     def format(self) -> str:
@@ -67,7 +72,9 @@ class GgufTensor:
     @property
     def num_bytes(self) -> int:
         """Bytes in the file."""
-        return self.info.num_bytes
+        if self.columns is None:
+            return self.info.num_bytes
+        return self.info.num_bytes * self.shape[1] // self.info.shape[1]
 
     def load(self) -> torch.Tensor:
         """Read it: float formats as stored, blocks dequantised to float32.
@@ -86,6 +93,30 @@ class GgufTensor:
     def raw(self) -> torch.Tensor:
         """Return the bytes as stored, uint8, (rows, bytes per row)."""
         return self._in_order(self._stored())
+
+    def slice(self, dimension: int, start: int, end: int) -> GgufTensor:
+        """Return rows or columns, as they lie in the file.
+
+        Raises:
+            CheckpointError: a block would be cut, or a head whose rows are in another order.
+        """
+        block = GGML_QUANT_SIZES[self.info.type][0] if dimension == len(self.shape) - 1 else 1
+        head = self.shape[0] // self.permuted_heads if self.permuted_heads and not dimension else 1
+        for size, what in ((block, f"a {self.format} block"), (head, "a head")):
+            if start % size or end % size:
+                raise CheckpointError(f"between {start} and {end} {what} of {size} would be cut")
+        if dimension == 1:
+            first = 0 if self.columns is None else self.columns[0]
+            return replace(self, columns=(first + start, first + end))
+        num_bytes, num_rows = self.info.num_bytes, self.info.shape[0]
+        info = replace(
+            self.info,
+            shape=(end - start, *self.info.shape[1:]),
+            offset=self.info.offset + num_bytes * start // num_rows,
+            num_bytes=num_bytes * (end - start) // num_rows,
+        )
+        heads = self.permuted_heads and (end - start) // head
+        return replace(self, info=info, permuted_heads=heads)
 
     def _dequantise(self, rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         numbers = np.empty((rows.shape[0], self.shape[-1]), np.float32)
@@ -106,12 +137,16 @@ class GgufTensor:
         """Wrap the bytes of the file: a block never crosses rows, so rows are whole."""
         import torch
 
-        num_rows = math.prod(self.shape[:-1])
         info = self.info
+        num_rows = math.prod(info.shape[:-1])
         flat = torch.frombuffer(
             self.data, dtype=torch.uint8, count=info.num_bytes, offset=info.offset
         )
-        return flat.view(num_rows, -1)
+        rows = flat.view(num_rows, -1)
+        if self.columns is None:
+            return rows
+        first, last = (rows.shape[1] * each // info.shape[1] for each in self.columns)
+        return rows[:, first:last]
 
     def _in_order(self, rows: torch.Tensor) -> torch.Tensor:
         """Undo the order of rows within each head: pairs side by side become two halves."""

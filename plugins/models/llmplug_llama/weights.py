@@ -87,7 +87,12 @@ def weight_table(config: Mapping[str, Any]) -> list[Weight]:
         return Weight(name=name, sources=(source,), kind="tensor", rows=(s.width,))
 
     def linear(
-        name: str, sources: tuple[str, ...], rows: tuple[int, ...], columns: int, bias: bool
+        name: str,
+        sources: tuple[str, ...],
+        rows: tuple[int, ...],
+        columns: int,
+        bias: bool,
+        **split: Any,
     ) -> Weight:
         return Weight(
             name=f"layers.{{layer}}.{name}",
@@ -95,6 +100,7 @@ def weight_table(config: Mapping[str, Any]) -> list[Weight]:
             bias=tuple(f"{layer}.{source}.bias" for source in sources) if bias else (),
             rows=rows,
             columns=columns,
+            **split,
         )
 
     return [
@@ -104,6 +110,7 @@ def weight_table(config: Mapping[str, Any]) -> list[Weight]:
             kind="embedding",
             rows=(s.vocab_size,),
             columns=s.width,
+            split="vocabulary",
         ),
         norm("layers.{layer}.attention_norm", f"{layer}.input_layernorm.weight"),
         linear(
@@ -112,8 +119,19 @@ def weight_table(config: Mapping[str, Any]) -> list[Weight]:
             (q_rows, kv_rows, kv_rows),
             s.width,
             s.has_attention_bias,
+            split="outputs",
+            split_unit=s.head_width,
+            repeats=(False, True, True),
         ),
-        linear("o", ("self_attn.o_proj",), (s.width,), q_rows, s.has_attention_bias),
+        linear(
+            "o",
+            ("self_attn.o_proj",),
+            (s.width,),
+            q_rows,
+            s.has_attention_bias,
+            split="inputs",
+            split_unit=s.head_width,
+        ),
         norm("layers.{layer}.mlp_norm", f"{layer}.post_attention_layernorm.weight"),
         linear(
             "gate_up",
@@ -121,8 +139,16 @@ def weight_table(config: Mapping[str, Any]) -> list[Weight]:
             (s.mlp_width, s.mlp_width),
             s.width,
             s.has_mlp_bias,
+            split="outputs",
         ),
-        linear("down", ("mlp.down_proj",), (s.width,), s.mlp_width, s.has_mlp_bias),
+        linear(
+            "down",
+            ("mlp.down_proj",),
+            (s.width,),
+            s.mlp_width,
+            s.has_mlp_bias,
+            split="inputs",
+        ),
         norm("norm", "model.norm.weight"),
         _head(s, embedding),
     ]
@@ -138,4 +164,5 @@ def _head(s: Settings, embedding: tuple[str, ...]) -> Weight:
         tied_to=embedding if s.is_head_tied else (),
         rows=(s.vocab_size,),
         columns=s.width,
+        split="vocabulary",
     )

@@ -103,7 +103,12 @@ def weight_table(config: Mapping[str, Any]) -> list[Weight]:
         return Weight(name=name, sources=(source,), kind="tensor", rows=(s.width,))
 
     def linear(
-        name: str, sources: tuple[str, ...], rows: tuple[int, ...], columns: int, bias: bool = False
+        name: str,
+        sources: tuple[str, ...],
+        rows: tuple[int, ...],
+        columns: int,
+        bias: bool = False,
+        **split: Any,
     ) -> Weight:
         return Weight(
             name=f"layers.{{layer}}.{name}",
@@ -111,6 +116,7 @@ def weight_table(config: Mapping[str, Any]) -> list[Weight]:
             bias=tuple(f"{layer}.{source}.bias" for source in sources) if bias else (),
             rows=rows,
             columns=columns,
+            **split,
         )
 
     return [
@@ -120,6 +126,7 @@ def weight_table(config: Mapping[str, Any]) -> list[Weight]:
             kind="embedding",
             rows=(s.vocab_size,),
             columns=s.width,
+            split="vocabulary",
         ),
         norm("layers.{layer}.attention_norm", f"{layer}.input_layernorm.weight"),
         linear(
@@ -128,16 +135,27 @@ def weight_table(config: Mapping[str, Any]) -> list[Weight]:
             (q_rows, kv_rows, kv_rows),
             s.width,
             bias=True,
+            split="outputs",
+            split_unit=s.head_width,
+            repeats=(False, True, True),
         ),
-        linear("o", ("self_attn.o_proj",), (s.width,), q_rows),
+        linear(
+            "o",
+            ("self_attn.o_proj",),
+            (s.width,),
+            q_rows,
+            split="inputs",
+            split_unit=s.head_width,
+        ),
         norm("layers.{layer}.mlp_norm", f"{layer}.post_attention_layernorm.weight"),
         linear(
             "gate_up",
             ("mlp.gate_proj", "mlp.up_proj"),
             (s.mlp_width, s.mlp_width),
             s.width,
+            split="outputs",
         ),
-        linear("down", ("mlp.down_proj",), (s.width,), s.mlp_width),
+        linear("down", ("mlp.down_proj",), (s.width,), s.mlp_width, split="inputs"),
         norm("norm", "model.norm.weight"),
         Weight(
             name="head",
@@ -145,5 +163,6 @@ def weight_table(config: Mapping[str, Any]) -> list[Weight]:
             tied_to=embedding if s.is_head_tied else (),
             rows=(s.vocab_size,),
             columns=s.width,
+            split="vocabulary",
         ),
     ]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,16 +62,19 @@ class Shard:
 
 @dataclass(frozen=True, slots=True)
 class SafetensorsTensor:
-    """One tensor; implements `llmplug.LazyTensor`.
+    """One tensor or a part of one; a `llmplug.LazyTensor` and a `llmplug.SliceableTensor`.
 
     Attributes:
+        shape: of the part.
         format: the file's name of the dtype: `BF16`, `F8_E4M3`, ...
+        part: where the part begins and ends in each dimension; None: it is all of the tensor.
     """
 
     shard: Shard
     name: str
     shape: tuple[int, ...]
     format: str
+    part: tuple[slice, ...] | None = None
 
     @property
     def num_bytes(self) -> int:
@@ -84,8 +87,12 @@ class SafetensorsTensor:
         Raises:
             CheckpointError: torch has no such dtype.
         """
+        reader = self.shard.reader
         try:
-            tensor: torch.Tensor = self.shard.reader.get_tensor(self.name)
+            if self.part is not None:
+                part: torch.Tensor = reader.get_slice(self.name)[self.part]
+                return part
+            tensor: torch.Tensor = reader.get_tensor(self.name)
         except (SafetensorError, AttributeError, TypeError, RuntimeError, OSError) as error:
             what = f"{self.shard.path}: tensor {self.name} of format {self.format}"
             raise CheckpointError(f"{what} cannot be read: {error}") from error
@@ -99,6 +106,14 @@ class SafetensorsTensor:
         rows = math.prod(self.shape[:-1])
         width = self.shape[-1] if self.shape else 1
         return tensor.reshape(rows, width).view(torch.uint8)
+
+    def slice(self, dimension: int, start: int, end: int) -> SafetensorsTensor:
+        """Return a part; of the file, no more than that is read."""
+        part = list(self.part or (slice(0, size) for size in self.shape))
+        first = part[dimension].start
+        part[dimension] = slice(first + start, first + end)
+        shape = tuple(each.stop - each.start for each in part)
+        return replace(self, shape=shape, part=tuple(part))
 
 
 def find_weight_files(path: Path) -> tuple[list[Path], dict[str, str]]:

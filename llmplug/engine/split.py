@@ -1,0 +1,136 @@
+"""How a model is divided among ranks that compute it together; from headers and configs alone.
+
+Every source of a weight is cut into units, and each rank takes neighbouring ones: heads, single
+rows of a feed-forward layer, tokens of a vocabulary. `Weight.split` says which way.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from llmplug.errors import CheckpointError, KernelInputError
+from llmplug.tensor_slices import slice_tensor
+
+if TYPE_CHECKING:
+    from llmplug.specs import LazyTensor, ModelShape, Weight
+
+
+def check_split(table: Sequence[Weight], shape: ModelShape, num_ranks: int) -> str | None:
+    """Say in a sentence why ranks cannot divide a model, None: they can.
+
+    Args:
+        table: the model's weights, `{layer}` not filled in.
+    """
+    if num_ranks == 1:
+        return None
+    split = [weight for weight in table if weight.split is not None]
+    if not split:
+        return "its plugin does not say how its weights are divided"
+    for layer in shape.layers:
+        if layer.num_kv_heads % num_ranks and num_ranks % layer.num_kv_heads:
+            return f"{num_ranks} ranks cannot share {layer.num_kv_heads} key/value heads evenly"
+    return next(filter(None, (_find_obstacle(weight, num_ranks) for weight in split)), None)
+
+
+def split_shape(shape: ModelShape, num_ranks: int) -> ModelShape:
+    """Return what a rank's caches are: its share of the key/value heads, at least one."""
+    layers = tuple(
+        dataclasses.replace(layer, num_kv_heads=max(1, layer.num_kv_heads // num_ranks))
+        for layer in shape.layers
+    )
+    return dataclasses.replace(shape, layers=layers)
+
+
+def take_share(size: int, unit: int, rank: int, num_ranks: int) -> tuple[int, int]:
+    """Return where a rank's rows begin and end; fewer units than ranks are shared."""
+    num_units = size // unit
+    first = rank * num_units // num_ranks
+    last = max(first + 1, (rank + 1) * num_units // num_ranks)
+    return first * unit, last * unit
+
+
+def split_weights(
+    weights: Sequence[Weight],
+    tensors: Mapping[str, LazyTensor],
+    rank: int,
+    num_ranks: int,
+) -> tuple[list[Weight], dict[str, LazyTensor]]:
+    """Cut every source to a rank's share; reads no numbers.
+
+    Args:
+        weights: with `{layer}` filled in and ties resolved.
+        tensors: of the checkpoint, by name.
+
+    Returns:
+        The weights that the rank has, and their tensors. The bias of weights that are divided by
+        inputs is the first rank's, as products are summed.
+
+    Raises:
+        CheckpointError: a tensor cannot be cut there, or two weights divide it in two ways.
+    """
+    shares: dict[str, tuple[int, int, int]] = {}  # dimension, start, end; 0, 0, 0: all of it
+    kept = []
+    for weight in weights:
+        has_bias = weight.split != "inputs" or rank == 0
+        kept.append(weight if has_bias else dataclasses.replace(weight, bias=()))
+        for name, share in _find_shares(weight, tensors, rank, num_ranks):
+            if shares.setdefault(name, share) != share:
+                raise CheckpointError(f"{name} is read by two weights, which divide it in two ways")
+    parts = {name: _cut(name, tensors[name], share) for name, share in shares.items()}
+    return kept, parts
+
+
+def _find_shares(
+    weight: Weight, tensors: Mapping[str, LazyTensor], rank: int, num_ranks: int
+) -> list[tuple[str, tuple[int, int, int]]]:
+    names = [*weight.sources, *weight.bias]
+    if weight.split is None:
+        return [(name, (0, 0, 0)) for name in names]
+    units = _list_units(weight)
+    if weight.split == "inputs":
+        found = [(name, (0, 0, 0)) for name in weight.bias]
+        for name in weight.sources:
+            share = take_share(tensors[name].shape[1], units[0], rank, num_ranks)
+            found.append((name, (1, *share)))
+        return found
+    return [
+        (name, (0, *take_share(tensors[name].shape[0], unit, rank, num_ranks)))
+        for part in (weight.sources, weight.bias)
+        for name, unit in zip(part, units, strict=bool(part))
+    ]
+
+
+def _cut(name: str, tensor: LazyTensor, share: tuple[int, int, int]) -> LazyTensor:
+    dimension, start, end = share
+    if end == 0:
+        return tensor
+    try:
+        return slice_tensor(tensor, dimension, start, end)
+    except (CheckpointError, KernelInputError) as error:
+        raise CheckpointError(f"{name} cannot be divided: {error}") from error
+
+
+def _find_obstacle(weight: Weight, num_ranks: int) -> str | None:
+    """Say why ranks cannot share one weight."""
+    sizes = weight.rows if weight.split != "inputs" else (weight.columns or 0,)
+    repeats = weight.repeats or (False,) * len(sizes)
+    for size, unit, is_shared in zip(sizes, _list_units(weight), repeats, strict=True):
+        num_units = size // unit
+        is_even = num_units % num_ranks == 0 or (unit == 1 and num_units > num_ranks)
+        is_repeated = is_shared and num_units > 0 and num_ranks % num_units == 0
+        if size % unit or not (is_even or is_repeated):
+            things = "columns" if weight.split == "inputs" else "rows"
+            of_each = "" if unit == 1 else f" in units of {unit}"
+            return (
+                f"{num_ranks} ranks cannot share {size} {things} of {weight.name}{of_each} evenly"
+            )
+    return None
+
+
+def _list_units(weight: Weight) -> tuple[int, ...]:
+    """Return the unit of each source, or the one of all columns."""
+    if isinstance(weight.split_unit, tuple):
+        return weight.split_unit
+    return (weight.split_unit,) * (1 if weight.split == "inputs" else len(weight.sources))
