@@ -11,6 +11,7 @@ BIN := $(VENV)/bin
 FUZZ := build/fuzz
 SITE := build/site
 CLIENTS := build/clients
+DEPLOY := build/deploy
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 INSTALL := $(PIP) install -qq --constraint constraints.txt
 # Stamps: newer than the two files that say what is installed, or pip runs again.
@@ -18,12 +19,13 @@ SERVE_READY := $(VENV)/.ready-to-serve
 WORK_READY := $(VENV)/.ready-to-work
 GPU_PYTHON ?= $(BIN)/python
 SHELVES := .:plugins/models:plugins/kernels:plugins/samplers
+KUBERNETES := 1.34.0
 FROZEN := pyproject.toml constraints.txt
 ALONE := tests/attack tests/chaos tests/cli tests/packaging tests/server
 
 .DEFAULT_GOAL := help
 .PHONY: help setup serve attack test test-fast test-fuzz test-clients test-examples test-gpu lint \
-	fix types docs bench bench-gpu soak check wheel wheel-check freeze clean
+	fix types docs deploy-check bench bench-gpu soak check wheel wheel-check freeze clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | \
@@ -102,6 +104,20 @@ test-gpu:  ## compare the Triton kernels and greedy answers with torch's, on a G
 bench-gpu:  ## measure kernels, engine and transformers on a GPU, one JSON line a row
 	@PYTHONPATH=$(SHELVES) $(GPU_PYTHON) -m benchmarks.gpu.bench $(ARGS)
 
+# The program that the unit starts is not here: another stands in for it.
+deploy-check: $(DEPLOY)/.ready  ## check images and manifests with other people's (installed apart)
+	@$(DEPLOY)/bin/hadolint deploy/Dockerfile
+	@$(DEPLOY)/bin/yamllint --strict --config-file deploy/yamllint.yaml deploy
+	@$(DEPLOY)/bin/check-jsonschema --quiet --builtin-schema vendor.compose-spec deploy/compose.yaml
+	@$(DEPLOY)/bin/kubernetes-validate --strict --quiet --kubernetes-version $(KUBERNETES) \
+		$$(grep --files-with-matches --extended-regexp '^apiVersion: (v1|apps/|autoscaling/|networking|policy/)' \
+		deploy/kubernetes/base/*.yaml)
+	@! command -v systemd-analyze > /dev/null || { \
+		sed 's|/opt/llmplug/bin/llmplug|/bin/true|' deploy/systemd/llmplug.service \
+			> $(DEPLOY)/llmplug.service && systemd-analyze verify $(DEPLOY)/llmplug.service && \
+		systemd-analyze security --offline=true --threshold=25 $(DEPLOY)/llmplug.service > /dev/null; }
+	@echo "deploy: ok"
+
 wheel: $(WORK_READY)  ## build dist/*.whl
 	@rm -rf dist && $(BIN)/python -m build --wheel --no-isolation --outdir dist . \
 		> $(VENV)/wheel.log 2>&1 || { cat $(VENV)/wheel.log; exit 1; }
@@ -115,7 +131,7 @@ wheel-check: wheel  ## install the wheel alone in an environment of its own, and
 	@rm -rf build/clean
 	@echo "wheel: ok"
 
-check: lint types site wheel-check test  ## all that CI runs
+check: lint types site wheel-check deploy-check test  ## all that CI runs
 
 freeze: $(WORK_READY)  ## write constraints.txt anew from what .venv holds
 	@{ sed -n '/^#/p' constraints.txt; $(PIP) freeze --exclude-editable | sed 's/+cpu$$//' | \
@@ -143,6 +159,11 @@ $(SERVE_READY): $(FROZEN) | $(BIN)/python
 $(CLIENTS)/.ready: tests/clients/requirements.txt | $(SERVE_READY)
 	@$(BIN)/python -m venv $(CLIENTS)
 	@$(CLIENTS)/bin/python -m pip --disable-pip-version-check install -qq -r $<
+	@touch $@
+
+$(DEPLOY)/.ready: deploy/requirements.txt
+	@$(PYTHON) -m venv $(DEPLOY)
+	@$(DEPLOY)/bin/python -m pip --disable-pip-version-check install -qq -r $<
 	@touch $@
 
 $(WORK_READY): $(SERVE_READY)
