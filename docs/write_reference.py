@@ -64,11 +64,11 @@ def write_hooks() -> str:
     lines = [NOTE, "# Hooks\n", (inspect.getdoc(hookspecs) or "") + "\n"]
     for function in functions:
         returned = inspect.signature(function).return_annotation
-        spec = getattr(specs, str(returned).removeprefix("list[").removesuffix("]"))
         lines.append(
             f"## {function.__name__}\n\n{inspect.getdoc(function)} Returns `{returned}`.\n"
         )
-        lines += describe_spec(spec)
+        spec = getattr(specs, str(returned).removeprefix("list[").removesuffix("]"), None)
+        lines += [] if spec is None else describe_spec(spec)
     named = {
         name: thing
         for name, thing in vars(specs).items()

@@ -1,6 +1,7 @@
 """Config + registry -> plans: every choice is made here, once. `build.py` follows them.
 
-load_registry    find, load and check the plugins
+load_plugins     find, load and check the plugins
+load_registry    the same, to choose from
 plan_text        files, architecture, tokenizer, template, what ends an answer: no torch
 plan_engine      device, kernels, memory; no weight is read
 plan_model       both, where one process does all
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmplug import generation_defaults, grammar_backends, kernel_tuning, plugins, resources
+from llmplug.config.plugin_settings import PluginSettings
 from llmplug.did_you_mean import did_you_mean
 from llmplug.engine.settings import EngineSettings
 from llmplug.errors import ConfigError, SourceError
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from llmplug.config import Config, ModelConfig
     from llmplug.ops import KernelChoice
     from llmplug.resources import Keep
+    from llmplug.plugin_report import PluginReport
     from llmplug.specs import Checkpoint, KernelSpec, Progress
 
 
@@ -46,12 +49,25 @@ def cache_dir() -> Path:
 
 
 def load_registry(config: Config) -> Registry:
-    """Find, load and check the plugins that this configuration allows.
+def load_plugins(config: Config) -> PluginReport:
+    """Find, load and check the plugins that this configuration allows, and tell each its settings.
 
     Raises:
-        PluginError: one that the config requires is not ok.
+        PluginError: one that the config blocks is not there.
+        ConfigError: settings of one are wrong, or nobody takes them.
     """
-    report = plugins.load_all(block=config.plugins.block)
+    settings = PluginSettings(config)
+    report = plugins.load_all(block=config.plugins.block, read_settings=settings.read)
+    settings.check(report)
+    return report
+
+
+    """Make a registry of the plugins that this configuration allows.
+
+    Raises:
+        PluginError, ConfigError: as `load_plugins`, or one that the config requires is not ok.
+    """
+    report = load_plugins(config)
     return Registry(report, require=config.plugins.require)
 
 

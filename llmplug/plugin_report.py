@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from importlib.metadata import EntryPoint
 
+    from pydantic import BaseModel
+
 # Kinds of offers that the process of an engine looks at.
 ENGINE_KINDS = frozenset({"model_loaders", "models", "kernels", "samplers", "grammars"})
 
@@ -24,7 +26,7 @@ class State(enum.StrEnum):
     BLOCKED = "blocked"  # the config says so; it was never imported
     BROKEN = "broken"  # it raised
     INCOMPATIBLE = "incompatible"  # it does not keep to the hooks of this llmplug
-    CONFLICT = "conflict"  # it works, but another plugin has one of its names
+    CONFLICT = "conflict"  # it works, but a name of its is another plugin's; no part of it is used
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +70,7 @@ class Plugin:
     state: State
     hooks: tuple[str, ...] = ()
     offers: tuple[Offer, ...] = ()
+    settings: BaseModel | None = field(default=None, repr=False)  # None: it has none
     reason: str = ""
     file: str | None = None  # "path:line" that the reason is about
     exception: str | None = None  # name of its class
@@ -77,7 +80,7 @@ class Plugin:
     @property
     def is_loaded(self) -> bool:
         """Whether its offers are at hand."""
-        return self.state in {State.OK, State.CONFLICT}
+        return self.state is State.OK
 
     @property
     def is_problem(self) -> bool:
@@ -124,6 +127,7 @@ class Plugin:
             "state": str(self.state),
             "hooks": list(self.hooks),
             "offers": [{"kind": offer.kind, "name": offer.name} for offer in self.offers],
+            "settings": self._settings_as_json(),
             "reason": self.reason,
             "code": self.code,
             "file": self.file,
@@ -131,6 +135,12 @@ class Plugin:
             "traceback": self.traceback,
             "load_s": round(self.load_s, 6),
         }
+
+    def _settings_as_json(self) -> Any:
+        """Return the settings as plain values, secrets masked by pydantic; None: it has none."""
+        if self.settings is None:
+            return None
+        return self.settings.model_dump(mode="json", fallback=str)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,12 +11,11 @@ import inspect
 import re
 import time
 import traceback
-from collections import defaultdict
 from dataclasses import replace
 from importlib import metadata
 from importlib.metadata import EntryPoint
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, NamedTuple, cast, get_args, get_type_hints
 
 import pluggy
 
@@ -24,20 +23,28 @@ from llmplug import __version__, hookspecs
 from llmplug.did_you_mean import did_you_mean
 from llmplug.errors import PluginError
 from llmplug.plugin_report import Found, Offer, Plugin, PluginReport, State, noun_of
-from llmplug.spec_check import find_spec_problem
-from llmplug.specs import KernelSpec, ModelSpec, SourceSpec
+from llmplug.spec_check import find_settings_problem, find_spec_problem
+from llmplug.specs import KernelSpec, ModelSpec, SamplerSpec, SourceSpec
+from llmplug.types import SamplingParams
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+    from pydantic import BaseModel
+
+    ReadSettings = Callable[[Found, type[BaseModel]], BaseModel]
 
 GROUP = "llmplug"
 PREFIX = f"{hookspecs.PROJECT}_"
 
+SETTINGS = f"{PREFIX}settings"
+REQUEST_FIELD = "request field"
+SHARED_FIELDS = frozenset(SamplingParams.__struct_fields__)  # any sampler may read `temperature`
 # Hook -> the spec class of its list, read from the hook's own signature.
 HOOKS: dict[str, type] = {
     name: get_args(get_type_hints(function)["return"])[0]
     for name, function in vars(hookspecs).items()
-    if name.startswith(PREFIX) and inspect.isfunction(function)
+    if name.startswith(PREFIX) and name != SETTINGS and inspect.isfunction(function)
 }
 
 
@@ -49,21 +56,41 @@ class _IncompatibleError(Exception):
         self.file = file
 
 
+class _Collected(NamedTuple):
+    """What a plugin said when it was loaded."""
+
+    hooks: tuple[str, ...]
+    settings: BaseModel | None
+    offers: tuple[Offer, ...]
+
+
+def take_defaults(found: Found, model: type[BaseModel]) -> BaseModel:
+    """Make the settings of a plugin that no config says anything to."""
+    del found
+    return model()
+
+
 def load_all(
-    block: Sequence[str] = (), entry_points: Iterable[EntryPoint] | None = None
+    block: Sequence[str] = (),
+    entry_points: Iterable[EntryPoint] | None = None,
+    read_settings: ReadSettings = take_defaults,
 ) -> PluginReport:
     """Find, load and check every plugin but those in `block`, which are never imported.
 
     Args:
         block: short or long plugin names.
         entry_points: in place of the installed ones.
+        read_settings: a plugin, the model of its settings -> these. If it raises, so does the
+            plugin, for the report.
 
     Raises:
         PluginError: a name in `block` is not installed, or ambiguous.
     """
     found = find(entry_points)
     blocked = {_find_blocked(name, found).long_name for name in block}
-    return check([skip(one) if one.long_name in blocked else load(one) for one in found])
+    return check(
+        skip(one) if one.long_name in blocked else load(one, read_settings) for one in found
+    )
 
 
 def find(entry_points: Iterable[EntryPoint] | None = None) -> tuple[Found, ...]:
@@ -91,7 +118,7 @@ def skip(found: Found) -> Plugin:
     return Plugin(found=found, state=State.BLOCKED, reason="blocked by the config")
 
 
-def load(found: Found) -> Plugin:
+def load(found: Found, read_settings: ReadSettings = take_defaults) -> Plugin:
     """Import one plugin and call its hooks, alone; whatever it raises is kept in the report.
 
     Raises:
@@ -99,8 +126,8 @@ def load(found: Found) -> Plugin:
     """
     started = time.perf_counter()
     try:
-        hooks, offers = _collect(found)
-        plugin = Plugin(found=found, state=State.OK, hooks=hooks, offers=offers)
+        collected = _collect(found, read_settings)
+        plugin = Plugin(found=found, state=State.OK, **collected._asdict())
     except KeyboardInterrupt:
         raise
     except _IncompatibleError as error:
@@ -111,36 +138,43 @@ def load(found: Found) -> Plugin:
 
 
 def check(plugins: Iterable[Plugin]) -> PluginReport:
-    """Compare plugins with each other: two that share a name, or a spec's name, are in conflict."""
-    plugins = tuple(plugins)
-    holders: defaultdict[tuple[str, str], list[Plugin]] = defaultdict(list)
-    for plugin in plugins:
-        for claim in _claims(plugin):
-            holders[claim].append(plugin)
-    reasons: defaultdict[str, list[str]] = defaultdict(list)
-    for (noun, name), those in holders.items():
-        for plugin in those if len(those) > 1 else ():
-            others = ", ".join(other.found.long_name for other in those if other is not plugin)
-            reasons[_identity(plugin)].append(f"{noun} {name!r} is also offered by {others}")
-    return PluginReport(tuple(_mark(plugin, reasons[_identity(plugin)]) for plugin in plugins))
+    """Refuse each plugin that has a name of one before it, bundled ones first, then as they stand.
 
-
-def _mark(plugin: Plugin, reasons: Sequence[str]) -> Plugin:
-    if plugin.state is not State.OK or not reasons:
-        return plugin
-    return replace(plugin, state=State.CONFLICT, reason="; ".join(reasons))
+    A refused plugin is refused whole, and takes no name from those behind it.
+    """
+    checked = list(plugins)
+    owners: dict[tuple[str, str], Plugin] = {}
+    bundled_first = sorted(
+        range(len(checked)), key=lambda place: checked[place].found.distribution != GROUP
+    )
+    for place in bundled_first:
+        plugin = checked[place]
+        if plugin.state is not State.OK:
+            continue
+        clashes = [claim for claim in _claims(plugin) if claim in owners]
+        if clashes:
+            reason = _explain_clash({claim: owners[claim] for claim in clashes})
+            checked[place] = replace(plugin, state=State.CONFLICT, reason=reason)
+        else:
+            owners.update(dict.fromkeys(_claims(plugin), plugin))
+    return PluginReport(tuple(checked))
 
 
 def _claims(plugin: Plugin) -> Iterator[tuple[str, str]]:
-    """Yield what only one plugin may be called or offer; a blocked one claims nothing."""
-    if plugin.state is not State.BLOCKED:
-        yield "plugin", plugin.found.name
+    """Yield what only one plugin may be called or offer."""
+    yield "plugin", plugin.found.name
     for offer in plugin.offers:
         yield from offer.claims
 
 
-def _identity(plugin: Plugin) -> str:
-    return f"{plugin.found.long_name}={plugin.found.value}"
+def _explain_clash(owners: Mapping[tuple[str, str], Plugin]) -> str:
+    """Say whose the names are, and what to do about it."""
+    names = [
+        f"{noun} {name!r} is that of {owner.found.long_name}"
+        for (noun, name), owner in owners.items()
+    ]
+    others = " and ".join(dict.fromkeys(owner.found.long_name for owner in owners.values()))
+    return f"{', '.join(names)}; to use this plugin, write {others} under plugins.block"
 
 
 def _find_blocked(name: str, found: Sequence[Found]) -> Found:
@@ -176,7 +210,7 @@ def _points_of(dist: metadata.Distribution) -> Iterable[EntryPoint]:
 
 
 # --- loading ------------------------------------------------------------------------------------
-def _collect(found: Found) -> tuple[tuple[str, ...], tuple[Offer, ...]]:
+def _collect(found: Found, read_settings: ReadSettings) -> _Collected:
     """Import the plugin and call its hooks.
 
     Its pluggy manager is its own and thrown away, so there is nothing to roll back.
@@ -195,12 +229,18 @@ def _collect(found: Found) -> tuple[tuple[str, ...], tuple[Offer, ...]]:
         manager.register(plugin, name=found.long_name)
     except pluggy.PluginValidationError as error:
         raise _IncompatibleError(_one_line(error), _source_of(plugin)) from error
-    callers = sorted(manager.get_hookcallers(plugin) or (), key=lambda caller: caller.name)
-    if not callers:
+    callers = {caller.name: caller for caller in manager.get_hookcallers(plugin) or ()}
+    hooks = tuple(sorted(callers))
+    if not hooks:
         raise _IncompatibleError("it implements no hook", _source_of(plugin))
-    offers = tuple(offer for caller in callers for offer in _call(caller))
+    settings = None
+    if SETTINGS in callers:
+        settings = read_settings(found, _ask_for_settings(callers.pop(SETTINGS)))
+    offers = tuple(
+        offer for name in hooks if name in callers for offer in _call(callers[name], settings)
+    )
     _refuse_twins(offers, plugin)
-    return tuple(caller.name for caller in callers), offers
+    return _Collected(hooks, settings, offers)
 
 
 def _check_version(found: Found) -> None:
@@ -232,22 +272,42 @@ def _check_hook(manager: pluggy.PluginManager, plugin: object, name: str) -> Non
     hook = (options["specname"] if options else None) or name
     if options is None:
         if inspect.isroutine(function):
-            hint = "" if name in HOOKS else did_you_mean(name, HOOKS)
+            hint = "" if name in HOOKS else did_you_mean(name, [*HOOKS, SETTINGS])
             raise _IncompatibleError(
                 f"{name!r} lacks @llmplug.hookimpl{hint}", _source_of(function)
             )
-    elif hook not in HOOKS:
-        reason = f"llmplug {__version__} has no hook {hook!r}{did_you_mean(hook, HOOKS)}"
+    elif hook not in {*HOOKS, SETTINGS}:
+        hint = did_you_mean(hook, [*HOOKS, SETTINGS])
+        reason = f"llmplug {__version__} has no hook {hook!r}{hint}"
         raise _IncompatibleError(reason, _source_of(function))
     elif options["wrapper"] or options["hookwrapper"]:
         raise _IncompatibleError(f"{hook!r} cannot be a wrapper", _source_of(function))
 
 
-def _call(caller: pluggy.HookCaller) -> Iterator[Offer]:
-    (implementation,) = caller.get_hookimpls()
+def _ask_for_settings(caller: pluggy.HookCaller) -> type[BaseModel]:
+    implementation = _only_implementation(caller)
+    model = cast("type[BaseModel]", next(iter(caller()), None))
+    problem = find_settings_problem(model)
+    if problem is not None:
+        raise _IncompatibleError(f"{SETTINGS} {problem}", _source_of(implementation.function))
+    return model
+
+
+def _only_implementation(caller: pluggy.HookCaller) -> pluggy.HookImpl:
+    first, *others = caller.get_hookimpls()
+    if others:
+        raise _IncompatibleError(f"it implements {caller.name} twice", _source_of(first.function))
+    return first
+
+
+def _call(caller: pluggy.HookCaller, settings: BaseModel | None) -> Iterator[Offer]:
+    implementation = _only_implementation(caller)
     file = _source_of(implementation.function)
+    if settings is None and implementation.argnames:
+        reason = f"{caller.name} takes settings, and the plugin has no {SETTINGS}"
+        raise _IncompatibleError(reason, file)
     expected = HOOKS[caller.name]
-    results = caller()
+    results = caller(settings=settings)
     specs = results[0] if results else None
     if not isinstance(specs, (list, tuple)):
         got = type(specs).__name__
@@ -278,6 +338,9 @@ def _offer(kind: str, spec: Any) -> Offer:
     claims = [(noun_of(kind), name)]
     if isinstance(spec, ModelSpec):
         claims += [("architecture", architecture) for architecture in spec.architectures]
+    if isinstance(spec, SamplerSpec) and not spec.fuses:
+        own_fields = spec.params.model_fields.keys() - SHARED_FIELDS
+        claims += [(REQUEST_FIELD, field) for field in sorted(own_fields)]
     return Offer(kind=kind, name=name, spec=spec, claims=tuple(claims))
 
 
@@ -285,7 +348,7 @@ def _refuse_twins(offers: Sequence[Offer], plugin: object) -> None:
     seen = set()
     for offer in offers:
         for noun, name in offer.claims:
-            if (noun, name) in seen:
+            if (noun, name) in seen and noun != REQUEST_FIELD:
                 raise _IncompatibleError(f"it offers {noun} {name!r} twice", _source_of(plugin))
             seen.add((noun, name))
 

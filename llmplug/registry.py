@@ -1,7 +1,7 @@
 """What the loaded plugins offer: name -> (spec, owner), by kind.
 
-A name that two plugins offer is ambiguous and never shadowed; a name that nobody offers is an
-error that says the nearest, what is installed, and which plugins failed to load.
+No two plugins offer one name: `plugins.check` has refused the later one. A name that nobody
+offers is an error that says the nearest, what is installed, and which plugins failed to load.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Entry(NamedTuple, Generic[S]):
 class Shelf(Generic[S]):
     """All specs of one kind.
 
-    A spec has a short name, and a long one, `distribution:name`, which tells two apart.
+    A spec has a short name, and a long one, `distribution:name`, which says whose it is.
     """
 
     noun: str  # one of them, for messages: "chat template"
@@ -66,11 +66,9 @@ class Shelf(Generic[S]):
         """Return the spec of this short or long name.
 
         Raises:
-            PluginError: nobody offers it, or two do.
+            PluginError: nobody offers it.
         """
-        found = [pair for pair in self._named if name in {pair[0], _long_name(*pair)}]
-        if len(found) > 1:
-            raise PluginError(_ambiguous(self.noun, name, found))
+        found = [entry for own, entry in self._named if name in {own, _long_name(own, entry)}]
         if not found:
             installed = ", ".join(self.names) or "none"
             raise PluginError(
@@ -78,16 +76,10 @@ class Shelf(Generic[S]):
                 f"{did_you_mean(name, self.names)}; installed: {installed}"
                 f"{_failed(self._problems)}"
             )
-        return found[0][1]
+        return found[0]
 
     def unique(self) -> list[Entry[S]]:
-        """Return every spec, for kinds of which all are in use.
-
-        Raises:
-            PluginError: two plugins offer one name.
-        """
-        for name in self.names:
-            self.get(name)
+        """Return every spec, for kinds of which all are in use."""
         return list(self)
 
 
@@ -118,7 +110,7 @@ class Registry:
         A scheme may be written long: `distribution:scheme:rest`.
 
         Raises:
-            SourceError: no plugin offers the scheme, or two do.
+            SourceError: no plugin offers the scheme.
         """
         scheme, colon, rest = source.partition(":")
         if not colon or not scheme or scheme[0] in "./~" or "/" in scheme:
@@ -157,19 +149,13 @@ class Registry:
 
         Raises:
             CheckpointError: no plugin knows any of them.
-            PluginError: two plugins claim the same one.
+            PluginError: two fallbacks would take it.
         """
         wanted = list(config.get("architectures") or ())
         for architecture in wanted:
-            found = [
-                (name, entry)
-                for name, entry in self.models._named
-                if architecture in entry.spec.architectures
-            ]
-            if len(found) > 1:
-                raise PluginError(_ambiguous("architecture", architecture, found))
-            if found:
-                return found[0][1]
+            for entry in self.models:
+                if architecture in entry.spec.architectures:
+                    return entry
         fallbacks = [
             (name, entry)
             for name, entry in self.models._named
@@ -222,10 +208,7 @@ def _claims(entry: Entry[LoaderSpec], path: Path) -> bool:
 
 def _ambiguous(noun: str, name: str, found: Sequence[tuple[str, Entry[Any]]]) -> str:
     offers = " and ".join(f"{_long_name(*pair)} (plugin {pair[1].owner})" for pair in found)
-    return (
-        f"{noun} {name!r} is ambiguous: {offers}; "
-        f"block one of the plugins with plugins.block, or write the long name where one is asked"
-    )
+    return f"{noun} {name!r} is ambiguous: {offers}; block one of the plugins with plugins.block"
 
 
 def _failed(problems: Sequence[Plugin]) -> str:

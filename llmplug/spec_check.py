@@ -7,9 +7,12 @@ the plugin that wrote it.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from llmplug.specs import ModelSpec, SamplerSpec, Stage
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
 
 
 def find_spec_problem(spec: Any) -> str | None:
@@ -23,6 +26,16 @@ def find_spec_problem(spec: Any) -> str | None:
         return f"{spec.name!r} that claims no architecture"
     if isinstance(spec, SamplerSpec):
         return _sampler_problem(spec)
+    return None
+
+
+def find_settings_problem(model: Any) -> str | None:
+    """Return what is wrong with the model of a plugin's settings, or None."""
+    if not _is_pydantic_model(model):
+        return f"returned {model!r}, not a pydantic model"
+    required = _list_required(model)
+    if required:
+        return f"returned {model.__name__}, whose {required[0]!r} has no default"
     return None
 
 
@@ -45,10 +58,17 @@ def _expected(annotation: str, value: Any) -> str | None:
 def _sampler_problem(spec: SamplerSpec) -> str | None:
     if spec.stage not in get_args(Stage):
         return f"{spec.name!r} of stage {spec.stage!r}, not one of {', '.join(get_args(Stage))}"
-    fields = getattr(spec.params, "model_fields", None)
-    if not isinstance(spec.params, type) or fields is None:
+    if not _is_pydantic_model(spec.params):
         return f"{spec.name!r} whose 'params' is no pydantic model"
-    required = [name for name, field in fields.items() if field.is_required()]
+    required = _list_required(spec.params)
     if required:
         return f"{spec.name!r} whose parameter {required[0]!r} has no neutral default"
     return None
+
+
+def _is_pydantic_model(thing: Any) -> bool:
+    return isinstance(thing, type) and hasattr(thing, "model_fields")
+
+
+def _list_required(model: type[BaseModel]) -> list[str]:
+    return [name for name, field in model.model_fields.items() if field.is_required()]

@@ -14,13 +14,11 @@ import pytest
 HEAD = """\
 from llmplug import ChatTemplateSpec, KernelSpec, LoaderSpec, ModelSpec, SamplerSpec, SourceSpec
 from llmplug import hookimpl
-from pydantic import BaseModel
-
-class Params(BaseModel):
-    strength: float = 0.0
+from pydantic import BaseModel, create_model
 
 def sampler(name, **fields):
-    return SamplerSpec(**{"name": name, "stage": "bias", "params": Params, "make": print,
+    params = create_model("Params", **{f"strength_{name}": (float, 0.0)})
+    return SamplerSpec(**{"name": name, "stage": "bias", "params": params, "make": print,
                           "is_active": bool, **fields})
 
 def template(name):

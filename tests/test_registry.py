@@ -58,18 +58,18 @@ def test_unknown_name_tells_which_plugins_failed(site: Site) -> None:
     )
 
 
-def test_ambiguous_name_needs_the_long_one(site: Site) -> None:
+def test_long_name_says_whose_it_is(site: Site) -> None:
     site.install("first", TEMPLATE)
     site.install("second", TEMPLATE)
     shelf = make_registry(site).chat_templates
-    with pytest.raises(PluginError, match=r"'chat' is ambiguous: dist-first:chat .* and dist-sec"):
-        shelf.get("chat")
-    with pytest.raises(PluginError, match="ambiguous"):
-        shelf.unique()
-    assert shelf.get("dist-second:chat").owner == "dist-second:second"
+    assert shelf.get("chat") == shelf.get("dist-first:chat")
+    with pytest.raises(
+        PluginError, match=r"'dist-second:chat'.* not loaded: plugin 'second' .* is"
+    ):
+        shelf.get("dist-second:chat")
 
 
-def test_blocking_one_ends_the_ambiguity(site: Site) -> None:
+def test_blocking_one_frees_its_names(site: Site) -> None:
     site.install("first", TEMPLATE)
     site.install("second", TEMPLATE)
     registry = make_registry(site, block=("first",))
@@ -149,10 +149,15 @@ def test_unknown_architecture_is_an_error(site: Site) -> None:
         make_registry(site).model_for({})
 
 
-def test_architecture_that_two_claim_is_an_error(site: Site) -> None:
-    install(site, "one", "models", "model('a', 'A')")
-    install(site, "two", "models", "model('b', 'A')")
-    with pytest.raises(PluginError, match=r"'A' is ambiguous: dist-one:a .* and dist-two:b"):
+def test_architecture_that_two_fall_back_to_is_an_error(site: Site) -> None:
+    for name in ("one", "two"):
+        fields = f"model('{name}'), claims=lambda config: True"
+        site.install(
+            name,
+            "from dataclasses import replace\n"
+            f"@hookimpl\ndef llmplug_models(): return [replace({fields})]",
+        )
+    with pytest.raises(PluginError, match=r"'A' is ambiguous: dist-one:one .* and dist-two:two"):
         make_registry(site).model_for({"architectures": ["A"]})
 
 
@@ -171,13 +176,13 @@ def test_required_plugin_that_is_ok_is_no_error(site: Site) -> None:
     ],
 )
 def test_required_plugin_that_is_not_ok_is_an_error(site: Site, code: str, reason: str) -> None:
-    install(site, "other", "samplers", "sampler('taken')")
+    install(site, "earlier", "samplers", "sampler('taken')")
     path = site.install("first", code, version="2.5")
     with pytest.raises(PluginError) as caught:
         make_registry(site, "first")
     message = str(caught.value)
     assert message.startswith(f"plugins.require: plugin 'first' of dist-first 2.5 {reason}")
-    assert str(path) in message or "also offered by dist-other:other" in message
+    assert str(path) in message or "write dist-earlier:earlier under plugins.block" in message
 
 
 def test_required_plugin_that_is_blocked_is_an_error(site: Site) -> None:

@@ -16,7 +16,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     explain = actions.add_parser("explain", help="print each value and where it came from")
     add_config(explain)
     explain.add_argument("--json", action="store_true", help="print JSON")
-    actions.add_parser("schema", help="print the JSON schema of a config file")
+    actions.add_parser(
+        "schema", help="print the JSON schema of a config file, with what installed plugins take"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -26,9 +28,14 @@ def run(args: argparse.Namespace) -> int:
     from llmplug.config import explain, schema
 
     if args.action == "schema":
-        write_json(schema())
+        from llmplug.plugins import load_all
+
+        write_json(schema(load_all().plugins))
         return 0
-    rows = explain(read_config(args))
+    from llmplug.assemble import load_plugins
+
+    config = read_config(args)
+    rows = explain(config, load_plugins(config).plugins)
     if args.json:
         write_json([{"key": row.key, "value": row.value, "origin": row.origin} for row in rows])
     else:

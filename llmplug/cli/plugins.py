@@ -89,7 +89,11 @@ def _load_report(args: argparse.Namespace) -> PluginReport:
 
     if args.sets and not args.config:
         raise ConfigError("--set needs --config FILE, whose values it overrides")
-    return load_all(block=read_config(args).plugins.block if args.config else ())
+    if not args.config:
+        return load_all()
+    from llmplug.assemble import load_plugins
+
+    return load_plugins(read_config(args))
 
 
 def _find_hook(name: str) -> str:

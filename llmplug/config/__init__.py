@@ -5,6 +5,8 @@ operations.py the part of that for whoever runs a server
 values.py     kinds of values: sizes, names, sections
 document.py   YAML text -> plain values that know their lines; the only reader of YAML
 keys.py       API keys, in the config or in a file of their own
+shape.py      what a model says of a path: its field, its keys, whether it is secret
+plugin_settings.py  what plugins are told, read with their own models
 complaint.py  what pydantic found -> ConfigError that says file, line, key and what was expected
 loading.py    file + overrides + secrets -> Config
 explain.py    Config -> rows that say where each value came from, YAML, JSON schema
@@ -30,6 +32,7 @@ from llmplug.config.operations import AdminConfig, FlightRecorderConfig, LogConf
 
 __all__ = [
     "AdminConfig",
+from llmplug.config.plugin_settings import PluginSettings
     "BatchesConfig",
     "CacheConfig",
     "Config",
@@ -43,6 +46,7 @@ __all__ = [
     "ResponsesConfig",
     "SchedulerConfig",
     "ServerConfig",
+    "PluginSettings",
     "TlsConfig",
     "TracesConfig",
     "WeightsConfig",

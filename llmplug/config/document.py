@@ -9,14 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from llmplug.config.fields import is_secret
+from llmplug.config.shape import is_secret
 from llmplug.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from pydantic import BaseModel
+
     from llmplug.config.values import Path
 
+PLUGIN_SETTINGS = ("plugins", "settings")
 MAX_VALUES = 10_000  # aliases of aliases make any number out of a few lines
 MAX_DEPTH = 32  # of values in values; the YAML reader takes ever longer with each
 _VARIABLE = re.compile(r"\$\{([^}]*)\}")
@@ -30,20 +33,31 @@ class Document:
         name: of the file, for messages.
         values: dicts, lists and scalars.
         places: path of a value -> where it was written: `config/x.yaml:12`, `--set server.port`.
+        at: where in the config these values stand.
     """
 
     name: str
     values: Any = field(default_factory=dict)
     places: dict[Path, str] = field(default_factory=dict)
+    at: Path = ()
+
+    def part(self, path: Path) -> Document:
+        """Return what stands at a path, as a document that says the same places."""
+        values = self.values
+        for part in path:
+            values = values[part]
+        known = {each: at for each, at in self.places.items() if each[: len(path)] == path}
+        places = {each[len(path) :]: at for each, at in known.items()}
+        return Document(self.place(path), values, places, (*self.at, *path))
 
     def locate(self, path: Path) -> str:
         """Say where a value was written, and its key: `config/x.yaml:12: server.port`."""
-        place, key = self.place(path), dotted(path)
+        place, key = self.place(path), dotted((*self.at, *path))
         return place if place == f"--set {key}" else f"{place}: {key}"
 
     def place(self, path: Path) -> str:
         """Return where the value at a path stands, or the nearest thing around it."""
-        for length in range(len(path), 0, -1):
+        for length in range(len(path), -1, -1):
             if path[:length] in self.places:
                 return self.places[path[:length]]
         return self.name
@@ -65,25 +79,29 @@ class Document:
         kept = {known: at for known, at in self.places.items() if known[: len(path)] != path}
         self.places = kept | reader.places | {path: here}
 
-    def expand_secrets(self) -> None:
-        """Read `${NAME}` from the environment, in secrets; anywhere else it is an error.
+    def expand_secrets(self, model: type[BaseModel]) -> None:
+        """Read `${NAME}` from the environment, in what `model` calls secret; else it is an error.
+
+        Settings of plugins are left as they are: nobody knows yet what of them is secret.
 
         Raises:
             ConfigError: it stands elsewhere, or the variable is not set.
         """
-        self.values = self._expand(self.values, ())
+        self.values = self._expand(self.values, (), model)
 
-    def _expand(self, value: Any, path: Path) -> Any:
+    def _expand(self, value: Any, path: Path, model: type[BaseModel]) -> Any:
+        if (*self.at, *path) == PLUGIN_SETTINGS:
+            return value
         if isinstance(value, dict):
-            return {key: self._expand(item, (*path, key)) for key, item in value.items()}
+            return {key: self._expand(item, (*path, key), model) for key, item in value.items()}
         if isinstance(value, list):
-            return [self._expand(item, (*path, index)) for index, item in enumerate(value)]
+            return [self._expand(item, (*path, index), model) for index, item in enumerate(value)]
         if not isinstance(value, str) or not _VARIABLE.search(value):
             return value
-        if not is_secret(path):
+        if not is_secret(model, path):
             raise ConfigError(
-                f"{self.locate(path)}: ${{NAME}} is read in secrets only "
-                "(server.api_keys); write the value itself, or override it with --set"
+                f"{self.locate(path)}: ${{NAME}} is read in secrets only; "
+                "write the value itself, or override it with --set"
             )
         return _VARIABLE.sub(lambda match: self._variable(match[1], path), value)
 

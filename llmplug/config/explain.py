@@ -1,4 +1,7 @@
-"""Config -> rows that say where each value came from, YAML, JSON schema. No secret is shown."""
+"""Config -> rows that say where each value came from, YAML, JSON schema. No secret is shown.
+
+Settings of plugins are told by those that are loaded: they alone know what there is.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +9,17 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from llmplug.config.document import dotted, write_document
-from llmplug.config.fields import Config, is_secret
-from llmplug.config.values import Section
+from pydantic import BaseModel
+
+from llmplug.config.document import PLUGIN_SETTINGS, dotted, write_document
+from llmplug.config.fields import Config
+from llmplug.config.shape import is_secret
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from llmplug.config.values import Path
+    from llmplug.plugin_report import Plugin
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,18 +31,63 @@ class ExplainRow:
     origin: str  # "config/x.yaml:12", "--set server.port", "default", ...
 
 
-def explain(config: Config) -> list[ExplainRow]:
-    """Return each value and where it came from, in the order of the schema."""
+def explain(config: Config, plugins: Sequence[Plugin] = ()) -> list[ExplainRow]:
+    """Return each value and where it came from, in the order of the schema.
+
+    Args:
+        plugins: whose settings are told.
+    """
     values = config.model_dump()
-    return [
-        ExplainRow(dotted(path), _show(_value_at(values, path), path), _origin(config, path))
-        for path in _leaves(config, ())
-    ]
+    rows: list[ExplainRow] = []
+    for path in _leaves(config, ()):
+        value = _value_at(values, path)
+        if path == PLUGIN_SETTINGS and (plugins or not value):
+            rows += [row for plugin in plugins for row in _explain_plugin(config, plugin)]
+        else:
+            shown = _show(value, is_secret(Config, path))
+            rows.append(ExplainRow(dotted(path), shown, _origin(config, path)))
+    return rows
 
 
-def schema() -> dict[str, Any]:
-    """Return the JSON schema of a config file, with descriptions."""
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Config.model_json_schema()}
+def _explain_plugin(config: Config, plugin: Plugin) -> Iterator[ExplainRow]:
+    settings = plugin.settings
+    if settings is None or not plugin.is_loaded:
+        return
+    names = [name for name in config.plugins.settings if plugin.found.is_called(name)]
+    at = (*PLUGIN_SETTINGS, *(names[:1] or [plugin.found.name]))
+    values = settings.model_dump(mode="json", fallback=str)  # pydantic masks its own secrets
+    for path in _leaves(settings, ()):
+        shown = _show(_value_at(values, path), is_secret(type(settings), path))
+        origin = config._places.get((*at, *path), "default")
+        yield ExplainRow(dotted((*at, *path)), shown, origin)
+
+
+def schema(plugins: Sequence[Plugin] | None = None) -> dict[str, Any]:
+    """Return the JSON schema of a config file, with descriptions.
+
+    Args:
+        plugins: whose settings it describes, and no others; None: it takes any.
+    """
+    dialect = "https://json-schema.org/draft/2020-12/schema"
+    whole = {"$schema": dialect, **Config.model_json_schema()}
+    if plugins is None:
+        return whole
+    properties: dict[str, Any] = {}
+    for plugin in plugins:
+        if plugin.settings is not None and plugin.is_loaded:
+            whole["$defs"] |= _settings_schemas(plugin.found.name, type(plugin.settings))
+            for name in (plugin.found.name, plugin.found.long_name):
+                properties[name] = {"$ref": f"#/$defs/{plugin.found.name}"}
+    field = whole["$defs"]["PluginsConfig"]["properties"]["settings"]
+    field |= {"properties": properties, "additionalProperties": False}
+    return whole
+
+
+def _settings_schemas(name: str, model: type[BaseModel]) -> dict[str, Any]:
+    """Return the schema of a plugin's settings under its name, and those of its parts."""
+    own = model.model_json_schema(ref_template=f"#/$defs/{name}.{{model}}")
+    parts = {f"{name}.{part}": about for part, about in own.pop("$defs", {}).items()}
+    return {**parts, name: {**own, "additionalProperties": False}}
 
 
 def dump_yaml(config: Config) -> str:
@@ -46,10 +97,11 @@ def dump_yaml(config: Config) -> str:
 
 def _leaves(value: Any, path: Path) -> Iterator[Path]:
     """Yield the paths of all values that are no sections; a list of scalars is one value."""
-    if isinstance(value, Section):
-        for name in type(value).model_fields:
-            yield from _leaves(getattr(value, name), (*path, name))
-    elif isinstance(value, tuple) and value and isinstance(value[0], Section):
+    if isinstance(value, BaseModel):
+        for name, field in type(value).model_fields.items():
+            if not field.exclude:
+                yield from _leaves(getattr(value, name), (*path, name))
+    elif isinstance(value, tuple | list) and value and isinstance(value[0], BaseModel):
         for index, item in enumerate(value):
             yield from _leaves(item, (*path, index))
     else:
@@ -62,8 +114,8 @@ def _value_at(values: Any, path: Path) -> Any:
     return values
 
 
-def _show(value: Any, path: Path) -> str:
-    if is_secret(path) and value:
+def _show(value: Any, is_hidden: bool) -> str:
+    if is_hidden and value:
         return "(secret)"
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
@@ -71,7 +123,7 @@ def _show(value: Any, path: Path) -> str:
 def _origin(config: Config, path: Path) -> str:
     if path in config._places:
         return config._places[path]
-    if is_secret(path):  # a key that is written as plain text
+    if is_secret(Config, path):  # a key that is written as plain text
         for length in range(len(path) - 1, 1, -1):
             if path[:length] in config._places:
                 return config._places[path[:length]]
@@ -84,7 +136,7 @@ def _plain(value: Any, path: Path) -> Any:
         return {key: _plain(item, (*path, key)) for key, item in value.items()}
     if isinstance(value, tuple):
         return [_plain(item, (*path, index)) for index, item in enumerate(value)]
-    if is_secret(path) and isinstance(value, str):
+    if is_secret(Config, path) and isinstance(value, str):
         name = "_".join(str(part) for part in path[1:]).upper()
         return f"${{{name}}}"
     return value

@@ -6,10 +6,10 @@ The descriptions are what `llmplug config schema` and the docs print.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from collections.abc import Mapping
+from typing import Any, Literal
 
-from pydantic import BaseModel, Field, PrivateAttr, model_validator
+from pydantic import Field, PrivateAttr, model_validator
 
 from llmplug.config.keys import KeyConfig  # noqa: TC001 - pydantic reads it at run time
 from llmplug.config.operations import AdminConfig, FlightRecorderConfig, LogConfig, TracesConfig
@@ -20,12 +20,10 @@ from llmplug.config.values import (
     Name,
     Path,
     Section,
+    PlainValues,
     Size,
     is_loopback,
 )
-
-if TYPE_CHECKING:
-    from pydantic.fields import FieldInfo
 
 
 class TlsConfig(Section):
@@ -314,6 +312,13 @@ class Config(Section):
                 for name in names:
                     if name in taken:
                         raise FieldProblem(
+    settings: dict[Name, PlainValues] = Field(
+        {},
+        repr=False,
+        json_schema_extra={"secret": True},  # what of it is, says the plugin alone
+        description="What plugins are told, each by its short or long name: `llmplug config "
+        "schema` prints what the installed ones take.",
+    )
                             f"the name {name!r} is already that of models.{taken[name]}; "
                             "names and aliases must differ",
                             *("models", index, key),
@@ -328,33 +333,3 @@ def derive_name(source: str) -> str:
     last = re.split(r"@|==", rest.rpartition("/")[2])[0]
     # "Q4_1.gguf" ends in a suffix, "name-0.6B" does not.
     return re.sub(r"\.[a-z]{3,}$", "", last) or source
-
-
-def field_at(path: Path) -> FieldInfo | None:
-    """Return the field that a path leads to, through lists; None: there is none."""
-    section: type[BaseModel] | None = Config
-    field = None
-    for part in path:
-        if isinstance(part, str):
-            field = section.model_fields.get(part) if section else None
-            section = _section_in(field) if field else None
-    return field
-
-
-def known_keys(path: Path) -> list[str]:
-    """Return the keys of the mapping at a path."""
-    field = field_at(path)
-    section = _section_in(field) if field else None if path else Config
-    return list(section.model_fields) if section else []
-
-
-def is_secret(path: Path) -> bool:
-    """Return whether the value at a path must not be shown."""
-    field = field_at(path)
-    extra = field.json_schema_extra if field else None
-    return isinstance(extra, dict) and extra.get("secret") is True
-
-
-def _section_in(field: FieldInfo) -> type[BaseModel] | None:
-    kinds: Iterable[Any] = (field.annotation, *get_args(field.annotation))
-    return next((k for k in kinds if isinstance(k, type) and issubclass(k, Section)), None)

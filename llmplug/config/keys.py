@@ -85,14 +85,15 @@ def read_keys(path: str | Path) -> tuple[KeyConfig, ...]:
 
     from llmplug.config.complaint import complain
     from llmplug.config.document import Document, read_document
+    from llmplug.config.fields import Config
     from llmplug.config.loading import read_text
 
     read = read_document(read_text(path), str(path))
     # In the place that it has in a config, where it is known to be a secret.
     places = {("server", *place): where for place, where in read.places.items()}
     document = Document(read.name, {"server": read.values}, places)
-    document.expand_secrets()
+    document.expand_secrets(Config)
     try:
         return _KeysFile.model_validate(document.values).server.api_keys
     except ValidationError as error:
-        raise complain(error, document) from None
+        raise complain(error, document, Config) from None

@@ -80,11 +80,11 @@ def from_source(
 def _finish(document: Document, sets: Sequence[str]) -> Config:
     for assignment in sets:
         document.override(assignment)
-    document.expand_secrets()
+    document.expand_secrets(Config)
     try:
         config = Config.model_validate(document.values)
     except ValidationError as error:
         # Not chained: the original shows input values, secrets included.
-        raise complain(error, document) from None
+        raise complain(error, document, Config) from None
     config._places = document.places
     return config

@@ -19,6 +19,7 @@ from pydantic import (
 )
 
 Path = tuple[str | int, ...]  # of a value: ("models", 0, "source")
+Values = Mapping[str, Any]  # by key, as YAML and JSON have them
 
 _UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
@@ -89,6 +90,19 @@ def _check_name(name: str) -> str:
     return name
 
 
+def _check_plain(values: Any, *path: str | int) -> Any:
+    """Refuse what JSON cannot say, which is how values reach other processes."""
+    if isinstance(values, dict | list):
+        pairs = values.items() if isinstance(values, dict) else enumerate(values)
+        for key, value in pairs:
+            _check_plain(value, *path, key)
+    elif isinstance(values, float) and not math.isfinite(values):
+        raise FieldProblem("expected a finite number", *path)
+    elif values is not None and not isinstance(values, bool | int | float | str):
+        raise FieldProblem("expected text, a number, true, false or null; put it in quotes", *path)
+    return values
+
+
 def is_loopback(host: str) -> bool:
     """Return whether an address can be reached from this machine alone."""
     try:
@@ -109,6 +123,7 @@ CacheMemory = Annotated[
 InterTokenMs = Annotated[float | Literal["auto"], BeforeValidator(_parse_inter_token_ms)]
 Name = Annotated[str, AfterValidator(_check_name)]
 ApiKey = Annotated[str, AfterValidator(_check_key)]
+PlainValues = Annotated[dict[str, Any], AfterValidator(_check_plain)]
 
 
 class Section(BaseModel):

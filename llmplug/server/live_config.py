@@ -80,8 +80,16 @@ def _compare(name: str, before: BaseModel, after: BaseModel) -> Iterator[str]:
         old, new = getattr(before, key), getattr(after, key)
         if isinstance(old, BaseModel) and isinstance(new, BaseModel):
             yield from _compare(f"{name}.{key}", old, new)
-        elif old != new:
-            yield f"{name}.{key}"
+        else:
+            yield from _compare_values(f"{name}.{key}", old, new)
+
+
+def _compare_values(name: str, before: Any, after: Any) -> Iterator[str]:
+    if isinstance(before, dict) and isinstance(after, dict):
+        for key in sorted(before.keys() | after.keys()):
+            yield from _compare_values(f"{name}.{key}", before.get(key), after.get(key))
+    elif before != after:
+        yield name
 
 
 def _names(models: Iterable[ModelConfig]) -> list[str]:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from llmplug import assemble
+from llmplug.config import PluginSettings
 from llmplug.errors import ConfigError, LlmplugError
 from llmplug.generation_defaults import plan_chat
 from llmplug.plugin_modules import find_changed, imported_anew, stamp_packages
@@ -111,6 +112,7 @@ class Reloader:
         stuck = {each.package for each in registry.report.plugins if each.has_engine_parts}
         with imported_anew(stale - stuck):
             fresh = assemble.load_registry(config)
+            PluginSettings(wanted).check(fresh.report)
             _refuse_worse(registry.report, fresh.report)
             models = self._remake_models(config, fresh)
         changed = find_changes(running, config) + _compare_plugins(registry.report, fresh.report)

@@ -6,6 +6,7 @@ its spec is skipped, and says so.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator
 from functools import partial
 from importlib.metadata import entry_points
@@ -74,12 +75,21 @@ def pytest_collection_modifyitems(session: pytest.Session, items: list[pytest.It
         items += tests.collect()
 
 
+def _list_specs(plugin: Any, hook: str) -> list[Any]:
+    """Call a hook if the plugin has it, with the defaults of its settings."""
+    function = getattr(plugin, hook, None)
+    if function is None:
+        return []
+    takes_settings = "settings" in inspect.signature(function).parameters
+    return list(function(plugin.llmplug_settings()()) if takes_settings else function())
+
+
 def _list_kernels(plugin: Any) -> Iterator[tuple[str, Callable[[], None]]]:
     import torch
 
     from llmplug.testing.kernel_properties import DTYPES
 
-    specs: list[KernelSpec] = getattr(plugin, "llmplug_kernels", list)()
+    specs: list[KernelSpec] = _list_specs(plugin, "llmplug_kernels")
     devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
     for spec in specs:
         for device in devices:
@@ -98,9 +108,9 @@ def _try_kernel(spec: KernelSpec, device: str, dtype: str, others: list[KernelSp
 
 
 def _list_others(plugin: Any) -> Iterator[tuple[str, Callable[[], None]]]:
-    grammars: list[GrammarSpec] = getattr(plugin, "llmplug_grammars", list)()
-    thinking: list[ReasoningParserSpec] = getattr(plugin, "llmplug_reasoning_parsers", list)()
-    calls: list[ToolParserSpec] = getattr(plugin, "llmplug_tool_parsers", list)()
+    grammars: list[GrammarSpec] = _list_specs(plugin, "llmplug_grammars")
+    thinking: list[ReasoningParserSpec] = _list_specs(plugin, "llmplug_reasoning_parsers")
+    calls: list[ToolParserSpec] = _list_specs(plugin, "llmplug_tool_parsers")
     for grammar in grammars:
         yield f"grammar-{grammar.name}", partial(_call, "check_grammar", grammar)
     for reasoning in thinking:
@@ -108,7 +118,7 @@ def _list_others(plugin: Any) -> Iterator[tuple[str, Callable[[], None]]]:
     for tools in calls:
         yield f"calls-{tools.name}", partial(_try_calls, tools)
     for hook, reason in _WANTING.items():
-        for spec in getattr(plugin, hook, list)():
+        for spec in _list_specs(plugin, hook):
             name = getattr(spec, "name", None) or spec.scheme
             yield f"{hook.removeprefix('llmplug_')}-{name}", partial(pytest.skip, reason)
 

@@ -9,6 +9,7 @@ import pytest
 
 from llmplug.cli import main
 from llmplug.config import schema
+from llmplug.plugins import load_all
 
 
 @pytest.fixture
@@ -42,7 +43,7 @@ def test_explain_as_json(config: Path, capsys: pytest.CaptureFixture[str]) -> No
 
 def test_schema_is_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["config", "schema"]) == 0
-    assert json.loads(capsys.readouterr().out) == schema()
+    assert json.loads(capsys.readouterr().out) == schema(load_all().plugins)
 
 
 def test_mistake_is_one_line_and_exit_2(config: Path, capsys: pytest.CaptureFixture[str]) -> None:

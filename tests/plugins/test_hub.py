@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from llmplug import SourceError
-from llmplug_hub import llmplug_sources
+from llmplug_hub import HubSettings, llmplug_sources
 from llmplug_hub.address import Address, parse_address
 from llmplug_hub.choose import choose_files
 from llmplug_hub.download import fetch
@@ -42,6 +42,7 @@ class Hub:
     cut_after: int | None = None  # bytes of the first download of weights
     tampered: str | None = None  # a file that arrives with other bytes than listed
     requests: list[tuple[str, str, str | None]] = field(default_factory=list)
+    logins: set[str | None] = field(default_factory=set)  # headers of all requests
     endpoint: str = ""
 
 
@@ -58,6 +59,7 @@ def make_handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
         def answer(self, *, with_body: bool) -> None:
             path = self.path.partition("?")[0]
             hub.requests.append((self.command, path, self.headers.get("Range")))
+            hub.logins.add(self.headers.get("Authorization"))
             if not path.startswith(("/api/models/org/name", "/org/name/")):
                 self.refuse(401 if "private" in path else 404, "RepoNotFound")
             elif path.startswith("/api/"):
@@ -142,7 +144,7 @@ def hub() -> Iterator[Hub]:
 
 @pytest.fixture
 def source():
-    (spec,) = llmplug_sources()
+    (spec,) = llmplug_sources(HubSettings())
     return spec
 
 
@@ -193,6 +195,14 @@ def test_a_download_that_is_cut_is_resumed_where_it_ended(hub, tmp_path, monkeyp
     assert (folder / "model.safetensors").read_bytes() == WEIGHTS
     ranges = [range_ for _, path, range_ in hub.requests if "model.safetensors" in path]
     assert "bytes=300000-" in ranges
+
+
+def test_settings_say_where_the_hub_is_and_who_asks(hub, tmp_path):
+    settings = HubSettings(endpoint=hub.endpoint, token="hush")
+    (source,) = llmplug_sources(settings)
+    folder = source.fetch("org/name", tmp_path, ignore)
+    assert (folder / "model.safetensors").read_bytes() == WEIGHTS
+    assert hub.logins == {"Bearer hush"}
 
 
 def test_an_interrupted_fetch_is_not_found(hub, source, tmp_path):
@@ -262,7 +272,7 @@ def test_the_users_settings_of_huggingface_hub_hold(hub, tmp_path):
     """HF_ENDPOINT and HF_HUB_OFFLINE are read when huggingface_hub is imported: a new process."""
     script = (
         "import sys, pathlib, llmplug, llmplug_hub\n"
-        "(source,) = llmplug_hub.llmplug_sources()\n"
+        "(source,) = llmplug_hub.llmplug_sources(llmplug_hub.HubSettings())\n"
         "try:\n"
         "    cache = pathlib.Path(sys.argv[1])\n"
         "    print(source.fetch('org/name', cache, lambda *report: None).name)\n"
@@ -342,7 +352,7 @@ def test_addresses_that_are_refused(source, tmp_path, rest):
 def test_finding_needs_no_huggingface_hub(tmp_path):
     script = (
         "import sys, pathlib, llmplug_hub\n"
-        "(source,) = llmplug_hub.llmplug_sources()\n"
+        "(source,) = llmplug_hub.llmplug_sources(llmplug_hub.HubSettings())\n"
         "source.find('org/name', pathlib.Path(sys.argv[1]))\n"
         "print('huggingface_hub' in sys.modules)\n"
     )

@@ -7,7 +7,10 @@ is complete, so that a start without a network asks nobody.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
 from llmplug import SourceSpec, hookimpl
 
@@ -17,6 +20,19 @@ if TYPE_CHECKING:
     from llmplug import Progress
 
 
+class HubSettings(BaseModel):
+    """Where the hub is, and who asks; what is left out is as huggingface_hub is configured."""
+
+    model_config = ConfigDict(frozen=True)
+
+    endpoint: str | None = Field(
+        None, pattern=r"^https?://\S+$", description="A mirror of the hub: https://hub.example."
+    )
+    token: SecretStr | None = Field(
+        None, description="For gated and private models; null: that of `hf auth login`."
+    )
+
+
 def _find(rest: str, cache_dir: Path) -> Path | None:
     from llmplug_hub.address import parse_address
     from llmplug_hub.record import find
@@ -24,16 +40,28 @@ def _find(rest: str, cache_dir: Path) -> Path | None:
     return find(parse_address(rest), cache_dir)
 
 
-def _fetch(rest: str, cache_dir: Path, progress: Progress) -> Path:
+def _fetch(settings: HubSettings, rest: str, cache_dir: Path, progress: Progress) -> Path:
     from llmplug_hub.address import parse_address
     from llmplug_hub.download import fetch
 
-    return fetch(parse_address(rest), cache_dir, progress)
+    token = None if settings.token is None else settings.token.get_secret_value()
+    return fetch(parse_address(rest), cache_dir, progress, endpoint=settings.endpoint, token=token)
 
 
 @hookimpl
-def llmplug_sources() -> list[SourceSpec]:
+def llmplug_settings() -> type[HubSettings]:
+    """Take an endpoint and a token."""
+    return HubSettings
+
+
+@hookimpl
+def llmplug_sources(settings: HubSettings) -> list[SourceSpec]:
     """Offer the scheme `hf`."""
     return [
-        SourceSpec(scheme="hf", syntax="hf:org/name[/file][@revision]", find=_find, fetch=_fetch),
+        SourceSpec(
+            scheme="hf",
+            syntax="hf:org/name[/file][@revision]",
+            find=_find,
+            fetch=partial(_fetch, settings),
+        ),
     ]

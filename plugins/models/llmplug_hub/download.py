@@ -25,18 +25,24 @@ _NetworkError: type[Exception] = hub_errors.HTTPError  # type: ignore[attr-defin
 
 
 def fetch(
-    address: Address, cache_dir: Path, progress: Progress, *, endpoint: str | None = None
+    address: Address,
+    cache_dir: Path,
+    progress: Progress,
+    *,
+    endpoint: str | None = None,
+    token: str | None = None,
 ) -> Path:
     """Download what a model needs, verify it and record that it is complete.
 
     Args:
         endpoint: of the hub; None: as huggingface_hub is configured.
+        token: for gated and private models; None: that of the user's login, if there is one.
 
     Raises:
         SourceError: not found, gated, offline, no such revision or file, or damaged bytes.
     """
     with _explained(address):
-        info = HfApi(endpoint=endpoint).model_info(
+        info = HfApi(endpoint=endpoint, token=token).model_info(
             address.repo, revision=address.revision, files_metadata=True
         )
     entries = {entry.rfilename: entry for entry in info.siblings or []}
@@ -54,6 +60,7 @@ def fetch(
                 revision=info.sha,
                 cache_dir=hub_folder(cache_dir),
                 endpoint=endpoint,
+                token=token,
                 tqdm_class=_bar_class(progress, stage, done, total),
             )
         files[name] = Path(path)
@@ -77,12 +84,12 @@ def _explained(address: Address) -> Iterator[None]:
     except hub_errors.GatedRepoError as error:
         raise SourceError(
             f"{address}: the model is gated; accept its terms on its page, then log in: "
-            "hf auth login"
+            "hf auth login, or set plugins.settings.hub.token"
         ) from error
     except hub_errors.RepositoryNotFoundError as error:
         raise SourceError(
             f"{address}: there is no such model, or it is private; check the spelling, or log in: "
-            "hf auth login"
+            "hf auth login, or set plugins.settings.hub.token"
         ) from error
     except hub_errors.RevisionNotFoundError as error:
         raise SourceError(f"{address}: there is no revision {address.revision}") from error
