@@ -37,8 +37,8 @@ if TYPE_CHECKING:
 
     from llmplug.config import Config, ModelConfig
     from llmplug.ops import KernelChoice
-    from llmplug.resources import Keep
     from llmplug.plugin_report import PluginReport
+    from llmplug.resources import Keep
     from llmplug.specs import Checkpoint, KernelSpec, Progress
 
 
@@ -48,7 +48,6 @@ def cache_dir() -> Path:
     return Path(root) / "llmplug"
 
 
-def load_registry(config: Config) -> Registry:
 def load_plugins(config: Config) -> PluginReport:
     """Find, load and check the plugins that this configuration allows, and tell each its settings.
 
@@ -62,6 +61,7 @@ def load_plugins(config: Config) -> PluginReport:
     return report
 
 
+def load_registry(config: Config) -> Registry:
     """Make a registry of the plugins that this configuration allows.
 
     Raises:

@@ -4,9 +4,9 @@ fields.py     what can be configured: every key, its type, its default
 operations.py the part of that for whoever runs a server
 values.py     kinds of values: sizes, names, sections
 document.py   YAML text -> plain values that know their lines; the only reader of YAML
-keys.py       API keys, in the config or in a file of their own
 shape.py      what a model says of a path: its field, its keys, whether it is secret
 plugin_settings.py  what plugins are told, read with their own models
+keys.py       API keys, in the config or in a file of their own
 complaint.py  what pydantic found -> ConfigError that says file, line, key and what was expected
 loading.py    file + overrides + secrets -> Config
 explain.py    Config -> rows that say where each value came from, YAML, JSON schema
@@ -29,10 +29,10 @@ from llmplug.config.fields import (
 from llmplug.config.keys import KeyConfig, read_keys
 from llmplug.config.loading import from_source, load, parse
 from llmplug.config.operations import AdminConfig, FlightRecorderConfig, LogConfig, TracesConfig
+from llmplug.config.plugin_settings import PluginSettings
 
 __all__ = [
     "AdminConfig",
-from llmplug.config.plugin_settings import PluginSettings
     "BatchesConfig",
     "CacheConfig",
     "Config",
@@ -42,11 +42,11 @@ from llmplug.config.plugin_settings import PluginSettings
     "KeyConfig",
     "LogConfig",
     "ModelConfig",
+    "PluginSettings",
     "PluginsConfig",
     "ResponsesConfig",
     "SchedulerConfig",
     "ServerConfig",
-    "PluginSettings",
     "TlsConfig",
     "TracesConfig",
     "WeightsConfig",

@@ -19,8 +19,8 @@ from llmplug.config.values import (
     InterTokenMs,
     Name,
     Path,
-    Section,
     PlainValues,
+    Section,
     Size,
     is_loopback,
 )
@@ -289,6 +289,13 @@ class PluginsConfig(Section):
 
     block: tuple[Name, ...] = Field((), description="Not to load, by short or long name.")
     require: tuple[Name, ...] = Field((), description="The start fails without these.")
+    settings: dict[Name, PlainValues] = Field(
+        {},
+        repr=False,
+        json_schema_extra={"secret": True},  # what of it is, says the plugin alone
+        description="What plugins are told, each by its short or long name: `llmplug config "
+        "schema` prints what the installed ones take.",
+    )
 
 
 class Config(Section):
@@ -312,13 +319,6 @@ class Config(Section):
                 for name in names:
                     if name in taken:
                         raise FieldProblem(
-    settings: dict[Name, PlainValues] = Field(
-        {},
-        repr=False,
-        json_schema_extra={"secret": True},  # what of it is, says the plugin alone
-        description="What plugins are told, each by its short or long name: `llmplug config "
-        "schema` prints what the installed ones take.",
-    )
                             f"the name {name!r} is already that of models.{taken[name]}; "
                             "names and aliases must differ",
                             *("models", index, key),
