@@ -2,6 +2,7 @@
 
 fields.py     what can be configured: every key, its type, its default
 operations.py the part of that for whoever runs a server
+deploy.py     the part of that for whoever spreads servers over a cluster
 values.py     kinds of values: sizes, names, sections
 document.py   YAML text -> plain values that know their lines; the only reader of YAML
 shape.py      what a model says of a path: its field, its keys, whether it is secret
@@ -12,6 +13,7 @@ loading.py    file + overrides + secrets -> Config
 explain.py    Config -> rows that say where each value came from, YAML, JSON schema
 """
 
+from llmplug.config.deploy import DeployConfig
 from llmplug.config.explain import ExplainRow, dump_yaml, explain, schema
 from llmplug.config.fields import (
     BatchesConfig,
@@ -36,6 +38,7 @@ __all__ = [
     "BatchesConfig",
     "CacheConfig",
     "Config",
+    "DeployConfig",
     "ExplainRow",
     "FlightRecorderConfig",
     "KernelsConfig",

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from pydantic import Field, PrivateAttr, model_validator
 
+from llmplug.config.deploy import DeployConfig
 from llmplug.config.keys import KeyConfig  # noqa: TC001 - pydantic reads it at run time
 from llmplug.config.operations import AdminConfig, FlightRecorderConfig, LogConfig, TracesConfig
 from llmplug.config.values import (
@@ -305,6 +306,9 @@ class Config(Section):
     models: tuple[ModelConfig, ...] = Field(description="What is served; at least one.")
     plugins: PluginsConfig = Field(PluginsConfig(), description="Which plugins load.")
     log: LogConfig = Field(LogConfig(), description="What is logged.")
+    deploy: DeployConfig = Field(
+        DeployConfig(), description="How `llmplug deploy` spreads it over a cluster."
+    )
 
     # Path of each value that somebody wrote -> where: "config/x.yaml:12". For `explain`.
     _places: dict[Path, str] = PrivateAttr(default_factory=dict)

@@ -1,0 +1,54 @@
+"""How `llmplug deploy` spreads what a config serves over a cluster."""
+
+from __future__ import annotations
+
+from pydantic import Field, model_validator
+
+from llmplug.config.values import FieldProblem, Section
+
+
+class DeployConfig(Section):
+    """What `llmplug deploy` makes of this config on a Ray cluster; `llmplug serve` needs none."""
+
+    min_replicas: int = Field(1, ge=1, description="Servers that there are at least.")
+    max_replicas: int = Field(
+        1, ge=1, description="Servers that there are at most, each with all of `models`."
+    )
+    target_requests: float = Field(
+        16.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="Requests of a server, those that wait included, beyond which there is to be "
+        "one more.",
+    )
+    target_cache: float = Field(
+        0.8,
+        gt=0,
+        le=1,
+        description="Share of a server's cache of keys and values, in tokens, beyond which there "
+        "is to be one more; needs `server.metrics`.",
+    )
+    upscale_delay_s: float = Field(
+        15.0, ge=0, allow_inf_nan=False, description="How long more must be wanted until it comes."
+    )
+    downscale_delay_s: float = Field(
+        300.0, ge=0, allow_inf_nan=False, description="How long fewer must do until one goes."
+    )
+    look_back_s: float = Field(
+        30.0, gt=10, allow_inf_nan=False, description="Over how long load is averaged."
+    )
+    num_cpus: float = Field(
+        1.0, gt=0, allow_inf_nan=False, description="Of Ray's, that a server takes of its node."
+    )
+    num_gpus: int = Field(
+        0, ge=0, description="That a server takes of its node, and all that its models see."
+    )
+
+    @model_validator(mode="after")
+    def _check_bounds(self) -> DeployConfig:
+        if self.min_replicas > self.max_replicas:
+            raise FieldProblem(
+                f"{self.min_replicas} is more than max_replicas, {self.max_replicas}",
+                "min_replicas",
+            )
+        return self

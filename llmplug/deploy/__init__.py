@@ -1,0 +1,21 @@
+"""A config as an application of Ray Serve: `llmplug deploy`. Ray schedules, this room forwards.
+
+Each replica is one whole server, `llmplug serve` as a child process that listens on loopback, so
+that whatever a server does it does here too. In front of them an ingress passes requests on, byte
+for byte, both ways. Which replica gets a request, how many there are, where they run, whether they
+are well and how they are replaced is Ray's to do, by what this room tells it.
+
+cluster.py     a Ray cluster that is there, or one on this machine; deploy to it, remove from it
+application.py a config -> the two deployments and what Ray is to know about them
+ingress.py     HTTP as Ray's proxies hand it on -> a replica -> HTTP
+replica.py     one server, its health and its load, as Ray asks for them
+server.py      that server's process
+guard.py       ends a server whose replica is gone; a program of its own
+messages.py    what goes between ingress and replica
+prefixes.py    what a prompt begins with, and who has seen that
+router.py      which replica is asked, by prefix and load: Ray Serve's request router
+scaling.py     how many replicas there should be: Ray Serve's autoscaling policy
+plugin_lists.py plugins of each node, and how they differ
+
+Only this room imports ray.
+"""

@@ -1,0 +1,56 @@
+"""Which replica is asked, by what it has seen of a prompt and how much it has to do.
+
+A request router of Ray Serve: each ingress has one, with a table of its own.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING
+
+from ray.serve.request_router import RequestRouter
+
+from llmplug.deploy.messages import ForwardedRequest
+from llmplug.deploy.prefixes import PrefixTable, rank
+
+if TYPE_CHECKING:
+    from ray.serve.request_router import PendingRequest, ReplicaID, RunningReplica
+
+
+class PrefixRouter(RequestRouter):
+    """Sends prompts that begin alike to the same replica, as long as it is not busier by far."""
+
+    def initialize_state(self, slack: float) -> None:
+        """Begin with an empty table; Ray calls this once, with the config's values."""
+        self._table: PrefixTable[ReplicaID] = PrefixTable()
+        self._slack = slack
+
+    async def choose_replicas(
+        self,
+        candidate_replicas: list[RunningReplica],
+        pending_request: PendingRequest | None = None,
+    ) -> list[list[RunningReplica]]:
+        """Rank the replicas; Ray takes the first that is not full."""
+        if pending_request is not None:
+            # Else Ray asks again at once, for ever, while all of them are full.
+            pending_request.routing_context.should_backoff = True
+        prefix = _prefix_of(pending_request)
+        replicas = {each.replica_id: each for each in candidate_replicas}
+        # Replicas that are alike are asked in any order, or all ingresses would ask the same.
+        ids = random.sample(list(replicas), len(replicas))
+        loads = {each: self.replica_queue_len_cache.get(each) or 0 for each in ids}
+        order = rank(loads, self._table.count_blocks(prefix), len(prefix), self._slack)
+        return [[replicas[each]] for each in order]
+
+    def on_request_routed(
+        self, pending_request: PendingRequest, replica_id: ReplicaID, result: object
+    ) -> None:
+        """Remember who was sent what."""
+        self._table.remember(_prefix_of(pending_request), replica_id, self.curr_replicas)
+
+
+def _prefix_of(pending: PendingRequest | None) -> tuple[bytes, ...]:
+    if pending is None or not pending.args:
+        return ()
+    (request, *_) = pending.args
+    return request.prefix if isinstance(request, ForwardedRequest) else ()
