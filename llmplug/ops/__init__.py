@@ -10,6 +10,7 @@ from __future__ import annotations
 from llmplug.ops.attention import AttentionBatch, KVCache, PagedAttention
 from llmplug.ops.attention_examples import ATTENTION
 from llmplug.ops.choose_tokens import CHOOSE_TOKENS, choose_tokens
+from llmplug.ops.collective import Collective
 from llmplug.ops.decoder_layer import ComposedDecoderLayer, DecoderLayer
 from llmplug.ops.decoder_layer_examples import DECODER_LAYER
 from llmplug.ops.embed import EMBED, embed
@@ -26,6 +27,7 @@ from llmplug.ops.rope import ROPE, make_rope_table, rope
 from llmplug.ops.rope_store import ROPE_STORE
 from llmplug.ops.route_experts import ROUTE_EXPERTS, route_experts
 from llmplug.ops.silu_mul import SILU_MUL, silu_mul
+from llmplug.ops.split_kernels import split_kernels
 from llmplug.ops.table import KernelChoice, KernelTable, Op, choose_kernels, load_kernels
 from llmplug.ops.text_attention import TEXT_ATTENTION, TextBatch, text_attention
 from llmplug.ops.transfer import send_to_device
@@ -72,6 +74,7 @@ __all__ = [
     "REFERENCES",
     "ROW_BUCKETS",
     "AttentionBatch",
+    "Collective",
     "ComposedDecoderLayer",
     "DecoderLayer",
     "DenseLinear",
@@ -113,5 +116,6 @@ __all__ = [
     "route_experts",
     "send_to_device",
     "silu_mul",
+    "split_kernels",
     "text_attention",
 ]

@@ -34,6 +34,7 @@ _CHUNKS = (1, 5, 16)
 # Tokens of three sequences in each step: the first decodes from step 2, the last starts late.
 _MIXED_STEPS = ((25, 6, 0), (1, 6, 20), (1, 1, 20), (1, 0, 11), (2, 0, 0))
 _NUM_GREEDY = 12
+_NUM_DIVIDED = 6  # greedy tokens of each number of ranks
 _RANKS = range(2, 9)  # numbers of ranks that are tried
 
 Reference = Callable[[Sequence[int]], torch.Tensor]
@@ -75,8 +76,8 @@ def check_model(
     another sequence has cached; what greedy decoding says of a text is the same alone and in a
     batch; in bfloat16 logits stay near. Where its weights say how they are divided, ranks that
     compute it together give the same logits within `tolerance`, as they add in another order, and
-    the same greedy tokens: two ranks, and more than there are key/value heads. An encoder gives
-    the hidden states, a classifier the scores, of each text alone and packed with others.
+    the same greedy tokens: as few ranks as can, and more than there are key/value heads. An encoder
+    gives the hidden states, a classifier the scores, of each text alone and packed with others.
 
     Args:
         spec: from `llmplug_models()`.
@@ -110,6 +111,7 @@ def check_model(
         return
     if spec.task == "classify":
         _check_last_tokens(trial)
+        _check_ranks(trial, spec, opened, ops)
         return
     _check_chunks(trial)
     _check_mixed_steps(trial)
@@ -215,21 +217,20 @@ def _check_ranks(
         return
     ids = trial.make_ids(30, seed=8)
     for num_ranks in _choose_ranks(spec, checkpoint):
-        start = build_ranks(spec, checkpoint, num_ranks, ops=ops)
-        divided, whole = start(1), StepRunner(trial.built, 1)
-        advice = (
-            f"logits of {num_ranks} ranks differ from the reference's. `num_heads` of a rank is "
-            "`context.num_ranks` times less, `num_kv_heads` that of `context.shape`; a weight "
-            "after one that is divided by outputs is divided by inputs, in the same units."
-        )
-        trial.compare(divided.step({0: ids})[0], ids, advice)
-        one = whole.step({0: ids})[0]
-        for number in range(_NUM_GREEDY):
-            chunk = {0: [int(one[-1].argmax())]}
-            one, ranks = whole.step(chunk)[0], divided.step(chunk)[0]
-            advice = f"{num_ranks} ranks and one part at token {number} of greedy decoding."
-            expect_close(ranks, one, (0, trial.tolerance), advice)
-            expect(torch.equal(ranks.argmax(-1), one.argmax(-1)), advice)
+        whole = StepRunner(trial.built, 1)
+        ranks = build_ranks(spec, checkpoint, num_ranks, ops=ops)(1)
+        chunk = ids
+        for number in range(_NUM_DIVIDED):
+            one, several = whole.step({0: chunk})[0], ranks.step({0: chunk})[0]
+            advice = (
+                f"{num_ranks} ranks and one part at token {number} of greedy decoding. A rank has "
+                "`context.num_ranks` times fewer query heads and the key/value heads of "
+                "`context.shape`; what follows a weight that is divided by outputs is divided by "
+                "inputs, in the same units."
+            )
+            expect_close(several, one, (0, trial.tolerance), advice)
+            expect(torch.equal(several.argmax(-1), one.argmax(-1)), advice)
+            chunk = [int(one[-1].argmax())]
 
 
 def _choose_ranks(spec: ModelSpec, checkpoint: Checkpoint) -> list[int]:
