@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from llmplug.attack.attacker import CHAT, COMPLETIONS, GENERATING, WHOLESOME
 from llmplug.attack.attacks import attack
 from llmplug.attack.wire import connect, key_header
-from llmplug.conformance.checks import expect, expect_ok
+from llmplug.conformance.checks import expect, expect_ok, expect_refused
 
 if TYPE_CHECKING:
     from llmplug.attack.attacker import Attacker
@@ -34,6 +34,36 @@ def one_id_for_all(attacker: Attacker) -> None:
         said = list(pool.map(lambda prompt: _say(crowd, prompt, fields), prompts))
     wrong = [i for i, text in enumerate(said) if text != alone[i % 4]]
     expect(not wrong, f"{len(wrong)} of {NUM_AT_ONCE} got another answer than alone")
+
+
+@attack("crowds")
+def adapters_and_the_base_in_one_round(attacker: Attacker) -> None:
+    """More adapters than there are, asked for beside the base, cost nobody an answer.
+
+    A name that the server does not know is refused; a field that it does not know changes nothing.
+    """
+    model = attacker.target.model
+    prompts = [f"Once upon a time {i}" for i in range(4)]
+    alone = [_say(attacker, prompt, {"temperature": 0}) for prompt in prompts]
+    patient = attacker.patient(20)
+
+    def ask(number: int) -> None:
+        prompt, told = prompts[number % 4], alone[number % 4]
+        kind, name = number % 3, f"adapter-{number}"
+        if kind == 0:
+            said = _say(attacker, prompt, {"temperature": 0})
+            expect(said == told, f"the base says {said!r}, and alone {told!r}")
+        elif kind == 1:
+            unknown = patient.send(COMPLETIONS, prompt=prompt, model=f"{model}:{name}")
+            expect_refused(unknown, 400, 404, param="model")
+        else:
+            fields: dict[str, Any] = {"lora_path": name, "lora": [{"id": number, "scale": 1e30}]}
+            answer = patient.send(COMPLETIONS, prompt=prompt, temperature=0, **fields)
+            is_plain = answer.status == 400 or answer.json()["choices"][0]["text"] == told
+            expect(is_plain, f"an adapter that is none changes the answer to {prompt!r}")
+
+    with ThreadPoolExecutor(NUM_AT_ONCE) as pool:
+        list(pool.map(ask, range(NUM_AT_ONCE)))
 
 
 @attack("crowds")
@@ -82,4 +112,9 @@ def _say(attacker: Attacker, prompt: str, fields: dict[str, Any]) -> str:
     return text
 
 
-ATTACKS = (one_id_for_all, many_refusals, clients_that_go_away)
+ATTACKS = (
+    one_id_for_all,
+    adapters_and_the_base_in_one_round,
+    many_refusals,
+    clients_that_go_away,
+)

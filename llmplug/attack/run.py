@@ -13,11 +13,13 @@ from llmplug.attack import (
     crowds,
     doors,
     forms,
+    media,
     numbers,
     prompts,
     templates,
     texts,
     token_ids,
+    uploads,
     wire,
 )
 from llmplug.attack.canary import Canary
@@ -32,7 +34,8 @@ if TYPE_CHECKING:
 BREATHS = 2  # the canary may be silent so much longer than a refusal may take
 
 TOPICS = (
-    numbers, token_ids, prompts, texts, bodies, wire, forms, templates, combinations, doors, crowds,
+    numbers, token_ids, prompts, texts, bodies, wire, forms, templates, media, uploads,
+    combinations, doors, crowds,
 )  # fmt: skip
 ATTACKS: tuple[Attack, ...] = tuple(each for topic in TOPICS for each in topic.ATTACKS)
 

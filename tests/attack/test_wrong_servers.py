@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -11,11 +12,12 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from llmplug.attack import doors, leftovers
+from llmplug.attack import crowds, doors, leftovers, media, uploads
 from llmplug.attack.attacker import Attacker
 from llmplug.attack.attacks import attack
 from llmplug.attack.canary import Canary
@@ -46,6 +48,10 @@ class Behaviour:
         self.num_songs += 1
         return list(SONG)
 
+    def reply(self, body: bytes) -> Any:
+        """What is said to any other request."""
+        return self.refusal
+
 
 @contextmanager
 def behaving(behaviour: Behaviour) -> Iterator[Attacker]:
@@ -65,7 +71,7 @@ def behaving(behaviour: Behaviour) -> Iterator[Attacker]:
                 with suppress(OSError):
                     urllib.request.urlopen(url.decode(), timeout=0.1)
             time.sleep(behaviour.delay_s)
-            return self.answer(behaviour.status, json.dumps(behaviour.refusal).encode())
+            return self.answer(behaviour.status, json.dumps(behaviour.reply(body)).encode())
 
         def sing(self) -> None:
             events = [
@@ -191,6 +197,57 @@ def test_a_server_that_calls_addresses_is_heard() -> None:
             canary = Canary(attacker.target, 5)
             outcome = run_attack(doors.addresses_in_requests, attacker, canary)
         assert outcome.result == result, outcome.seen
+
+
+class Literal(Behaviour):
+    """It says something else to whatever is written down otherwise."""
+
+    status = 200
+
+    def reply(self, body: bytes) -> Any:
+        """Another word for each body."""
+        message = {"content": hashlib.sha256(body).hexdigest()}
+        return {"choices": [{"message": message, "text": "the same"}]}
+
+
+def test_a_server_that_sees_what_nobody_sees_is_seen() -> None:
+    with behaving(Literal()) as attacker, pytest.raises(CheckFailed, match="of its twin"):
+        media.pictures_that_look_otherwise.run(attacker)
+
+
+def test_a_server_that_knows_every_adapter_is_seen() -> None:
+    with behaving(Literal()) as attacker, pytest.raises(CheckFailed, match="status 200"):
+        crowds.adapters_and_the_base_in_one_round.run(attacker)
+
+
+def test_a_server_that_calls_a_file_as_its_client_does_is_seen() -> None:
+    behaviour = Behaviour()
+    behaviour.status, behaviour.refusal = 200, {"id": "../../plain.jsonl"}
+    with behaving(behaviour) as attacker, pytest.raises(CheckFailed, match="the file's id is"):
+        uploads.names_that_lead_elsewhere.run(attacker)
+
+
+class Obedient(Behaviour):
+    """It puts a file where its name says."""
+
+    status = 200
+
+    def reply(self, body: bytes) -> Any:
+        """Another file."""
+        name = re.search(rb'filename="([^"\r\n\0]*)', body)
+        if name is not None and name[1].startswith(uploads.TEMPORARY.encode()):
+            Path(os.fsdecode(name[1])).write_bytes(body)
+        return {"id": "file-abcdefgh"}
+
+
+def test_a_file_that_is_put_where_its_name_says_is_seen(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(uploads, "TEMPORARY", str(tmp_path))
+    monkeypatch.setattr(uploads, "NAMES", (os.fsencode(tmp_path) + b"/%b",))
+    monkeypatch.setattr(uploads, "_expect_kept", lambda *_: None)
+    with behaving(Obedient()) as attacker, pytest.raises(CheckFailed, match="a file is in"):
+        uploads.names_that_lead_elsewhere.run(attacker)
 
 
 def test_memory_that_grows_is_seen() -> None:

@@ -25,7 +25,7 @@ server:
   drain_s: 5
   api_keys: [{key}]
   responses: {{path: memory}}
-  batches: {{path: none}}
+  batches: {{path: {files}}}
 models:
   - source: {source}
     name: tiny
@@ -73,7 +73,7 @@ def serving_tiny(folder: Path) -> Iterator[TinyServer]:
     """A server that is ready; it is ended afterwards."""
     source = make_checkpoint("llama", folder / "model", max_position_embeddings=CONTEXT_LENGTH)
     config, log = folder / "config.yaml", folder / "log.txt"
-    config.write_text(CONFIG.format(key=KEY, source=source))
+    config.write_text(CONFIG.format(key=KEY, source=source, files=folder / "files"))
     with log.open("wb") as file:
         popen = subprocess.Popen(
             [sys.executable, "-m", "llmplug", "serve", "--config", str(config)],
