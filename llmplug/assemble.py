@@ -25,6 +25,7 @@ from llmplug.plan import (
     EnginePlan,
     ModelFiles,
     ModelPlan,
+    Place,
     SequenceRules,
     TextPlan,
     format_bytes,
@@ -78,7 +79,8 @@ def plan_model(config: ModelConfig, registry: Registry, progress: Progress) -> M
         SourceError, CheckpointError, ConfigError, PluginError: each says what to do.
     """
     text = plan_text(config, registry, progress)
-    engine = plan_engine(config, text.files, text.rules, registry)
+    place = resources.place_replicas(config)[0]
+    engine = plan_engine(config, text.files, text.rules, registry, place)
     half: dict[str, Any] = {
         field.name: getattr(engine, field.name) for field in dataclasses.fields(engine)
     }
@@ -129,9 +131,15 @@ def plan_text(config: ModelConfig, registry: Registry, progress: Progress) -> Te
 
 
 def plan_engine(
-    config: ModelConfig, files: ModelFiles, rules: SequenceRules, registry: Registry
+    config: ModelConfig,
+    files: ModelFiles,
+    rules: SequenceRules,
+    registry: Registry,
+    place: Place = Place(),  # noqa: B008 - it is frozen
 ) -> EnginePlan:
     """Make the choices that depend on the device; a server leaves them to the engine process.
+
+    Where the device is a GPU, that of `place` is torch's current one from then on.
 
     Raises:
         ConfigError, PluginError, KernelInputError: each says what to do.
@@ -141,6 +149,8 @@ def plan_engine(
     choices: list[Choice] = []
     checkpoint, model, shape = files.checkpoint, files.model, files.shape
     device = resources.choose_device(config)
+    if device.chosen == "cuda":
+        resources.take_gpu(place)
     dtype = resources.choose_dtype(config, device.chosen)
     cache_dtype = resources.choose_cache_dtype(config, dtype.chosen)
     choices += [device, dtype, cache_dtype]
@@ -171,6 +181,7 @@ def plan_engine(
         cache_dtype=cache_dtype.chosen,
         context_length=rules.context_length,
         is_pooling=files.pooling is not None,
+        place=place,
     )
     pace = config.scheduler.inter_token_ms
     settings = EngineSettings(
@@ -202,6 +213,7 @@ def plan_engine(
         task=files.task,
         pooling=files.pooling,
         choices=tuple(choices),
+        place=place,
     )
 
 

@@ -27,8 +27,9 @@ def build_engine(
     """Load the weights and make the engine; takes the memory that the plan says."""
     import torch
 
-    if plan.config.threads is not None:
-        torch.set_num_threads(plan.config.threads)
+    threads = resources.share_threads(plan.config)
+    if threads is not None:
+        torch.set_num_threads(threads)
     try:
         context = _load_model(plan, registry, progress)
         progress("engine", 0, 1)

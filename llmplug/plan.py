@@ -47,6 +47,14 @@ class MemoryPlan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Which part of the machine an engine takes, beside the other replicas of its model."""
+
+    first_device: int = 0  # of its GPUs
+    host_bytes: int | None = None  # memory that it may count on where the CPU computes; None: all
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
     """One line of the report: what was chosen, and why."""
 
@@ -116,6 +124,7 @@ class EnginePlan:
     task: Task
     pooling: Pooling | None  # None: it generates
     choices: tuple[Choice, ...]
+    place: Place = Place()
 
     @property
     def name(self) -> str:
@@ -124,7 +133,12 @@ class EnginePlan:
 
     def report(self) -> list[Choice]:
         """Return every choice, in the order in which they were made."""
-        return [*self.choices, *_kernel_lines(self.kernels), *_memory_lines(self)]
+        return [
+            *self.choices,
+            *_kernel_lines(self.kernels),
+            *_memory_lines(self),
+            *_replica_lines(self),
+        ]
 
     def as_json(self) -> Mapping[str, Any]:
         """Return the report as plain values."""
@@ -180,6 +194,19 @@ def _memory_lines(plan: EnginePlan) -> list[Choice]:
             chosen=format_bytes(memory.total),
             why=f"of {format_bytes(memory.available)} available on {plan.device}",
         ),
+    ]
+
+
+def _replica_lines(plan: EnginePlan) -> list[Choice]:
+    replicas = plan.config.replicas
+    if replicas == 1:
+        return []
+    total = format_bytes(replicas * plan.memory.total)
+    where = "GPUs of their own" if plan.device == "cuda" else "one CPU, which they share"
+    why = f"{replicas} x the sum above, on {where}"
+    return [
+        Choice(topic="replicas", chosen=str(replicas), why="the config says so"),
+        Choice(topic="memory of all replicas", chosen=total, why=why),
     ]
 
 

@@ -19,7 +19,7 @@ from llmplug.assemble import load_registry, open_files, plan_engine
 from llmplug.build import build_engine
 from llmplug.config import Config
 from llmplug.errors import PluginError
-from llmplug.plan import SequenceRules
+from llmplug.plan import Place, SequenceRules
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,12 +43,16 @@ def connect_engine(
     *,
     argv: Sequence[str],
     first_process: EngineProcess | None = None,
+    place: Place = Place(),  # noqa: B008 - it is frozen
+    is_replica: bool = False,
 ) -> EngineClient:
     """Make the client that starts and watches the engine process of one model.
 
     Args:
         argv: the program that calls `run_engine_process`.
         first_process: one that runs already, with nothing to do yet.
+        place: its part of the machine.
+        is_replica: whether another engine can be asked in its stead.
     """
     from llmplug.engine.client import EngineClient
 
@@ -57,6 +61,7 @@ def connect_engine(
         "model": plan.config.name,
         "path": str(plan.files.path),
         "rules": plan.rules,
+        "place": place,
         "plugins": registry.report.engine_fingerprint(),
     }
     return EngineClient(
@@ -67,6 +72,7 @@ def connect_engine(
         sampling_defaults=plan.rules.sampling_defaults,
         samplers=tuple(entry.spec for entry in registry.samplers.unique()),
         on_loading=progress,
+        keeps_unsent=not is_replica,
     )
 
 
@@ -103,7 +109,8 @@ def run_engine_process(socket_path: str, clock: StageClock) -> int:
         rules = msgspec.convert(wanted["rules"], SequenceRules)
         timed = clock.watch(progress)
         timed("kernels", 0, 0)  # to plan with them, a plugin may compile its own the first time
-        plan = plan_engine(model, files, rules, registry)
+        place = msgspec.convert(wanted["place"], Place)
+        plan = plan_engine(model, files, rules, registry, place)
         engine = build_engine(plan, registry, timed)
         engine.report["choices"] = [[line.topic, line.chosen] for line in plan.report()]
         engine.report["seconds"] = clock.end()

@@ -8,7 +8,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from llmplug.errors import ConfigError, KernelInputError
-from llmplug.plan import Choice, MemoryPlan, format_bytes
+from llmplug.plan import Choice, MemoryPlan, Place, format_bytes
 from llmplug.specs import KeptWeight
 
 if TYPE_CHECKING:
@@ -32,11 +32,49 @@ def choose_device(config: ModelConfig) -> Choice:
 
     if config.device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("device: cuda was asked for, but torch finds no GPU; use cpu or auto")
+    if config.device != "cpu" and torch.cuda.is_available():
+        _check_gpus(config, torch.cuda.device_count())
     if config.device != "auto":
         return Choice(topic="device", chosen=config.device, why="the config says so")
     if torch.cuda.is_available():
         return Choice(topic="device", chosen="cuda", why=torch.cuda.get_device_name())
     return Choice(topic="device", chosen="cpu", why="torch finds no GPU")
+
+
+def _check_gpus(config: ModelConfig, num_gpus: int) -> None:
+    if config.replicas > num_gpus:
+        raise ConfigError(
+            f"replicas: {config.replicas} take a GPU each, and torch finds {num_gpus}; set as many "
+            "replicas, or device: cpu"
+        )
+
+
+def take_gpu(place: Place) -> None:
+    """Have torch mean an engine's own GPU by `cuda`."""
+    import torch
+
+    torch.cuda.set_device(place.first_device)
+
+
+def place_replicas(config: ModelConfig) -> list[Place]:
+    """Give each replica of a model its part of the machine, once and for all its lives.
+
+    Replicas that start together would all see the same free memory, and one that is started again
+    what the others have left of it.
+    """
+    if config.replicas == 1:
+        return [Place()]
+    host_bytes = measure_available("cpu") // config.replicas
+    return [Place(first_device=i, host_bytes=host_bytes) for i in range(config.replicas)]
+
+
+def share_threads(config: ModelConfig) -> int | None:
+    """Return how many threads of the CPU a replica takes; None: as many as torch does by itself."""
+    import torch
+
+    if config.replicas == 1:
+        return config.threads
+    return max(1, (config.threads or torch.get_num_threads()) // config.replicas)
 
 
 def choose_dtype(config: ModelConfig, device: str) -> Choice:
@@ -95,6 +133,7 @@ def plan_memory(
     cache_dtype: str,
     context_length: int,
     is_pooling: bool = False,
+    place: Place = Place(),  # noqa: B008 - it is frozen
 ) -> tuple[int, MemoryPlan]:
     """Compute how many pages the cache gets, and where all memory goes.
 
@@ -115,6 +154,8 @@ def plan_memory(
     )
     page_bytes = kv_per_token * page_size
     available = measure_available(device)
+    if device == "cpu" and place.host_bytes is not None:
+        available = min(available, place.host_bytes)
     workspace = estimate_workspace(config, shape, dtype)
     pages_per_sequence = math.ceil(context_length / page_size)
     wanted = config.scheduler.max_sequences * pages_per_sequence

@@ -111,7 +111,7 @@ def _choose_models(config: Config, lines: Sequence[Line]) -> Config:
 
 def _answer(config: Config, lines: Sequence[Line], answers: AnswersFile, at_once: int) -> None:
     from llmplug import assemble
-    from llmplug.cli.serve import ENGINE_ARGV, make_models
+    from llmplug.cli.serve import ENGINE_ARGV, count_eager, make_models
     from llmplug.cli.terminal import TerminalProgress
     from llmplug.engine.process import EngineProcess
     from llmplug.errors import SourceError
@@ -119,7 +119,7 @@ def _answer(config: Config, lines: Sequence[Line], answers: AnswersFile, at_once
     from llmplug.server.service import Service
 
     with ExitStack() as stack:
-        num_eager = sum(model.start == "eager" for model in config.models)
+        num_eager = count_eager(config)
         processes = [stack.enter_context(EngineProcess(ENGINE_ARGV)) for _ in range(num_eager)]
         progress = stack.enter_context(TerminalProgress())
         registry = assemble.load_registry(config)

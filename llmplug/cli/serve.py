@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
 
-    from llmplug.config import Config
+    from llmplug.config import Config, ModelConfig
     from llmplug.engine.client import EngineClient
     from llmplug.engine.process import EngineProcess
     from llmplug.plan import TextPlan
     from llmplug.registry import Registry
+    from llmplug.server.engine_connection import EngineConnection
     from llmplug.server.missing_model import MissingModel
-    from llmplug.server.model_service import EngineConnection, ModelService
+    from llmplug.server.model_service import ModelService
     from llmplug.server.supervisor import Supervisor
     from llmplug.specs import Progress
 
@@ -62,7 +63,7 @@ def run_http(args: argparse.Namespace, supervisor: Supervisor | None) -> int:
         config = _read_config(args)
         if args.source is not None:
             _show_config(config)
-        num_eager = sum(model.start == "eager" for model in config.models)
+        num_eager = count_eager(config)
         if not num_eager:
             processes.pop().discard()
         processes += [stack.enter_context(EngineProcess(ENGINE_ARGV)) for _ in range(1, num_eager)]
@@ -119,6 +120,11 @@ def _serve(
         except OSError as error:
             where = f"{config.server.host}, port {config.server.port}"
             raise ConfigError(f"cannot listen on {where}: {error.strerror or error}") from error
+
+
+def count_eager(config: Config) -> int:
+    """Count the engines that start with the server."""
+    return sum(model.replicas for model in config.models if model.start == "eager")
 
 
 def make_models(
@@ -178,7 +184,7 @@ def _make_model(
     backend = grammar_backends.choose_backend(model.grammar_backend, registry)
     if backend is not None and plan.files.task == "generate":
         grammars = GrammarChecker(GRAMMARS_ARGV, grammar_payload(plan, config))
-    client = _connect_engine(
+    client = _choose_connection(
         plan,
         partial(connect_engine, plan, config, registry, progress, argv=ENGINE_ARGV),
         processes,
@@ -201,20 +207,45 @@ def _make_model(
     )
 
 
-def _connect_engine(
+def _choose_connection(
     plan: TextPlan,
     connect: Callable[..., EngineClient],
     processes: Iterator[EngineProcess],
     *,
     on_asleep: Callable[[], Awaitable[None]] | None,
 ) -> EngineConnection:
-    """Make what starts and watches the engine of a model, now or when it is wanted."""
+    """Make what starts and watches the engines of a model, now or when they are wanted."""
     from llmplug.server.on_demand import EngineOnDemand
 
     model = plan.config
-    first = connect(first_process=next(processes)) if model.start == "eager" else None
+    first = _connect_engines(model, connect, processes) if model.start == "eager" else None
     if first is not None and model.keep_alive_s is None:
         return first
     return EngineOnDemand(
-        model.name, connect, first=first, keep_alive_s=model.keep_alive_s, on_asleep=on_asleep
+        model.name,
+        partial(_connect_engines, model, connect, iter(())),
+        first=first,
+        keep_alive_s=model.keep_alive_s,
+        on_asleep=on_asleep,
     )
+
+
+def _connect_engines(
+    model: ModelConfig, connect: Callable[..., EngineClient], processes: Iterator[EngineProcess]
+) -> EngineConnection:
+    """Make the client of a model's engine, or of its replicas.
+
+    Args:
+        processes: that run ahead, for as many engines as there are.
+    """
+    from llmplug.resources import place_replicas
+    from llmplug.server.replicas.replica_set import ReplicaSet
+
+    is_replica = model.replicas > 1
+    clients = [
+        connect(first_process=next(processes, None), place=place, is_replica=is_replica)
+        for place in place_replicas(model)
+    ]
+    if not is_replica:
+        return clients[0]
+    return ReplicaSet(model.name, clients, shares_prefixes=model.cache.share_prefixes)

@@ -238,6 +238,13 @@ class ModelConfig(Section):
         description="Seconds without a request until its engine is stopped, and its memory free; "
         "the next request starts it again. null: never.",
     )
+    replicas: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="Engines that share its requests, each with the whole model: on GPUs of their "
+        "own, or with an equal share of the CPU's threads and memory.",
+    )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where it runs.")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="Numbers it computes with."

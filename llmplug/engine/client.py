@@ -1,9 +1,7 @@
 """The server's end of an engine: starts its process, sends requests, hands out what comes back.
 
 A process that dies while it serves is started again, however often; one that dies again and again
-while it loads is given up. Requests that had sent nothing are then asked once more, once; the
-others end with EngineUnavailable. What was in the batch at two deaths is not asked a third time: it
-may be what kills.
+while it loads is given up. What becomes of its requests then says `pending_requests.py`.
 """
 
 from __future__ import annotations
@@ -15,16 +13,16 @@ import signal
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from llmplug.engine.limits import RequestLimits, normalise
+from llmplug.engine.pending_requests import PendingRequest, PendingRequests
 from llmplug.engine.pool_limits import PoolLimits, check_pooling
 from llmplug.engine.process import EngineProcess
+from llmplug.engine.stats_sum import add_stats, without_gauges
 from llmplug.errors import (
     EngineError,
     EngineUnavailable,
-    InvalidRequest,
     LlmplugError,
     UnsupportedParameter,
     from_wire,
@@ -65,29 +63,22 @@ _ANSWERED = (FinishReason.STOP, FinishReason.LENGTH)
 _log = logging.getLogger(__name__)
 
 
-@dataclass(slots=True)
-class _OpenRequest:
-    """A request that `generate` or `pool` has not finished with."""
-
-    request: GenerateRequest | PoolRequest
-    # What the engine says of it: deltas of sequences, or one result of pooling; or why it ended.
-    queue: asyncio.Queue[Any] = field(default_factory=asyncio.Queue)
-    has_sent: bool = False  # something was handed out: it cannot be asked again
-    num_replays: int = 0
-    is_over: bool = False  # its generator will raise as soon as it runs
-
-
 class EngineClient:
     """One model's engine, whichever process runs it at the moment. Lives in one event loop.
 
     Attributes:
         state: `failed`: it never came up; `dead`: it did, but is gone.
         loading: how far the start is.
+        ready: what the process said when it came up, or the one before it; None: none ever did.
         stats: after the last step; None: the process has taken none.
+        ended_stats: counters of the processes before this one.
         failure: why it failed or died, last.
         on_event: told of each turn in its life, and why it came; the requests that it had are still
             open then.
+        replicas: engines that it is made of, for who knows of such; it is one.
     """
+
+    replicas = ()
 
     def __init__(
         self,
@@ -99,6 +90,7 @@ class EngineClient:
         sampling_defaults: Mapping[str, Any] | None = None,
         samplers: tuple[SamplerSpec, ...] | None = None,
         on_loading: Progress | None = None,
+        keeps_unsent: bool = True,
     ) -> None:
         """Start nothing yet.
 
@@ -110,10 +102,14 @@ class EngineClient:
             sampling_defaults: what requests fall back to, as the engine will have it.
             samplers: the engine's, to refuse early what none of them takes.
             on_loading: told how far a start is, of this process or of one that follows it.
+            keeps_unsent: whether requests that had sent nothing when the process died wait for the
+                next one; else they end with `NothingSent`.
         """
         self.state: State = "loading"
         self.loading: EngineLoading | None = None
+        self.ready: EngineReady | None = None
         self.stats: EngineStats | None = None
+        self.ended_stats = EngineStats()
         self.failure: LlmplugError | None = None
         self.on_event: OnEvent = lambda event, why: None
         self._sampling_defaults = dict(sampling_defaults or {})
@@ -124,12 +120,11 @@ class EngineClient:
         self._argv = argv
         self._payload = payload
         self._first_process = first_process
-        self._ready: EngineReady | None = None
         self._has_settled = asyncio.Event()  # ready, or failed for good
         self._is_stopping = False
         self._process: EngineProcess | None = None
         self._supervisor: asyncio.Task[None] | None = None
-        self._open: dict[str, _OpenRequest] = {}
+        self._open = PendingRequests(keeps_unsent=keeps_unsent)
         self._num_restarts = 0  # since a request was answered to its end
         self._num_failed_loads = 0  # since it was ready
         self._last_progress = time.monotonic()
@@ -157,8 +152,8 @@ class EngineClient:
             LlmplugError: why it cannot; it will not be tried again.
         """
         await self._has_settled.wait()
-        if self.state == "ready" and self._ready is not None:
-            return self._ready
+        if self.state == "ready" and self.ready is not None:
+            return self.ready
         raise self.failure or EngineUnavailable("the engine is stopped")
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[SequenceDelta, None]:
@@ -190,7 +185,7 @@ class EngineClient:
                     num_running -= 1
                 yield item
         finally:
-            del self._open[request.request_id]
+            self._open.remove(request.request_id)
             if num_running:
                 self._send(AbortRequest(request_id=request.request_id))
 
@@ -213,7 +208,7 @@ class EngineClient:
             item: PoolResult | LlmplugError = await entry.queue.get()
             is_running = False
         finally:
-            del self._open[request.request_id]
+            self._open.remove(request.request_id)
             if is_running:
                 self._send(AbortRequest(request_id=request.request_id))
         if isinstance(item, LlmplugError):
@@ -245,19 +240,17 @@ class EngineClient:
         if self.state != "failed":
             self.state = "dead"
         self._has_settled.set()
-        self._end_requests(EngineUnavailable("The engine was stopped."))
+        self._open.end(EngineUnavailable("The engine was stopped."))
 
     def _require_limits(self) -> RequestLimits | PoolLimits:
         if self.state != "ready" or self._limits is None:
             raise EngineUnavailable(f"The engine is {self.state}; try again later.")
         return self._limits
 
-    def _enter(self, request: GenerateRequest | PoolRequest) -> _OpenRequest:
-        if request.request_id in self._open:
-            raise InvalidRequest(f"The request id {request.request_id!r} is in use.")
-        if not self._open:
+    def _enter(self, request: GenerateRequest | PoolRequest) -> PendingRequest:
+        entry = self._open.add(request)
+        if len(self._open) == 1:
             self._last_progress = time.monotonic()
-        entry = self._open[request.request_id] = _OpenRequest(request)
         return entry
 
     def _send(self, command: EngineCommand) -> None:
@@ -269,7 +262,7 @@ class EngineClient:
     async def _supervise(self) -> None:
         """Keep a process running until it cannot be, or is not wanted any more."""
         while True:
-            has_been_ready = self._ready is not None
+            has_been_ready = self.ready is not None
             self.failure = await self._run_process()
             if self._is_stopping:
                 return
@@ -283,13 +276,13 @@ class EngineClient:
                 _log.error("%sthe engine is gone for good: %s", self._label, self.failure)
                 self.on_event("gone", str(self.failure))
                 self._has_settled.set()
-                self._end_requests(EngineUnavailable(f"The engine is gone: {self.failure}"))
+                self._open.end(EngineUnavailable(f"The engine is gone: {self.failure}"))
                 return
             _log.error("%s%s; starting it again in %.1f s", self._label, self.failure, wait_s)
             self.on_event("death", str(self.failure))
             if was_serving:
                 error = EngineUnavailable("The engine died; it is being started again.")
-                self._end_requests(error, is_replaying=True)
+                self._open.end_at_death(error)
             await asyncio.sleep(wait_s)
             self.state = "loading"
 
@@ -322,6 +315,8 @@ class EngineClient:
                 await asyncio.gather(reader, watcher, return_exceptions=True)
         finally:
             self._process = None
+            if self.stats is not None:
+                self.ended_stats = add_stats(self.ended_stats, without_gauges(self.stats))
             self.stats = None  # what it held is free; the next one tells with its first step
             await process.close()
 
@@ -358,24 +353,20 @@ class EngineClient:
             self._start_serving(process, message)
 
     def _hand_out(self, item: SequenceDelta | PoolResult) -> None:
-        entry = self._open.get(item.request_id)
-        if entry is not None:  # else it was just given up
-            entry.has_sent = True
-            entry.queue.put_nowait(item)
+        self._open.hand_out(item)
         if _is_answer(item):
             self._num_restarts = 0
 
     def _start_serving(self, process: EngineProcess, ready: EngineReady) -> None:
-        self._ready = ready
+        self.ready = ready
         self._limits = self._read_limits(ready)
         self.state = "ready"
         self._num_failed_loads = 0
         self._last_progress = time.monotonic()
         self._has_settled.set()
         self.on_event("ready", "")
-        for entry in self._open.values():
-            if not entry.is_over:
-                process.send(_as_command(entry.request))
+        for request in self._open.list_kept():
+            process.send(_as_command(request))
 
     def _read_limits(self, ready: EngineReady) -> RequestLimits | PoolLimits:
         if ready.task != "generate":
@@ -393,18 +384,6 @@ class EngineClient:
             sampling_defaults=self._sampling_defaults,
             samplers=self._samplers,
         )
-
-    def _end_requests(self, error: LlmplugError, *, is_replaying: bool = False) -> None:
-        """End the open requests, but for those that can be asked again."""
-        for entry in self._open.values():
-            if is_replaying and not entry.has_sent and entry.num_replays == 0:
-                entry.num_replays += 1
-                continue
-            entry.is_over = True
-            is_suspect = is_replaying and entry.num_replays > 0
-            entry.queue.put_nowait(
-                EngineError("the engine died twice while this request ran") if is_suspect else error
-            )
 
 
 def _as_command(request: GenerateRequest | PoolRequest) -> AddRequest | AddPooling:

@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING, NamedTuple
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from llmplug.server.replicas.routing import REASONS
+
 if TYPE_CHECKING:
+    from llmplug.server.engine_connection import ReplicaState
     from llmplug.types import EngineStats
 
 
@@ -19,6 +22,7 @@ class EngineRow(NamedTuple):
     is_ready: bool
     stalled_s: float
     stats: EngineStats | None
+    replicas: tuple[ReplicaState, ...] = ()
 
 
 ReadEngines = Callable[[], Iterable[EngineRow]]
@@ -74,3 +78,29 @@ class EngineCollector(Collector):
                 value = float(getattr(row.stats, f"{phase}_s"))
                 seconds.add_metric([row.model, phase], value)
         yield seconds
+        yield from _describe_replicas(rows)
+
+
+def _describe_replicas(rows: Iterable[EngineRow]) -> Iterator[Metric]:
+    """Yield a family for each thing that is told of every replica; the rest is sums."""
+    labels = ["model", "replica"]
+    ready = GaugeMetricFamily("llmplug_replica_ready", "Whether the replica is up", labels=labels)
+    tokens = GaugeMetricFamily(
+        "llmplug_replica_tokens",
+        "Of the replica's open requests: prompts, and what was generated",
+        labels=labels,
+    )
+    routed = CounterMetricFamily(
+        "llmplug_replica_requests",
+        "Requests that the replica was asked, by why: prefix (it knows the beginning), load, moved "
+        "(another one died)",
+        labels=[*labels, "reason"],
+    )
+    for row in rows:
+        for each in row.replicas:
+            names = [row.model, str(each.number)]
+            ready.add_metric(names, float(each.state == "ready"))
+            tokens.add_metric(names, each.num_tokens)
+            for reason in REASONS:
+                routed.add_metric([*names, reason], each.num_routed[reason])
+    yield from (ready, tokens, routed)

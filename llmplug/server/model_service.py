@@ -6,7 +6,7 @@ import asyncio
 import copy
 import hashlib
 import time
-from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -25,76 +25,17 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from llmplug.chat.tokenizer import Tokenizer
-    from llmplug.engine.client import OnEvent
     from llmplug.grammar import Node
     from llmplug.pooling import Pooling
+    from llmplug.server.engine_connection import EngineConnection
     from llmplug.server.schema.prompts import Prompt
     from llmplug.specs import Task
-    from llmplug.types import (
-        EngineLoading,
-        EngineReady,
-        EngineStats,
-        GenerateRequest,
-        PoolRequest,
-        PoolResult,
-        SequenceDelta,
-    )
+    from llmplug.types import EngineReady
 
 # Below this, tokenising is quicker than handing it to a thread.
 INLINE_CHARS = 2048
 
 Result = TypeVar("Result")
-
-
-class EngineConnection(Protocol):
-    """What the server needs of `llmplug.engine.client.EngineClient`.
-
-    Attributes:
-        on_event: told of each turn in the life of its process, and why it came.
-    """
-
-    on_event: OnEvent
-
-    @property
-    def state(self) -> str:
-        """`loading`, `ready`, `failed` or `dead`; of one on demand, `asleep` or `waking` too."""
-
-    @property
-    def loading(self) -> EngineLoading | None:
-        """The last progress while it loads."""
-
-    @property
-    def stats(self) -> EngineStats | None:
-        """Gauges and counters of the last step."""
-
-    @property
-    def failure(self) -> Exception | None:
-        """Why it failed or died."""
-
-    @property
-    def stalled_s(self) -> float:
-        """Seconds since its last step, while there is work for it; else 0."""
-
-    async def start(self) -> None:
-        """Start the engine's process."""
-
-    async def wait_ready(self) -> EngineReady:
-        """Wait until it holds its weights. Raises why it cannot."""
-
-    def generate(self, request: GenerateRequest) -> AsyncGenerator[SequenceDelta, None]:
-        """Run one request; closing the iterator aborts it."""
-
-    async def pool(self, request: PoolRequest) -> PoolResult:
-        """Have a vector made of each text; cancelling the call ends the request."""
-
-    async def abort(self, request_id: str, index: int | None = None) -> None:
-        """End a request, or one of its sequences."""
-
-    async def stop(self) -> None:
-        """Stop the engine's process."""
-
-    def dump_stacks(self) -> None:
-        """Have the engine's process write its stacks to stderr; from any thread."""
 
 
 class GrammarCheck(Protocol):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,7 @@ from llmplug.errors import EngineUnavailable
 
 if TYPE_CHECKING:
     from llmplug.engine.client import OnEvent
-    from llmplug.server.model_service import EngineConnection
+    from llmplug.server.engine_connection import EngineConnection, ReplicaState
     from llmplug.types import (
         EngineLoading,
         EngineReady,
@@ -102,6 +102,11 @@ class EngineOnDemand:
         """Seconds since its last step, while there is work for it; else 0."""
         engine = self._engine
         return 0.0 if engine is None else engine.stalled_s
+
+    @property
+    def replicas(self) -> Sequence[ReplicaState]:
+        """Those of the engine; none while it sleeps."""
+        return () if self._engine is None else self._engine.replicas
 
     async def start(self) -> None:
         """Start the first engine, if one is to run before there is a request."""

@@ -12,16 +12,9 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from llmplug.chat.bad_words import encode_bad_words
-from llmplug.errors import (
-    ConfigError,
-    InvalidRequest,
-    KernelInputError,
-    LlmplugError,
-    ModelNotFound,
-    PluginError,
-    UnsupportedParameter,
-)
+from llmplug.errors import InvalidRequest, LlmplugError, ModelNotFound, UnsupportedParameter
 from llmplug.server.delivery import PLAIN, Delivery
+from llmplug.server.engine_connection import MISTAKES, STALL_S
 from llmplug.server.engine_metrics import EngineRow
 from llmplug.server.generation import Echo, Generation
 from llmplug.server.metrics import Metrics, ModelMetrics
@@ -31,6 +24,7 @@ from llmplug.types import GenerateRequest, SamplingParams
 if TYPE_CHECKING:
     from llmplug.server.admission import Ticket
     from llmplug.server.channel_text import Reading
+    from llmplug.server.engine_connection import EngineConnection, ReplicaState
     from llmplug.server.missing_model import MissingModel
     from llmplug.server.model_service import ModelService
     from llmplug.server.trail import Trail
@@ -41,12 +35,7 @@ log = logging.getLogger("llmplug.server")
 
 # Answers are kept track of before the engine's limits see a request.
 MAX_CHOICES = 1024
-# Work exists and no step has ended: no step that makes sense takes so long, on any device.
-STALL_S = 60.0
 TAKES_REQUESTS = ("ready", "asleep", "waking")  # states of an engine
-# An engine that cannot start for one of these would not start tomorrow either: it is the config
-# that must change, and a server that runs without the model would hide that.
-MISTAKES = (ConfigError, PluginError, KernelInputError)
 
 
 class Service:
@@ -294,9 +283,10 @@ class Service:
     def find_stalls(self) -> list[str]:
         """Say which engines have work and take no step; from any thread."""
         return [
-            f"the engine of {model.name} has taken no step for {model.client.stalled_s:.0f} s"
+            f"{engine} has taken no step for {stalled_s:.0f} s"
             for model in self.models
-            if model.client.stalled_s >= STALL_S
+            for engine, stalled_s in _list_engines(model)
+            if stalled_s >= STALL_S
         ]
 
     def dump_engine_stacks(self) -> None:
@@ -322,7 +312,10 @@ class Service:
     def _read_engines(self) -> Iterator[EngineRow]:
         for model in self.models:
             client = model.client
-            yield EngineRow(model.name, _is_working(model), client.stalled_s, client.stats)
+            stalled_s = max(each for _, each in _list_engines(model))
+            yield EngineRow(
+                model.name, _is_working(model), stalled_s, client.stats, tuple(client.replicas)
+            )
 
 
 def _index(models: Sequence[ModelService]) -> dict[str, ModelService]:
@@ -341,16 +334,34 @@ def _is_working(model: ModelService) -> bool:
     return model.client.state == "ready" and model.client.stalled_s < STALL_S
 
 
+def _list_engines(model: ModelService) -> list[tuple[str, float]]:
+    """Name the engines of a model, each with the seconds that it has stood still."""
+    replicas = model.client.replicas
+    if not replicas:
+        return [(f"the engine of {model.name}", model.client.stalled_s)]
+    return [(f"replica {each.number} of {model.name}", each.stalled_s) for each in replicas]
+
+
 def _describe_state(model: ModelService) -> dict[str, Any]:
-    state: dict[str, Any] = {"model": model.name, "state": model.client.state}
-    loading = model.client.loading
-    if model.client.state in ("loading", "waking") and loading is not None:
+    client = model.client
+    state: dict[str, Any] = {"model": model.name, **_describe_engine(client)}
+    if model.dialect.problems:
+        state["warnings"] = list(model.dialect.problems)
+    if client.replicas:
+        each = [{"replica": one.number, **_describe_engine(one)} for one in client.replicas]
+        state["num_ready"] = sum(one["state"] == "ready" for one in each)
+        state["replicas"] = each
+    return state
+
+
+def _describe_engine(engine: EngineConnection | ReplicaState) -> dict[str, Any]:
+    state: dict[str, Any] = {"state": engine.state}
+    loading = engine.loading
+    if engine.state in ("loading", "waking") and loading is not None:
         state["stage"] = loading.stage
         state["done"] = loading.done
         state["total"] = loading.total
-    if model.dialect.problems:
-        state["warnings"] = list(model.dialect.problems)
-    if model.client.stalled_s >= STALL_S:
+    if engine.stalled_s >= STALL_S:
         state["state"] = "stalled"
-        state["stalled_s"] = round(model.client.stalled_s, 1)
+        state["stalled_s"] = round(engine.stalled_s, 1)
     return state

@@ -18,6 +18,7 @@ from llmplug.chat.render import ChatPrompt
 from llmplug.chat.tokenizer import Tokenizer
 from llmplug.engine.pool_limits import PoolLimits, check_pooling
 from llmplug.errors import ContextLengthExceeded, InvalidRequest, LlmplugError
+from llmplug.server.engine_connection import ReplicaState
 from llmplug.specs import TokenizerFiles
 from llmplug.types import (
     EngineLoading,
@@ -157,6 +158,7 @@ class FakeEngine:
         self.may_be_ready.set()
         self.is_stopped = False
         self.stalled_s = 0.0
+        self.replicas: tuple[ReplicaState, ...] = ()
 
     async def start(self) -> None:
         self.loading = EngineLoading(stage="weights", done=1, total=4)

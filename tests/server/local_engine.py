@@ -18,6 +18,7 @@ from llmplug.chat.tokenizer import Tokenizer
 from llmplug.config import ResponsesConfig, ServerConfig
 from llmplug.engine.limits import normalise
 from llmplug.server.app import create_app, start_server, stop_server
+from llmplug.server.engine_connection import ReplicaState
 from llmplug.server.model_service import ModelService
 from llmplug.server.service import Service
 from llmplug.types import EngineReady, EngineStats, GenerateRequest, SequenceDelta
@@ -35,6 +36,7 @@ class LocalEngine:
         self.loading = None
         self.failure = None
         self.stalled_s = 0.0
+        self.replicas: tuple[ReplicaState, ...] = ()
         self._queues: dict[str, asyncio.Queue[SequenceDelta]] = {}
         self._stepper: asyncio.Task[None] | None = None
 

@@ -38,14 +38,15 @@ _SAMPLER = make_object(
         "schema": ANY_OBJECT,
     }
 )
+_PROGRESS = {"stage": TEXT, "done": NUMBER, "total": NUMBER, "stalled_s": NUMBER}
+_REPLICA = make_object({"replica": NUMBER, "state": TEXT}, _PROGRESS)
 _STATE = make_object(
     {"model": TEXT, "state": TEXT},
     {
-        "stage": TEXT,
-        "done": NUMBER,
-        "total": NUMBER,
+        **_PROGRESS,
         "warnings": make_list(TEXT),
-        "stalled_s": NUMBER,
+        "num_ready": NUMBER,
+        "replicas": make_list(_REPLICA),
     },
 )
 
