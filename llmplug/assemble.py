@@ -157,7 +157,7 @@ def plan_engine(
     if files.pooling is None:
         choices.append(resources.choose_launch(config, device.chosen))
     kernels = choose_kernels(
-        REFERENCES, _allowed_kernels(config, registry, choices), device.chosen, dtype.chosen
+        REFERENCES, allowed_kernels(config, registry, choices), device.chosen, dtype.chosen
     )
     tuning, tuned = kernel_tuning.choose_tuning(
         config, kernels, registry, device.chosen, cache_dir()
@@ -277,7 +277,7 @@ def open_checkpoint(path: Path, registry: Registry, choices: list[Choice]) -> Ch
     return checkpoint
 
 
-def _allowed_kernels(
+def allowed_kernels(
     config: ModelConfig, registry: Registry, choices: list[Choice]
 ) -> list[Entry[KernelSpec]]:
     """Return the kernels that the config does not block, of ops that exist.

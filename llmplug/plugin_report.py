@@ -44,6 +44,11 @@ class Found:
         """`distribution:name`, the name that is never ambiguous."""
         return f"{self.distribution}:{self.name}"
 
+    @property
+    def is_bundled(self) -> bool:
+        """Whether it comes with llmplug itself."""
+        return self.distribution == "llmplug"
+
     def is_called(self, name: str) -> bool:
         """Return whether a user who writes `name` may mean this plugin."""
         return name in {self.name, self.long_name}

@@ -1,8 +1,8 @@
 """Find the installed plugins, load each alone, check them against each other, report.
 
-`load_all` does all of it. No plugin can stop the program, shadow another or leave half of itself
-behind: each gets one state (`llmplug.plugin_report.State`), with the reason and the traceback.
-The only caller of pluggy besides the hook marker.
+`load_all` does all of it; `llmplug.plugin_clashes` has the check. No plugin can stop the program,
+shadow another or leave half of itself behind: each gets one state (`llmplug.plugin_report.State`),
+with the reason and the traceback. The only caller of pluggy besides the hook marker.
 """
 
 from __future__ import annotations
@@ -22,13 +22,14 @@ import pluggy
 from llmplug import __version__, hookspecs
 from llmplug.did_you_mean import did_you_mean
 from llmplug.errors import PluginError
+from llmplug.plugin_clashes import refuse_clashes
 from llmplug.plugin_report import Found, Offer, Plugin, PluginReport, State, noun_of
 from llmplug.spec_check import find_settings_problem, find_spec_problem
 from llmplug.specs import KernelSpec, ModelSpec, SamplerSpec, SourceSpec
 from llmplug.types import SamplingParams
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from pydantic import BaseModel
 
@@ -88,7 +89,7 @@ def load_all(
     """
     found = find(entry_points)
     blocked = {_find_blocked(name, found).long_name for name in block}
-    return check(
+    return refuse_clashes(
         skip(one) if one.long_name in blocked else load(one, read_settings) for one in found
     )
 
@@ -135,46 +136,6 @@ def load(found: Found, read_settings: ReadSettings = take_defaults) -> Plugin:
     except BaseException as error:  # noqa: BLE001 - a stranger's code may raise anything; it is kept
         plugin = _describe_failure(found, error)
     return replace(plugin, load_s=time.perf_counter() - started)
-
-
-def check(plugins: Iterable[Plugin]) -> PluginReport:
-    """Refuse each plugin that has a name of one before it, bundled ones first, then as they stand.
-
-    A refused plugin is refused whole, and takes no name from those behind it.
-    """
-    checked = list(plugins)
-    owners: dict[tuple[str, str], Plugin] = {}
-    bundled_first = sorted(
-        range(len(checked)), key=lambda place: checked[place].found.distribution != GROUP
-    )
-    for place in bundled_first:
-        plugin = checked[place]
-        if plugin.state is not State.OK:
-            continue
-        clashes = [claim for claim in _claims(plugin) if claim in owners]
-        if clashes:
-            reason = _explain_clash({claim: owners[claim] for claim in clashes})
-            checked[place] = replace(plugin, state=State.CONFLICT, reason=reason)
-        else:
-            owners.update(dict.fromkeys(_claims(plugin), plugin))
-    return PluginReport(tuple(checked))
-
-
-def _claims(plugin: Plugin) -> Iterator[tuple[str, str]]:
-    """Yield what only one plugin may be called or offer."""
-    yield "plugin", plugin.found.name
-    for offer in plugin.offers:
-        yield from offer.claims
-
-
-def _explain_clash(owners: Mapping[tuple[str, str], Plugin]) -> str:
-    """Say whose the names are, and what to do about it."""
-    names = [
-        f"{noun} {name!r} is that of {owner.found.long_name}"
-        for (noun, name), owner in owners.items()
-    ]
-    others = " and ".join(dict.fromkeys(owner.found.long_name for owner in owners.values()))
-    return f"{', '.join(names)}; to use this plugin, write {others} under plugins.block"
 
 
 def _find_blocked(name: str, found: Sequence[Found]) -> Found:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 from llmplug.did_you_mean import did_you_mean
 from llmplug.errors import CheckpointError, PluginError, SourceError
+from llmplug.plugin_clashes import block_one
 from llmplug.plugin_report import State, noun_of
 
 if TYPE_CHECKING:
@@ -103,6 +104,10 @@ class Registry:
         self.tool_parsers: Shelf[ToolParserSpec] = _shelf(report, "tool_parsers")
         self.reasoning_parsers: Shelf[ReasoningParserSpec] = _shelf(report, "reasoning_parsers")
         self.grammars: Shelf[GrammarSpec] = _shelf(report, "grammars")
+
+    def without(self, owner: str) -> Registry:
+        """Return the registry as it would be with one plugin, by its long name, blocked."""
+        return Registry(block_one(self.report, owner))
 
     def source_for(self, source: str) -> tuple[Entry[SourceSpec], str] | None:
         """Split `scheme:rest` into who fetches it and the rest; None: it is a path.

@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 from docs.write_reference import list_metrics
-from llmplug.config import BatchesConfig, ResponsesConfig, ServerConfig
-from llmplug.config.fields import field_at, known_keys
+from llmplug.config import BatchesConfig, Config, ResponsesConfig, ServerConfig
+from llmplug.config.shape import field_at, known_keys
 from llmplug.server import live_config
 from llmplug.server.admin import make_routes
 from llmplug.server.app import create_app
@@ -76,7 +76,7 @@ def test_what_takes_effect_is_what_a_reload_takes() -> None:
     }
     for section, keys in told.items():
         path = (section, 0) if section == "models" else (section,)
-        assert keys <= set(known_keys(path))
+        assert keys <= set(known_keys(Config, path))
 
 
 def test_keys_of_the_config_exist() -> None:
@@ -84,7 +84,7 @@ def test_keys_of_the_config_exist() -> None:
         path = (section, *rest.split("."))
         if section in ("scheduler", "cache"):
             path = ("models", 0, *path)
-        assert field_at(path) is not None, path
+        assert field_at(Config, path) is not None, path
 
 
 def test_admin_routes_are_all_told(app) -> None:

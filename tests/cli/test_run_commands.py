@@ -40,8 +40,8 @@ def write_config(path: Path, source: object, more: str = SETTINGS) -> str:
 
 
 def read_table(text: str) -> dict[str, tuple[str, str]]:
-    """Read what `check` prints: topic -> (choice, reason)."""
-    name, heading, *lines = text.splitlines()
+    """Read what `check` prints first: topic -> (choice, reason)."""
+    name, heading, *lines = text.partition("\n\n")[0].splitlines()
     starts = [heading.index(word) for word in ("choice", "is", "because")]
     cells = [
         (line[: starts[1]].strip(), line[starts[1] : starts[2]].strip(), line[starts[2] :].strip())
@@ -87,6 +87,30 @@ def test_check_as_json_is_the_same(folder: Path, tmp_path: Path, capsys: Capture
     assert set(shown) == set(rows)
     steady = [topic for topic in shown if topic != "memory sum"]  # what is free changes
     assert {topic: shown[topic] for topic in steady} == {topic: rows[topic] for topic in steady}
+
+
+def test_check_says_who_provides_each_part_and_what_else_would(
+    folder: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    config = write_config(tmp_path / "x.yaml", folder)
+    assert main(["check", "--config", config]) == 0
+    _, _, table = capsys.readouterr().out.partition("\n\n")
+    lines = {" ".join(line.split()) for line in table.splitlines()}
+    assert "loader safetensors llmplug:safetensors nothing: it would not start" in lines
+    assert "grammar backend llguidance llmplug:llguidance xgrammar, llmplug:xgrammar" in lines
+    assert "kernel embed reference - -" in lines
+    assert main(["check", "--config", config, "--json"]) == 0
+    (plan,) = json.loads(capsys.readouterr().out)
+    loader = plan["parts"][0]
+    assert loader["without"].startswith("it would not start: ")
+    assert {**loader, "without": ""} == {
+        "kind": "loader",
+        "name": "safetensors",
+        "plugin": "llmplug:safetensors",
+        "next_name": None,
+        "next_plugin": None,
+        "without": "",
+    }
 
 
 def test_check_says_why_kernels_are_refused(folder: Path, tmp_path: Path, capsys: Capture) -> None:
