@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence as SequenceOf
 
     from llmplug.engine.engine import Engine
-    from llmplug.engine.runner import Runner
+    from llmplug.engine.runner import StepRunner
     from llmplug.plan import ModelPlan
     from llmplug.registry import Registry
 
@@ -92,7 +92,7 @@ class Reader:
     """A model that reads windows of a text and says what it expects next."""
 
     plan: ModelPlan
-    runner: Runner
+    runner: StepRunner
     hidden: list[torch.Tensor] = field(default_factory=list)  # hidden_TD of each window
 
     def read(self, windows: SequenceOf[list[int]]) -> None:

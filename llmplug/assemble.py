@@ -15,7 +15,14 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmplug import generation_defaults, grammar_backends, kernel_tuning, plugins, resources
+from llmplug import (
+    generation_defaults,
+    grammar_backends,
+    kernel_tuning,
+    plugins,
+    rank_plan,
+    resources,
+)
 from llmplug.config.plugin_settings import PluginSettings
 from llmplug.did_you_mean import did_you_mean
 from llmplug.engine.settings import EngineSettings
@@ -145,9 +152,10 @@ def plan_engine(
         ConfigError, PluginError, KernelInputError: each says what to do.
     """
     from llmplug.ops import REFERENCES, choose_kernels
+    from llmplug.ops.split_kernels import refuse_fused_layers
 
     choices: list[Choice] = []
-    checkpoint, model, shape = files.checkpoint, files.model, files.shape
+    shape = rank_plan.divide(config, files)
     device = resources.choose_device(config)
     if device.chosen == "cuda":
         resources.take_gpu(place)
@@ -159,13 +167,16 @@ def plan_engine(
     kernels = choose_kernels(
         REFERENCES, allowed_kernels(config, registry, choices), device.chosen, dtype.chosen
     )
+    if config.parallel.tensor > 1:
+        kernels = refuse_fused_layers(kernels)
     tuning, tuned = kernel_tuning.choose_tuning(
         config, kernels, registry, device.chosen, cache_dir()
     )
     choices.append(tuned)
+    table, tensors = rank_plan.share_weights(files, config.parallel.tensor, place.rank)
     weight_bytes, kept = resources.plan_weights(
-        checkpoint,
-        model.weights(checkpoint.config),
+        tensors,
+        table,
         shape.num_layers,
         keep=find_keep(kernels, registry),
         wanted=config.weights.format,
@@ -201,8 +212,8 @@ def plan_engine(
     return EnginePlan(
         config=config,
         path=files.path,
-        checkpoint=checkpoint,
-        model=model,
+        checkpoint=files.checkpoint,
+        model=files.model,
         shape=shape,
         device=device.chosen,
         dtype=dtype.chosen,

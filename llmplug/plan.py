@@ -50,7 +50,9 @@ class MemoryPlan:
 class Place:
     """Which part of the machine an engine takes, beside the other replicas of its model."""
 
-    first_device: int = 0  # of its GPUs
+    first_device: int = 0  # of its GPUs; a rank's own
+    rank: int = 0  # of those that compute the model together
+    num_pages: int | None = None  # of the cache, where rank 0 has planned it; None: it is planned
     host_bytes: int | None = None  # memory that it may count on where the CPU computes; None: all
 
 
@@ -127,6 +129,11 @@ class EnginePlan:
     place: Place = Place()
 
     @property
+    def num_ranks(self) -> int:
+        """Processes that compute it together."""
+        return self.config.parallel.tensor
+
+    @property
     def name(self) -> str:
         """What requests call the model."""
         return self.config.name
@@ -135,6 +142,7 @@ class EnginePlan:
         """Return every choice, in the order in which they were made."""
         return [
             *self.choices,
+            *_rank_lines(self),
             *_kernel_lines(self.kernels),
             *_memory_lines(self),
             *_replica_lines(self),
@@ -195,6 +203,18 @@ def _memory_lines(plan: EnginePlan) -> list[Choice]:
             why=f"of {format_bytes(memory.available)} available on {plan.device}",
         ),
     ]
+
+
+def _rank_lines(plan: EnginePlan) -> list[Choice]:
+    if plan.num_ranks == 1:
+        return []
+    where = "a GPU" if plan.device == "cuda" else "its share of the CPU's threads"
+    heads = ", ".join(sorted({str(layer.num_kv_heads) for layer in plan.shape.layers}))
+    why = (
+        f"the config says so: a process each, with {where} and {heads} key/value heads of every "
+        "layer; memory below is that of one"
+    )
+    return [Choice(topic="ranks", chosen=str(plan.num_ranks), why=why)]
 
 
 def _replica_lines(plan: EnginePlan) -> list[Choice]:

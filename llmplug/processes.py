@@ -2,21 +2,25 @@
 
 connect_engine        a text plan -> the client of a supervised engine process
 run_engine_process    the other end of that: plans and builds the engine
+run_rank_process      a rank that computes the model with it
 grammar_payload       a text plan -> what the process that tries grammars is told
 open_grammar_backend  the other end of that
 """
 
 from __future__ import annotations
 
+import dataclasses
 import gc
+import sys
+from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from llmplug import grammar_backends, logs
 from llmplug.assemble import load_registry, open_files, plan_engine
-from llmplug.build import build_engine
+from llmplug.build import build_calls, build_engine
 from llmplug.config import Config
 from llmplug.errors import PluginError
 from llmplug.plan import Place, SequenceRules
@@ -24,15 +28,19 @@ from llmplug.plan import Place, SequenceRules
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from llmplug.config import ModelConfig
     from llmplug.engine.client import EngineClient
     from llmplug.engine.engine import Engine
     from llmplug.engine.pooling import PoolingEngine
     from llmplug.engine.process import EngineProcess
+    from llmplug.engine.ranks.group import RankGroup
     from llmplug.engine.stage_clock import StageClock
     from llmplug.grammar import GrammarBackend
-    from llmplug.plan import TextPlan
+    from llmplug.plan import EnginePlan, TextPlan
     from llmplug.registry import Registry
     from llmplug.specs import Progress
+
+RANK_ARGV = (sys.executable, "-m", "llmplug", "rank")
 
 
 def connect_engine(
@@ -90,33 +98,117 @@ def run_engine_process(socket_path: str, clock: StageClock) -> int:
     _import_engine()
     gc.freeze()  # the modules live on: no collection need look at them
     clock.begin("waiting")
-    wanted = msgspec.json.decode(read_payload(socket_path))
+    payload = read_payload(socket_path)
     clock.begin("plugins")
+    order = _read_order(payload)
+    with ExitStack() as stack:
+        group = None
+        if order.model.parallel.tensor > 1:
+            group = stack.enter_context(closing(_start_ranks(order, payload, socket_path)))
+
+        def build(progress: Progress) -> Engine | PoolingEngine:
+            timed = clock.watch(progress)
+            plan, registry = _plan_engine(order, order.place, clock, timed)
+            engine = build_engine(plan, registry, timed, group)
+            engine.report["choices"] = [[line.topic, line.chosen] for line in plan.report()]
+            engine.report["seconds"] = clock.end()
+            return engine
+
+        return run_worker(socket_path, build, others=group)
+
+
+def run_rank_process() -> int:
+    """Run a rank beside an engine's process, which has started it.
+
+    Returns:
+        The exit status.
+    """
+    from llmplug.engine.ranks.link import take_link
+
+    link = take_link()
+    _import_engine()
+    from llmplug.engine.ranks.follow import Follower
+    from llmplug.engine.stage_clock import StageClock
+
+    follower = Follower(link)
+    told = follower.read_order()
+    order = _read_order(told.payload)
+    try:
+        num_pages = follower.read_plan().num_pages
+        place = dataclasses.replace(
+            order.place,
+            first_device=order.place.first_device + told.rank,
+            rank=told.rank,
+            num_pages=num_pages,
+        )
+        plan, registry = _plan_engine(order, place, StageClock("plugins"), _ignore)
+        calls = build_calls(plan, registry, _ignore, Path(told.store))
+        gc.collect()
+        gc.freeze()
+        gc.enable()
+        follower.follow(calls)
+    except Exception as error:  # noqa: BLE001 - whatever it is, rank 0 must hear of it
+        return follower.fail(error)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Order:
+    """What an engine's process is told."""
+
+    config: Config
+    model: ModelConfig
+    path: Path
+    rules: SequenceRules
+    place: Place
+    plugins: Any
+
+
+def _read_order(payload: bytes) -> _Order:
+    """Read what `connect_engine` wrote, and log as its config says."""
+    wanted = msgspec.json.decode(payload)
     config = Config.model_validate(wanted["config"])
     logs.set_up(config.log.level, config.log.format, model=wanted["model"])
+    (model,) = [model for model in config.models if model.name == wanted["model"]]
+    return _Order(
+        config=config,
+        model=model,
+        path=Path(wanted["path"]),
+        rules=msgspec.convert(wanted["rules"], SequenceRules),
+        place=msgspec.convert(wanted["place"], Place),
+        plugins=wanted["plugins"],
+    )
 
-    def build(progress: Progress) -> Engine | PoolingEngine:
-        registry = load_registry(config)
-        if registry.report.engine_fingerprint() != wanted["plugins"]:
-            raise PluginError(
-                "the engine process finds other plugins than the server did; "
-                "were some installed or removed meanwhile? Start the server again"
-            )
-        clock.begin("files")
-        (model,) = [model for model in config.models if model.name == wanted["model"]]
-        # The server has resolved the source; the engine process opens the very same files.
-        files = open_files(model, Path(wanted["path"]), registry, [])
-        rules = msgspec.convert(wanted["rules"], SequenceRules)
-        timed = clock.watch(progress)
-        timed("kernels", 0, 0)  # to plan with them, a plugin may compile its own the first time
-        place = msgspec.convert(wanted["place"], Place)
-        plan = plan_engine(model, files, rules, registry, place)
-        engine = build_engine(plan, registry, timed)
-        engine.report["choices"] = [[line.topic, line.chosen] for line in plan.report()]
-        engine.report["seconds"] = clock.end()
-        return engine
 
-    return run_worker(socket_path, build)
+def _start_ranks(order: _Order, payload: bytes, socket_path: str) -> RankGroup:
+    from llmplug.engine.ranks.group import RankGroup
+    from llmplug.engine.worker import find_store
+
+    return RankGroup(
+        RANK_ARGV,
+        payload,
+        num_ranks=order.model.parallel.tensor,
+        store=find_store(socket_path),
+    )
+
+
+def _plan_engine(
+    order: _Order, place: Place, clock: StageClock, progress: Progress
+) -> tuple[EnginePlan, Registry]:
+    registry = load_registry(order.config)
+    if registry.report.engine_fingerprint() != order.plugins:
+        raise PluginError(
+            "the engine process finds other plugins than the server did; "
+            "were some installed or removed meanwhile? Start the server again"
+        )
+    clock.begin("files")
+    # The server has resolved the source; the engine process opens the very same files.
+    files = open_files(order.model, order.path, registry, [])
+    progress("kernels", 0, 0)  # to plan with them, a plugin may compile its own the first time
+    return plan_engine(order.model, files, order.rules, registry, place), registry
+
+
+def _ignore(stage: str, done: int, total: int) -> None:
+    """Rank 0 tells how far the start is."""
 
 
 def _import_engine() -> None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from llmplug.config import ModelConfig
     from llmplug.plan import EnginePlan
     from llmplug.pooling import Pooling
-    from llmplug.specs import Checkpoint, LazyTensor, ModelShape, Weight
+    from llmplug.specs import LazyTensor, ModelShape, Weight
 
     Keep = Callable[[LazyTensor, str], KeptWeight | None]  # of a KernelSpec
 
@@ -42,10 +42,11 @@ def choose_device(config: ModelConfig) -> Choice:
 
 
 def _check_gpus(config: ModelConfig, num_gpus: int) -> None:
-    if config.replicas > num_gpus:
+    num_wanted = config.replicas * config.parallel.tensor
+    if num_wanted > num_gpus:
         raise ConfigError(
-            f"replicas: {config.replicas} take a GPU each, and torch finds {num_gpus}; set as many "
-            "replicas, or device: cpu"
+            f"replicas x parallel.tensor: {num_wanted} processes take a GPU each, and torch finds "
+            f"{num_gpus}; set no more of them, or device: cpu"
         )
 
 
@@ -65,16 +66,20 @@ def place_replicas(config: ModelConfig) -> list[Place]:
     if config.replicas == 1:
         return [Place()]
     host_bytes = measure_available("cpu") // config.replicas
-    return [Place(first_device=i, host_bytes=host_bytes) for i in range(config.replicas)]
+    return [
+        Place(first_device=i * config.parallel.tensor, host_bytes=host_bytes)
+        for i in range(config.replicas)
+    ]
 
 
 def share_threads(config: ModelConfig) -> int | None:
-    """Return how many threads of the CPU a replica takes; None: as many as torch does by itself."""
+    """Return how many threads of the CPU a process takes; None: as many as torch does by itself."""
     import torch
 
-    if config.replicas == 1:
+    num_sharing = config.replicas * config.parallel.tensor
+    if num_sharing == 1:
         return config.threads
-    return max(1, (config.threads or torch.get_num_threads()) // config.replicas)
+    return max(1, (config.threads or torch.get_num_threads()) // num_sharing)
 
 
 def choose_dtype(config: ModelConfig, device: str) -> Choice:
@@ -156,10 +161,14 @@ def plan_memory(
     available = measure_available(device)
     if device == "cpu" and place.host_bytes is not None:
         available = min(available, place.host_bytes)
+    if device == "cpu":
+        available //= config.parallel.tensor
     workspace = estimate_workspace(config, shape, dtype)
     pages_per_sequence = math.ceil(context_length / page_size)
     wanted = config.scheduler.max_sequences * pages_per_sequence
-    if is_pooling:
+    if place.num_pages is not None:
+        num_pages = place.num_pages
+    elif is_pooling:
         # Those of one step; the last page of each text is not full.
         longest = max(config.scheduler.max_batch_tokens, context_length)
         step_pages = math.ceil(longest / page_size) + config.scheduler.max_sequences
@@ -176,6 +185,8 @@ def plan_memory(
         workspace=workspace,
         available=available,
     )
+    if place.num_pages is not None:  # rank 0 has asked, when none of them had taken anything
+        return num_pages, plan
     is_short = num_pages < pages_per_sequence and not is_pooling
     if is_short or plan.total > available:
         raise ConfigError(explain_shortage(plan, context_length, num_pages * page_size, device))
@@ -214,7 +225,7 @@ def fit_cache(plan: EnginePlan, *, weights: int, workspace: int, free: int) -> M
 
 
 def plan_weights(
-    checkpoint: Checkpoint,
+    tensors: Mapping[str, LazyTensor],
     table: Sequence[Weight],
     num_layers: int,
     *,
@@ -225,6 +236,7 @@ def plan_weights(
     """Compute how weights will be kept, from headers alone.
 
     Args:
+        tensors: by name, whole or a rank's share of each.
         keep: of the kernel that serves `linear`; None: dense, in `dtype`.
         wanted: `weights.format` of the config.
 
@@ -237,8 +249,8 @@ def plan_weights(
     total, formats, reasons = 0, Counter[str](), dict[str, None]()
     for weight in table:
         for layer in range(num_layers) if "{layer}" in weight.name else (0,):
-            for name in _names(weight, layer, checkpoint.tensors):
-                tensor = checkpoint.tensors.get(name)
+            for name in _names(weight, layer, tensors):
+                tensor = tensors.get(name)
                 if tensor is None:
                     continue  # loading says which one is missing
                 if weight.kind != "linear" or len(tensor.shape) != 2:

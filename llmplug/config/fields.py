@@ -215,6 +215,18 @@ class WeightsConfig(Section):
     )
 
 
+class ParallelConfig(Section):
+    """How several processes compute one model together."""
+
+    tensor: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="Ranks that each hold a part of every layer: a process each, on GPUs of their "
+        "own, or on the CPU with their share of its threads.",
+    )
+
+
 class ModelConfig(Section):
     """One model to serve."""
 
@@ -279,6 +291,9 @@ class ModelConfig(Section):
         "comes first; none.",
     )
     threads: int | None = Field(None, ge=1, description="Of the CPU; null: one a core.")
+    parallel: ParallelConfig = Field(
+        ParallelConfig(), description="How several processes compute it together."
+    )
     weights: WeightsConfig = Field(WeightsConfig(), description="How weights are kept in memory.")
     cache: CacheConfig = Field(CacheConfig(), description="The cache of keys and values.")
     scheduler: SchedulerConfig = Field(SchedulerConfig(), description="What one step may hold.")

@@ -10,6 +10,7 @@ from array import array
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import msgspec
 import numpy as np
 import torch
 
@@ -28,35 +29,62 @@ class Batch:
     attention: AttentionBatch
 
 
-def make_batch(schedule: Schedule, page_size: int, device: torch.device) -> Batch:
-    """Pack a step's tokens; the schedule has at least one."""
-    counts, ends, token_ids = [], [], []
+class HostStep(msgspec.Struct, frozen=True, array_like=True, tag="host"):
+    """A schedule in numbers: all that its tensors are made of, in the order of the schedule."""
+
+    num_decodes: int
+    query_lens: tuple[int, ...]  # new tokens of each sequence
+    cached_lens: tuple[int, ...]  # its tokens in the cache, these included
+    num_pages: tuple[int, ...]
+    token_ids: bytes  # the new ones of all sequences, int64
+    pages: bytes  # of all sequences, int32
+
+
+def pack_step(schedule: Schedule) -> HostStep:
+    """Write a step down; the schedule has at least one token."""
+    counts, ends, token_ids = [], [], array("q")
     pages, num_pages = array("i"), []  # of all sequences, one after the other
     for sequence, count in schedule:
         end = sequence.num_computed + count
         counts.append(count)
         ends.append(end)
-        token_ids += sequence.token_ids[end - count : end]
+        token_ids.extend(sequence.token_ids[end - count : end])
         pages += sequence.pages
         num_pages.append(len(sequence.pages))
-    counts_S, ends_S, num_pages_S = np.array(counts), np.array(ends), np.array(num_pages)
+    return HostStep(
+        num_decodes=len(schedule.decodes),
+        query_lens=tuple(counts),
+        cached_lens=tuple(ends),
+        num_pages=tuple(num_pages),
+        token_ids=token_ids.tobytes(),
+        pages=pages.tobytes(),
+    )
+
+
+def make_batch(step: HostStep, page_size: int, device: torch.device) -> Batch:
+    """Lay a step out in tensors."""
+    counts, num_pages = step.query_lens, step.num_pages
+    counts_S, ends_S = np.array(counts), np.array(step.cached_lens)
+    num_pages_S = np.array(num_pages)
     starts_S1 = np.concatenate(([0], np.cumsum(counts_S)))
     rows_T = np.repeat(np.arange(len(counts)), counts_S)
     positions_T = np.arange(starts_S1[-1]) + (ends_S - starts_S1[1:])[rows_T]
     block_table_SM = np.full((len(counts), max(num_pages)), -1, dtype=np.int32)
-    block_table_SM[np.arange(max(num_pages)) < num_pages_S[:, None]] = pages
+    block_table_SM[np.arange(max(num_pages)) < num_pages_S[:, None]] = np.frombuffer(
+        step.pages, np.int32
+    )
     pages_T = block_table_SM[rows_T, positions_T // page_size].astype(np.int64)
     attention = AttentionBatch(
-        num_decodes=len(schedule.decodes),
-        query_lens=tuple(counts),
-        cached_lens=tuple(ends),
+        num_decodes=step.num_decodes,
+        query_lens=counts,
+        cached_lens=step.cached_lens,
         query_starts_S1=torch.from_numpy(starts_S1.astype(np.int32)).to(device),
         cached_lens_S=torch.from_numpy(ends_S.astype(np.int32)).to(device),
         block_table_SM=torch.from_numpy(block_table_SM).to(device),
         slots_T=torch.from_numpy(pages_T * page_size + positions_T % page_size).to(device),
     )
     return Batch(
-        token_ids_T=torch.from_numpy(np.array(token_ids)).to(device),
+        token_ids_T=torch.from_numpy(np.frombuffer(step.token_ids, np.int64).copy()).to(device),
         positions_T=torch.from_numpy(positions_T).to(device),
         attention=attention,
     )

@@ -12,6 +12,8 @@ from __future__ import annotations
 from array import array
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from llmplug.engine.device_state import DeviceState, StateLayout
 from llmplug.engine.graphs import DecodeGraphs
 from llmplug.engine.row_table import RowTable
@@ -29,6 +31,17 @@ if TYPE_CHECKING:
     from llmplug.engine.settings import EngineSettings
     from llmplug.ops import KernelTable
     from llmplug.specs import Model, ModelShape
+
+
+class DeviceStep(msgspec.Struct, frozen=True, array_like=True, tag="device"):
+    """What a step tells the device."""
+
+    num_sequences: int
+    num_changes: int
+    query_lens: tuple[int, ...]  # of a step with prompts: new tokens of each; else none
+    cached_lens: tuple[int, ...]  # of each row with its new tokens, padding included: 0
+    # int64: places that change, their values; with prompts also rows, `query_lens`, ids of chunks.
+    sent: bytes
 
 
 class DeviceRunner(Runner):
@@ -52,18 +65,32 @@ class DeviceRunner(Runner):
         self._steps: dict[int, Step] = {}  # by rows, padding included
         self._padding_row = settings.max_sequences
 
-    def run(self, schedule: Schedule) -> torch.Tensor:
-        """Compute a step's tokens, filling their slots of the caches: hidden_TD.
-
-        Of decodes alone it lasts until the next step.
-        """
+    def pack(self, schedule: Schedule) -> DeviceStep:
+        """Write down what has changed since the last step."""
         changes = self._rows.find_changes(schedule)
-        return self._mix(schedule, changes) if schedule.chunks else self._decode(schedule, changes)
+        pack = _pack_mixed if schedule.chunks else self._pack_decodes
+        return pack(schedule, changes)
+
+    def run_step(self, step: DeviceStep) -> torch.Tensor:
+        """Compute what `pack` wrote down, here or in another process whose state is the same.
+
+        What it returns of decodes alone lasts until the next step.
+        """
+        received = send_array(array("q", step.sent), self._device)
+        changes = received[: 2 * step.num_changes]
+        if step.num_changes:
+            self._state.write(changes[: step.num_changes], changes[step.num_changes :])
+        if step.query_lens:
+            return self._mix(step, received[len(changes) :])
+        return self._decode(step)
 
     def keep(self, sequences: SequenceOf[Sequence], ids_S: torch.Tensor) -> None:
         """Keep chosen tokens on the device, for the step that computes them."""
-        rows = array("q", [sequence.row for sequence in sequences])
-        self._state.keep(send_array(rows, self._device), ids_S)
+        self.keep_rows([sequence.row for sequence in sequences], ids_S)
+
+    def keep_rows(self, rows: SequenceOf[int], ids_S: torch.Tensor) -> None:
+        """Keep chosen tokens in these rows of the state."""
+        self._state.keep(send_array(array("q", rows), self._device), ids_S)
 
     def find_pending(self, sequences: SequenceOf[Sequence]) -> torch.Tensor | None:
         """Return the tokens that were chosen and are not known on the host yet: ids_S, int64.
@@ -75,17 +102,21 @@ class DeviceRunner(Runner):
         rows = [sequence.row if sequence.num_pending else -1 for sequence in sequences]
         return self._state.find_ids(send_array(array("q", rows), self._device))
 
-    def _decode(self, schedule: Schedule, changes: dict[int, int]) -> torch.Tensor:
+    def _pack_decodes(self, schedule: Schedule, changes: dict[int, int]) -> DeviceStep:
         decodes = schedule.decodes
         num_padding = self._graphs.round_rows(len(decodes)) - len(decodes)
         rows = [sequence.row for sequence in decodes] + [self._padding_row] * num_padding
         self._rows.set_decodes(rows, changes)
-        self._write(array("q", [*changes, *changes.values()]), len(changes))
-        cached_lens = [sequence.num_computed + 1 for sequence in decodes] + [0] * num_padding
-        if len(rows) not in self._steps:
-            self._steps[len(rows)] = self._make_step(len(rows))
-        hidden_BD = self._graphs.run(self._steps[len(rows)], tuple(cached_lens))
-        return hidden_BD[: len(decodes)]
+        lens = (*(sequence.num_computed + 1 for sequence in decodes), *(0,) * num_padding)
+        sent = array("q", [*changes, *changes.values()])
+        return DeviceStep(len(decodes), len(changes), (), lens, sent.tobytes())
+
+    def _decode(self, step: DeviceStep) -> torch.Tensor:
+        num_rows = len(step.cached_lens)
+        if num_rows not in self._steps:
+            self._steps[num_rows] = self._make_step(num_rows)
+        hidden_BD = self._graphs.run(self._steps[num_rows], step.cached_lens)
+        return hidden_BD[: step.num_sequences]
 
     def _make_step(self, num_rows: int) -> Step:
         def compute(cached_lens: tuple[int, ...]) -> torch.Tensor:
@@ -93,31 +124,43 @@ class DeviceRunner(Runner):
 
         return compute
 
-    def _mix(self, schedule: Schedule, changes: dict[int, int]) -> torch.Tensor:
+    def _mix(self, step: DeviceStep, received: torch.Tensor) -> torch.Tensor:
         """Compute a step that has chunks of prompts; its launches are all its own."""
-        rows, query_lens, cached_lens, chunk_ids = [], [], [], array("q")
-        for sequence, count in schedule:
-            end = sequence.num_computed + count
-            rows.append(sequence.row)
-            query_lens.append(count)
-            cached_lens.append(end)
-            if count > 1:
-                chunk_ids.extend(sequence.token_ids[end - count : end])
-        sent = array("q", [*changes, *changes.values(), *rows, *query_lens]) + chunk_ids
-        rest = self._write(sent, len(changes))
-        num_rows = len(rows)
+        num_rows = step.num_sequences
         batch = self._state.start_mixed(
-            rest[:num_rows],
-            rest[num_rows : 2 * num_rows],
-            rest[2 * num_rows :],
-            tuple(query_lens),
-            tuple(cached_lens),
+            received[:num_rows],
+            received[num_rows : 2 * num_rows],
+            received[2 * num_rows :],
+            step.query_lens,
+            step.cached_lens,
         )
         return self._forward(batch)
 
-    def _write(self, sent: array[int], num_changes: int) -> torch.Tensor:
-        """Send all a step needs in one go, write the changes down, return what is behind them."""
-        received = send_array(sent, self._device)
-        if num_changes:
-            self._state.write(received[:num_changes], received[num_changes : 2 * num_changes])
-        return received[2 * num_changes :]
+
+def _pack_mixed(schedule: Schedule, changes: dict[int, int]) -> DeviceStep:
+    rows, query_lens, cached_lens, chunk_ids = [], [], [], array("q")
+    for sequence, count in schedule:
+        end = sequence.num_computed + count
+        rows.append(sequence.row)
+        query_lens.append(count)
+        cached_lens.append(end)
+        if count > 1:
+            chunk_ids.extend(sequence.token_ids[end - count : end])
+    sent = array("q", [*changes, *changes.values(), *rows, *query_lens]) + chunk_ids
+    return DeviceStep(
+        len(rows), len(changes), tuple(query_lens), tuple(cached_lens), sent.tobytes()
+    )
+
+
+def make_runner(
+    model: Model,
+    shape: ModelShape,
+    ops: KernelTable,
+    settings: EngineSettings,
+    device: torch.device,
+    graphs: GraphRunner | None,
+) -> Runner:
+    """Make a runner of the kind that suits the device; without graphs the host lays steps out."""
+    if graphs is None:
+        return Runner(model, shape, ops, settings, device)
+    return DeviceRunner(model, shape, ops, settings, device, graphs)

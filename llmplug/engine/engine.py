@@ -7,19 +7,19 @@ import secrets
 from concurrent.futures import FIRST_COMPLETED, wait
 from dataclasses import replace
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
 from llmplug.engine.beam_group import BeamGroup
 from llmplug.engine.block_pool import BlockPool
 from llmplug.engine.cost_model import CostModel, Work
-from llmplug.engine.device_runner import DeviceRunner
+from llmplug.engine.device_runner import make_runner
 from llmplug.engine.flight import Flight, Forward, Sample, needs_host
 from llmplug.engine.grammar_masks import GrammarMasks
 from llmplug.engine.limits import normalise
 from llmplug.engine.rating import rate_choices, rate_prompts
-from llmplug.engine.runner import Runner
+from llmplug.engine.runner import RunnerLost
 from llmplug.engine.sample import SamplerChain
 from llmplug.engine.scheduler import Schedule, Scheduler
 from llmplug.engine.sequence import Sequence, derive_seed
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
     from llmplug.engine.graphs import GraphRunner
+    from llmplug.engine.runner import AheadRunner, Runner, StepRunner
     from llmplug.engine.settings import EngineSettings
     from llmplug.grammar import CompiledGrammar, GrammarBackend, Vocabulary
     from llmplug.ops import KernelTable
@@ -73,22 +74,23 @@ class Engine:
         open_grammars: Callable[[], GrammarBackend] | None = None,
         read_vocabulary: Callable[[], Vocabulary] | None = None,
         graphs: GraphRunner | None = None,
+        lead: Callable[[Runner], AheadRunner] | None = None,
     ) -> None:
         """Allocate the caches.
 
         Args:
             graphs: what launches whole steps; None: tokens pass through the host, as is best where
                 the host computes them.
+            lead: makes of the runner one that has other ranks run with it; None: there are none.
         """
         self.settings = settings
         self.report: dict[str, Any] = {}  # whoever builds an engine may tell how
         self._pool = BlockPool(settings.num_pages, settings.page_size)
         self._cost = CostModel()
         self._scheduler = Scheduler(settings, self._pool, self._cost)
-        self._ahead: DeviceRunner | None = None
-        if graphs is not None:
-            self._ahead = DeviceRunner(model, shape, ops, settings, device, graphs)
-        self._runner = self._ahead or Runner(model, shape, ops, settings, device)
+        runner = make_runner(model, shape, ops, settings, device, graphs)
+        self._runner: StepRunner = runner if lead is None else lead(runner)
+        self._ahead = None if graphs is None else cast("AheadRunner", self._runner)
         self._fetcher = Fetcher(device)
         self._in_flight: Flight | None = None  # the last step, while its tokens are not known
         self._landed_s = 0.0  # when the last one's were
@@ -277,8 +279,8 @@ class Engine:
             rate_prompts(schedule, forward.hidden_TD, self._runner)
             if forward.rows:
                 forward.logits_SV = self._runner.compute_logits(forward.hidden_TD, forward.rows)
-        except torch.AcceleratorError:
-            raise  # the device is lost with all that it holds
+        except (torch.AcceleratorError, RunnerLost):
+            raise  # the device, or a rank, is lost with all that it holds
         except Exception as error:
             self._num_failed_steps += 1
             if self._num_failed_steps >= MAX_FAILED_STEPS:
@@ -318,7 +320,7 @@ class Engine:
             flight.samples = self._sample_now(schedule, forward)
         return flight
 
-    def _sample_ahead(self, flight: Flight, runner: DeviceRunner, logits_SV: torch.Tensor) -> None:
+    def _sample_ahead(self, flight: Flight, runner: AheadRunner, logits_SV: torch.Tensor) -> None:
         """Choose tokens on the device and leave them there, for the next step to compute."""
         forward = flight.forward
         try:

@@ -56,8 +56,7 @@ def load_weights(
         CheckpointError: a tensor is missing, extra or of another shape, or cannot be divided.
         KernelInputError: the kernel does not serve `linear_format`.
     """
-    weights = _fill_in_layers(table, num_layers)
-    weights = _resolve_ties(weights, checkpoint.tensors)
+    weights = list_weights(table, num_layers, checkpoint.tensors)
     _refuse_missing(weights, checkpoint)
     _refuse_extra(weights, ignored, num_layers, checkpoint)
     for weight in weights:
@@ -90,6 +89,13 @@ def load_weights(
         done += sum(tensors[name].num_bytes for name in _names(weight))
         progress("weights", done, total)
     return loaded
+
+
+def list_weights(
+    table: Sequence[Weight], num_layers: int, tensors: Mapping[str, LazyTensor]
+) -> list[Weight]:
+    """Return a table with its layers filled in, and what is tied read from where it is."""
+    return _resolve_ties(_fill_in_layers(table, num_layers), tensors)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

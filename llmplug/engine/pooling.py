@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 
 from llmplug.engine.pool_limits import PoolLimits, check_pooling
+from llmplug.engine.runner import RunnerLost
 from llmplug.errors import EngineError, InvalidRequest, to_wire
 from llmplug.ops import TextBatch
 from llmplug.types import EngineReady, EngineStats, PoolOutput, PoolRequest, PoolResult
@@ -201,8 +202,8 @@ class PoolingEngine:
     def _run(self, texts: Sequence[_Text]) -> list[PoolResult]:
         try:
             self._pool(texts)
-        except torch.AcceleratorError:
-            raise  # the device is lost with all that it holds
+        except (torch.AcceleratorError, RunnerLost):
+            raise  # the device, or a rank, is lost with all that it holds
         except Exception as error:
             self._num_failed_steps += 1
             if self._num_failed_steps >= MAX_FAILED_STEPS:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import torch
 
     from llmplug.engine.flight import Forward, Sample
-    from llmplug.engine.runner import Runner
+    from llmplug.engine.runner import StepRunner
     from llmplug.engine.scheduler import Schedule
 
 # Rows of prompt logits at a time: 64 x 152k float32 are 39 MB.
@@ -44,7 +44,7 @@ def rate_choices(
         found[r].logprob = logprob
 
 
-def rate_prompts(schedule: Schedule, hidden_TD: torch.Tensor, runner: Runner) -> None:
+def rate_prompts(schedule: Schedule, hidden_TD: torch.Tensor, runner: StepRunner) -> None:
     """Add log-probabilities of the prompt tokens that follow those of this step."""
     end = 0
     for sequence, count in schedule:

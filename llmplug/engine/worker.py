@@ -1,7 +1,8 @@
 """The engine's process: commands in, one message a step out, over a unix socket.
 
-It sleeps on the socket while there is nothing to do. It ends on StopEngine, on SIGTERM, and when
-its parent goes away, however that went; an orphan removes the socket and its folder.
+It sleeps on the socket while there is nothing to do. It ends on StopEngine, on SIGTERM, when its
+parent goes away, however that went, and with any rank that computes the model with it; an orphan
+removes the socket and its folder.
 """
 
 from __future__ import annotations
@@ -54,6 +55,7 @@ LINGER_MS = 1000  # for the last message of a process that ends
 PROGRESS_S = 0.05  # between two messages about one stage
 PARENT_POLL_S = 2.0  # where the system has no descriptors of processes
 EXIT_ORPHANED = 3
+EXIT_LOST = 4  # another rank has ended
 _log = logging.getLogger(__name__)
 
 
@@ -81,6 +83,16 @@ class ServedEngine(Protocol):
         """Do a step's work; say what is new."""
 
 
+class OtherRanks(Protocol):
+    """Processes that this one cannot do without."""
+
+    def watch(self, on_lost: Callable[[Exception], None]) -> None:
+        """Have another thread tell of the end of one."""
+
+    def await_loss(self) -> None:
+        """Wait a moment whether one is found to have ended; if so, never return."""
+
+
 def read_payload(socket_path: str) -> bytes:
     """Read what the parent writes to stdin before anything else.
 
@@ -103,11 +115,16 @@ def _read_exactly(count: int, socket_path: str) -> bytes:
     return data
 
 
-def run_worker(socket_path: str, build: Callable[[Progress], ServedEngine]) -> int:
+def run_worker(
+    socket_path: str,
+    build: Callable[[Progress], ServedEngine],
+    *,
+    others: OtherRanks | None = None,
+) -> int:
     """Build an engine and serve it until told to stop; return the process' exit status.
 
     Call it in the main thread, after `read_payload`. An exception of a step ends the process: the
-    parent starts another.
+    parent starts another. So does the end of another rank.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     signal.signal(signal.SIGTERM, _exit_quietly)
@@ -118,11 +135,14 @@ def run_worker(socket_path: str, build: Callable[[Progress], ServedEngine]) -> i
         socket.setsockopt(zmq.SNDHWM, 0)
         socket.setsockopt(zmq.RCVHWM, 0)
         socket.connect(f"ipc://{socket_path}")
-        link = _Link(socket)
+        link = _Link(socket, context)
+        if others is not None:
+            others.watch(link.end)
         try:
             engine = build(link.report)
         except Exception as error:  # noqa: BLE001 - whatever it is, the parent must hear of it
             if not isinstance(error, LlmplugError):
+                _await_loss(others)
                 _log.error("the engine cannot start", exc_info=True)
             link.send(EngineFailed(error=to_wire(error)))
             return 1
@@ -130,8 +150,18 @@ def run_worker(socket_path: str, build: Callable[[Progress], ServedEngine]) -> i
         gc.freeze()  # what lives now lives on: collections need not look at it again
         gc.enable()  # whoever builds an engine may have turned it off
         link.send(engine.ready_message())
-        _serve(engine, link)
+        try:
+            _serve(engine, link)
+        except Exception:
+            _await_loss(others)
+            raise
     return 0
+
+
+def _await_loss(others: OtherRanks | None) -> None:
+    """Where an exception may be the effect of a lost rank, let that be told instead."""
+    if others is not None:
+        others.await_loss()
 
 
 def _serve(engine: ServedEngine, link: _Link) -> None:
@@ -174,10 +204,12 @@ def _add(engine: ServedEngine, link: _Link, command: AddRequest | AddPooling) ->
 
 
 class _Link:
-    """The socket, in messages."""
+    """The socket, in messages. The main thread's, but for the last words."""
 
-    def __init__(self, socket: zmq.Socket[bytes]) -> None:
+    def __init__(self, socket: zmq.Socket[bytes], context: zmq.Context[Any]) -> None:
         self._socket = socket
+        self._context = context
+        self._lock = threading.Lock()  # held for each use of the socket, never while waiting
         self._encoder = msgspec.msgpack.Encoder()
         self._decoder: msgspec.msgpack.Decoder[EngineCommand] = msgspec.msgpack.Decoder(
             EngineCommand
@@ -185,15 +217,38 @@ class _Link:
         self._last_report = ("", 0.0)  # (stage, time)
 
     def send(self, message: EngineMessage) -> None:
-        self._socket.send(self._encoder.encode(message))
+        data = self._encoder.encode(message)
+        with self._lock:
+            self._socket.send(data)
+
+    def end(self, error: Exception) -> None:
+        """End the process with these last words, from any thread and whatever the main one does."""
+        with self._lock:  # to the end: the main thread finds no socket any more
+            self._socket.send(msgspec.msgpack.encode(EngineFailed(error=to_wire(error))))
+            self._socket.close()
+            self._context.term()  # once they are sent, or nobody has taken them for a while
+            os._exit(EXIT_LOST)
 
     def receive(self, *, is_waiting: bool) -> Iterator[EngineCommand]:
         """Yield what has come; wait for the first one if there is nothing else to do."""
         if is_waiting:
-            self._socket.poll()
-        with suppress(zmq.Again):
-            while True:
-                yield self._decoder.decode(self._socket.recv(zmq.NOBLOCK))
+            self._await_message()
+        while True:
+            with self._lock:
+                try:
+                    data = self._socket.recv(zmq.NOBLOCK)
+                except zmq.Again:
+                    return
+            yield self._decoder.decode(data)
+
+    def _await_message(self) -> None:
+        """Wait as `poll` does, without the socket: another thread may have something to say."""
+        descriptor = self._socket.FD
+        while True:
+            with self._lock:
+                if int(self._socket.get(zmq.EVENTS)) & zmq.POLLIN:
+                    return
+            select.select([descriptor], [], [])
 
     def report(self, stage: str, done: int, total: int) -> None:
         """Tell the parent how far the start is; too many messages are left out."""
@@ -232,11 +287,17 @@ def _open_process(pid: int) -> int | None:
         return None
 
 
+def find_store(socket_path: str) -> Path:
+    """Return the path of the file by which ranks find each other, beside the socket."""
+    return Path(f"{socket_path}.ranks")
+
+
 def _remove_socket(socket_path: str) -> None:
     """Remove what the parent can no longer remove: the socket and its own, now empty, folder."""
     path = Path(socket_path)
     with suppress(OSError):  # the parent may be just about it
         path.unlink(missing_ok=True)
+        find_store(socket_path).unlink(missing_ok=True)
         path.parent.rmdir()
 
 
