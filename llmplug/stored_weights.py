@@ -146,8 +146,12 @@ class PackedIntTensor:
             )
         if not self.has_groups_in_order():
             raise KernelInputError("its groups of inputs are out of order, as desc_act makes them")
-        _refuse_cut(start, end, math.lcm(self.group, per_word), "groups")
-        share = (start // self.group, end // self.group)
+        if self.scales.shape[0] == 1:
+            _refuse_cut(start, end, per_word, "words")
+            share = (0, 1)
+        else:
+            _refuse_cut(start, end, math.lcm(self.group, per_word), "groups")
+            share = (start // self.group, end // self.group)
         words = (start, end) if self.layout == "AWQ" else (start // per_word, end // per_word)
         return replace(
             self,

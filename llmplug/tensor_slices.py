@@ -63,7 +63,8 @@ class _CutTensor:
         return self.source.num_bytes * (self.end - self.start) // self.source.shape[self.dimension]
 
     def load(self) -> torch.Tensor:
-        return self.source.load().narrow(self.dimension, self.start, self.end - self.start)
+        # A copy, as a view would keep the rest in memory.
+        return self.source.load().narrow(self.dimension, self.start, self.end - self.start).clone()
 
     def raw(self) -> torch.Tensor:
         import torch

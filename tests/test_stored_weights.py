@@ -58,3 +58,51 @@ def test_fp8_scales_that_do_not_fit_are_refused() -> None:
     for shape in ((199,), (3, 2), (2, 2)):
         with pytest.raises(KernelInputError, match="scales of"):
             Fp8Tensor(weight=LoadedTensor(codes), scales=LoadedTensor(torch.ones(shape))).load()
+
+
+@pytest.mark.parametrize("layout", ["GPTQ", "GPTQ_V2", "AWQ"])
+def test_parts_of_codes_are_those_of_the_whole(layout: str) -> None:
+    tensor = make_int_tensor(layout, 24, 128, 32, seed=4)
+    whole = tensor.load()
+    for start, end in ((0, 8), (8, 24)):
+        assert torch.equal(tensor.slice(0, start, end).load(), whole[start:end])
+    part = tensor.slice(1, 32, 96)
+    assert (part.shape, part.group) == ((24, 64), 32)
+    assert torch.equal(part.load(), whole[:, 32:96])
+    assert torch.equal(tensor.slice(0, 8, 16).slice(1, 64, 128).load(), whole[8:16, 64:])
+    with pytest.raises(KernelInputError, match="16 to 64 would cut its groups of 32"):
+        tensor.slice(1, 16, 64)
+    with pytest.raises(KernelInputError, match="0 to 12 would cut its words of 8"):
+        tensor.slice(0, 0, 12)
+
+
+def test_one_group_of_all_inputs_is_shared() -> None:
+    tensor = make_int_tensor("GPTQ", 8, 64, 64, seed=4)
+    part = tensor.slice(1, 16, 64)
+    assert (part.shape, part.group) == ((8, 48), 48)
+    assert torch.equal(part.load(), tensor.load()[:, 16:])
+
+
+def test_inputs_of_groups_out_of_order_stay_together() -> None:
+    tensor = make_int_tensor("GPTQ", 8, 64, 32, seed=5, bits=8, is_in_order=False)
+    with pytest.raises(KernelInputError, match="out of order, as desc_act makes them"):
+        tensor.slice(1, 0, 32)
+    assert torch.equal(tensor.slice(0, 4, 8).load(), tensor.load()[4:8])
+
+
+@pytest.mark.parametrize("shape", [(1,), (), (200,), (200, 1), (2, 3)])
+def test_parts_of_fp8_have_their_scales(shape: tuple[int, ...]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    codes = (torch.randn(200, 300, generator=generator) * 50).to(torch.float8_e4m3fn)
+    scales = torch.rand(shape, generator=generator) + 0.1
+    tensor = Fp8Tensor(weight=LoadedTensor(codes), scales=LoadedTensor(scales))
+    whole = tensor.load()
+    for dimension, bounds in ((0, ((0, 128), (128, 200))), (1, ((0, 128), (128, 256), (256, 300)))):
+        for start, end in bounds:
+            part = tensor.slice(dimension, start, end)
+            assert torch.equal(part.load(), whole.narrow(dimension, start, end - start))
+    if shape == (2, 3):
+        with pytest.raises(KernelInputError, match="0 to 100 would cut its blocks of 128"):
+            tensor.slice(0, 0, 100)
+    else:
+        assert torch.equal(tensor.slice(0, 0, 100).load(), whole[:100])

@@ -16,6 +16,8 @@ from llmplug.tensor_slices import slice_tensor
 if TYPE_CHECKING:
     from llmplug.specs import LazyTensor, ModelShape, Weight
 
+    _Share = tuple[int, int, int] | None  # dimension, start, end; None: all of it
+
 
 def check_split(table: Sequence[Weight], shape: ModelShape, num_ranks: int) -> str | None:
     """Say in a sentence why ranks cannot divide a model, None: they can.
@@ -70,7 +72,7 @@ def split_weights(
     Raises:
         CheckpointError: a tensor cannot be cut there, or two weights divide it in two ways.
     """
-    shares: dict[str, tuple[int, int, int]] = {}  # dimension, start, end; 0, 0, 0: all of it
+    shares: dict[str, _Share] = {}
     kept = []
     for weight in weights:
         has_bias = weight.split != "inputs" or rank == 0
@@ -84,13 +86,12 @@ def split_weights(
 
 def _find_shares(
     weight: Weight, tensors: Mapping[str, LazyTensor], rank: int, num_ranks: int
-) -> list[tuple[str, tuple[int, int, int]]]:
-    names = [*weight.sources, *weight.bias]
+) -> list[tuple[str, _Share]]:
     if weight.split is None:
-        return [(name, (0, 0, 0)) for name in names]
+        return [(name, None) for name in (*weight.sources, *weight.bias)]
     units = _list_units(weight)
     if weight.split == "inputs":
-        found = [(name, (0, 0, 0)) for name in weight.bias]
+        found: list[tuple[str, _Share]] = [(name, None) for name in weight.bias]
         for name in weight.sources:
             share = take_share(tensors[name].shape[1], units[0], rank, num_ranks)
             found.append((name, (1, *share)))
@@ -102,30 +103,29 @@ def _find_shares(
     ]
 
 
-def _cut(name: str, tensor: LazyTensor, share: tuple[int, int, int]) -> LazyTensor:
-    dimension, start, end = share
-    if end == 0:
+def _cut(name: str, tensor: LazyTensor, share: _Share) -> LazyTensor:
+    if share is None:
         return tensor
     try:
-        return slice_tensor(tensor, dimension, start, end)
+        return slice_tensor(tensor, *share)
     except (CheckpointError, KernelInputError) as error:
         raise CheckpointError(f"{name} cannot be divided: {error}") from error
 
 
 def _find_obstacle(weight: Weight, num_ranks: int) -> str | None:
     """Say why ranks cannot share one weight."""
-    sizes = weight.rows if weight.split != "inputs" else (weight.columns or 0,)
-    repeats = weight.repeats or (False,) * len(sizes)
-    for size, unit, is_shared in zip(sizes, _list_units(weight), repeats, strict=True):
-        num_units = size // unit
-        is_even = num_units % num_ranks == 0 or (unit == 1 and num_units > num_ranks)
-        is_repeated = is_shared and num_units > 0 and num_ranks % num_units == 0
-        if size % unit or not (is_even or is_repeated):
-            things = "columns" if weight.split == "inputs" else "rows"
+    units, name = _list_units(weight), weight.name.format(layer=0)
+    is_by_rows = weight.split != "inputs"
+    sizes = (weight.rows if is_by_rows else (weight.columns or 0,)) or (0,) * len(units)
+    repeats = weight.repeats or (False,) * len(units)
+    for size, unit, is_shared in zip(sizes, units, repeats, strict=True):
+        count = size // unit
+        is_even = count % num_ranks == 0 or (unit == 1 and count > num_ranks)
+        is_repeated = is_shared and count > 0 and num_ranks % count == 0
+        if count == 0 or size % unit or not (is_even or is_repeated):
             of_each = "" if unit == 1 else f" in units of {unit}"
-            return (
-                f"{num_ranks} ranks cannot share {size} {things} of {weight.name}{of_each} evenly"
-            )
+            things = "rows" if is_by_rows else "columns"
+            return f"{num_ranks} ranks cannot share {size} {things} of {name}{of_each} evenly"
     return None
 
 

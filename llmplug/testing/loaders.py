@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmplug.errors import CheckpointError
+from llmplug.errors import CheckpointError, KernelInputError
+from llmplug.tensor_slices import SliceableTensor
 from llmplug.testing.closeness import expect_close
 from llmplug.testing.expect import expect
 
@@ -42,8 +43,9 @@ def check_loader(
     """Open a checkpoint, and copies of it that are damaged.
 
     Of the path it claims it reads config, tensors and tokenizer as the contract has them, without
-    torch until a tensor is loaded; what is no checkpoint is not claimed, and nothing is raised; a
-    file that is cut off anywhere is a CheckpointError and nothing else; files stay as they are.
+    torch until a tensor is loaded; the parts of a `SliceableTensor` are those of the whole; what is
+    no checkpoint is not claimed, and nothing is raised; a file that is cut off anywhere is a
+    CheckpointError and nothing else; files stay as they are.
 
     Args:
         spec: from `llmplug_model_loaders()`.
@@ -145,7 +147,30 @@ def _load(name: str, lazy: LazyTensor) -> torch.Tensor:
         raw.dim() == 2 and (not is_matrix or raw.shape[0] == lazy.shape[0]),
         f"`raw` of {name} has the shape {tuple(raw.shape)}, not (rows, bytes per row)",
     )
+    if isinstance(lazy, SliceableTensor):
+        for dimension in range(len(lazy.shape)):
+            _check_halves(name, lazy, loaded, dimension)
     return loaded
+
+
+def _check_halves(name: str, lazy: SliceableTensor, loaded: torch.Tensor, dimension: int) -> None:
+    """Read a tensor in two parts, unless it is too small or says that it cannot be cut there."""
+    size = loaded.shape[dimension]
+    bounds = ((0, size // 2), (size // 2, size)) if size > 1 else ()
+    try:
+        halves = [lazy.slice(dimension, start, end) for start, end in bounds]
+    except (CheckpointError, KernelInputError):
+        return
+    for half, (start, end) in zip(halves, bounds, strict=True):
+        what = f"{name} from {start} to {end} of dimension {dimension}"
+        expected = loaded.narrow(dimension, start, end - start)
+        expect_close(half.load(), expected, (0, 0), f"{what} differs from the whole tensor's part")
+        raw = half.raw()
+        expect(
+            tuple(half.shape) == tuple(expected.shape) and raw.numel() == half.num_bytes,
+            f"{what} says the shape {half.shape} and {half.num_bytes} bytes, and has "
+            f"{tuple(expected.shape)} and {raw.numel()}",
+        )
 
 
 def _check_tokenizer(checkpoint: Checkpoint) -> None:

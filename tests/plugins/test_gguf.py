@@ -307,6 +307,20 @@ def test_every_format_equals_the_packages(loader, tmp_path, kind, name):
     in_file_order = (lambda rows: permute(rows, 2)) if is_q else (lambda rows: rows)
     np.testing.assert_array_equal(in_file_order(loaded.float().numpy()), expected)
     np.testing.assert_array_equal(in_file_order(raw.numpy()), blocks)
+    for dimension, middle, end in ((0, 150, 300), (1, 256, 512)):  # of rows a head of two
+        halves = [tensor.slice(dimension, *part) for part in ((0, middle), (middle, end))]
+        assert [half.shape[dimension] for half in halves] == [middle, end - middle]
+        assert sum(half.num_bytes for half in halves) == tensor.num_bytes
+        assert torch.equal(torch.cat([half.load() for half in halves], dimension), loaded)
+        assert torch.equal(torch.cat([half.raw() for half in halves], dimension), raw)
+    corner = tensor.slice(1, 256, 512).slice(0, 150, 300)
+    assert torch.equal(corner.load(), loaded[150:, 256:])
+    if is_q:
+        with pytest.raises(CheckpointError, match="a head of 150 would be cut"):
+            tensor.slice(0, 0, 75)
+    if gguf.GGML_QUANT_SIZES[kind][0] > 1:
+        with pytest.raises(CheckpointError, match=f"a {kind.name} block of .* would be cut"):
+            tensor.slice(1, 0, 8)
 
 
 def test_loading_leaves_the_file_alone(loader, tmp_path):

@@ -21,6 +21,7 @@ from llmplug.ops import (
     choose_kernels,
     load_kernels,
 )
+from llmplug.tensor_slices import slice_tensor
 from llmplug.testing.step_runner import StepRunner
 from llmplug_safetensors import llmplug_model_loaders
 from tests import tiny
@@ -89,6 +90,25 @@ def test_tensors_are_those_that_were_packed(folders: Folders) -> None:
         if "_proj." in name:
             assert isinstance(got, Fp8Tensor | PackedIntTensor)
     assert sum(t.num_bytes for t in tensors.values()) <= sum(t.nbytes for t in expected.values())
+
+
+@torch.inference_mode()
+def test_parts_are_those_of_the_whole(folders: Folders) -> None:
+    """Of groups out of order, inputs cannot be cut; all else can."""
+    refused = set()
+    for name, tensor in LOADER.open(folders[0]).tensors.items():
+        whole = tensor.load()
+        for dimension, size in enumerate(tensor.shape):
+            bounds = ((0, size // 2), (size // 2, size))
+            try:
+                halves = [slice_tensor(tensor, dimension, *part) for part in bounds]
+            except KernelInputError as error:
+                refused.add(str(error))
+                continue
+            assert max(half.num_bytes for half in halves) < tensor.num_bytes, name
+            assert torch.equal(torch.cat([half.load() for half in halves], dimension), whole), name
+    settings = json.loads((folders[0] / "config.json").read_text())["quantization_config"]
+    assert bool(refused) == bool(settings.get("desc_act")), refused
 
 
 @torch.inference_mode()

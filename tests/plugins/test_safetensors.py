@@ -1,7 +1,9 @@
 """Safetensors folders: whole, sharded, damaged, and the files of their tokenizers."""
 
 import json
+import re
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -73,6 +75,35 @@ def test_config_and_tensors_equal_the_files(loader, original):
         )  # fmt: skip
         assert torch.equal(lazy.load(), tensor)
         assert torch.equal(lazy.raw().view(torch.float32).view(tensor.shape), tensor)
+
+
+def test_of_rows_no_more_is_read(loader, folder):
+    """Of the mapped file, the pages of the others stay where they are."""
+    save_file({"x": torch.ones(256, 64 * 1024)}, folder / "model.safetensors")
+    part = loader.open(folder).tensors["x"].slice(0, 128, 256)
+    size = 4 * 256 * 64 * 1024
+    before = count_resident_bytes(folder / "model.safetensors")
+    assert part.load().sum() == size / 8
+    read = count_resident_bytes(folder / "model.safetensors") - before
+    assert 0.49 < read / size < 0.6  # where a page is missing, some beside it come along
+
+
+def test_columns_are_copied_together(loader, original):
+    tensor = loader.open(original).tensors["model.layers.0.mlp.down_proj.weight"]
+    part = tensor.slice(1, 20, 40).slice(0, 5, 9).load()
+    assert torch.equal(part, tensor.load()[5:9, 20:40])
+    assert part.is_contiguous()
+
+
+def count_resident_bytes(path) -> int:
+    """Bytes of a mapped file that this process has touched."""
+    total, is_file = 0, False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if re.match(r"[0-9a-f]+-[0-9a-f]+ ", line):
+            is_file = line.endswith(str(path))
+        elif is_file and line.startswith("Rss:"):
+            total += int(line.split()[1]) * 1024
+    return total
 
 
 def test_shards_equal_the_whole(loader, original, folder):

@@ -146,7 +146,7 @@ class GgufTensor:
         if self.columns is None:
             return rows
         first, last = (rows.shape[1] * each // info.shape[1] for each in self.columns)
-        return rows[:, first:last]
+        return rows[:, first:last].contiguous()
 
     def _in_order(self, rows: torch.Tensor) -> torch.Tensor:
         """Undo the order of rows within each head: pairs side by side become two halves."""

@@ -91,7 +91,7 @@ class SafetensorsTensor:
         try:
             if self.part is not None:
                 part: torch.Tensor = reader.get_slice(self.name)[self.part]
-                return part
+                return part.contiguous()  # columns do not keep whole pages
             tensor: torch.Tensor = reader.get_tensor(self.name)
         except (SafetensorError, AttributeError, TypeError, RuntimeError, OSError) as error:
             what = f"{self.shard.path}: tensor {self.name} of format {self.format}"
@@ -108,7 +108,7 @@ class SafetensorsTensor:
         return tensor.reshape(rows, width).view(torch.uint8)
 
     def slice(self, dimension: int, start: int, end: int) -> SafetensorsTensor:
-        """Return a part; of the file, no more than that is read."""
+        """Return a part; of the file, the pages that it is in are read."""
         part = list(self.part or (slice(0, size) for size in self.shape))
         first = part[dimension].start
         part[dimension] = slice(first + start, first + end)
