@@ -32,8 +32,8 @@ class Replica:
         self.client = client
         self.num_tokens = 0
         self.is_gone = False
-        self._prefixes = PrefixTable(0)
         self._num_routed: Counter[Reason] = Counter()
+        self.begin()
 
     @property
     def stats(self) -> EngineStats:
