@@ -76,7 +76,8 @@ async def test_requests_are_spread_and_beginnings_stay_where_they_are() -> None:
         assert [each.num_tokens for each in engines.replicas] == [0, 0]
         salted = make_request("b", [0] * 24)
         salted = type(salted)(**{**_fields(salted), "cache_salt": "other"})
-        assert [d async for d in engines.generate(salted)][0].num_cached_tokens == 0
+        deltas = [d async for d in engines.generate(salted)]
+        assert deltas[0].num_cached_tokens == 0
         assert sum(each.num_routed["prefix"] for each in engines.replicas) == 8
 
 
@@ -155,9 +156,9 @@ async def test_what_has_moved_waits_for_one_that_lives_again(
         kill(clients[holder])
         await until(lambda: sum(num_routed(engines)) == 2)  # one is up again, and has it
         assert not hanging.done()
+        (holder,) = [i for i, each in enumerate(engines.replicas) if each.num_tokens]
+        kill(clients[holder])
         with pytest.raises(EngineError, match="died twice"):
-            (holder,) = [i for i, each in enumerate(engines.replicas) if each.num_tokens]
-            kill(clients[holder])
             await hanging
 
 
