@@ -112,6 +112,9 @@ deploy-check: $(DEPLOY)/.ready  ## check images and manifests with other people'
 	@$(DEPLOY)/bin/kubernetes-validate --strict --quiet --kubernetes-version $(KUBERNETES) \
 		$$(grep --files-with-matches --extended-regexp '^apiVersion: (v1|apps/|autoscaling/|networking|policy/)' \
 		deploy/kubernetes/base/*.yaml)
+	@$(DEPLOY)/bin/python deploy/list_pods.py < deploy/kuberay/rayservice.yaml > $(DEPLOY)/pods.yaml
+	@$(DEPLOY)/bin/kubernetes-validate --strict --quiet --kubernetes-version $(KUBERNETES) \
+		$(DEPLOY)/pods.yaml
 	@! command -v systemd-analyze > /dev/null || { \
 		sed 's|/opt/llmplug/bin/llmplug|/bin/true|' deploy/systemd/llmplug.service \
 			> $(DEPLOY)/llmplug.service && systemd-analyze verify $(DEPLOY)/llmplug.service && \

@@ -217,7 +217,11 @@ def test_a_read_only_root_leaves_room_to_write() -> None:
 
 
 def test_users_are_one() -> None:
-    (user,) = re.findall(r"^USER (\d+):\1$", DOCKERFILE, re.MULTILINE)
+    stages = re.split(r"^FROM ", DOCKERFILE, flags=re.MULTILINE)
+    last = [re.findall(r"^USER (.+)$", stage, re.MULTILINE)[-1:] for stage in stages]
+    (users,) = {user for found in last for user in found}
+    user, _, group = users.partition(":")
+    assert user == group
     assert f"--uid {user} " in DOCKERFILE
     ids = {POD["securityContext"][key] for key in ("runAsUser", "runAsGroup", "fsGroup")}
     assert ids == {int(user)}
@@ -239,7 +243,7 @@ def test_files_lie_where_the_config_and_the_command_look(pod_config: Config) -> 
 
 
 def test_a_kustomization_lists_what_lies_beside_it() -> None:
-    for folder in (BASE, DEPLOY / "kubernetes/gpu"):
+    for folder in (BASE, DEPLOY / "kubernetes/gpu", DEPLOY / "kuberay"):
         listed = yaml.safe_load((folder / "kustomization.yaml").read_text())
         names = {name for name in listed["resources"] if not name.startswith("..")}
         names |= {name for one in listed.get("configMapGenerator", []) for name in one["files"]}
@@ -272,6 +276,38 @@ def test_what_scales_is_measured(app) -> None:
         queried = re.findall(r"(llmplug_\w+)", rule["seriesQuery"] + rule["metricsQuery"])
         assert len(queried) > 1
         assert set(queried) <= set(labels)
+
+
+def test_a_rayservice_runs_what_is_there() -> None:
+    service = read("kuberay/rayservice.yaml")
+    serve = yaml.safe_load(service["spec"]["serveConfigV2"])
+    (application,) = serve["applications"]
+    module, _, function = application["import_path"].partition(":")
+    source = (ROOT / module.replace(".", "/")).with_suffix(".py").read_text()
+    assert f"\ndef {function}(" in source
+    (version,) = re.findall(
+        r"^ray\[serve\]==(.+)$", (ROOT / "tests/ray/requirements.txt").read_text(), re.M
+    )
+    cluster = service["spec"]["rayClusterConfig"]
+    assert cluster["rayVersion"] == version
+    assert f" ray=={version}\n" in DOCKERFILE
+    (workers,) = cluster["workerGroupSpecs"]
+    config = load(DEPLOY / "kuberay/config.yaml")
+    pods = [group["template"]["spec"] for group in (cluster["headGroupSpec"], workers)]
+    for pod in pods:
+        (container,) = pod["containers"]
+        mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+        assert application["args"]["config"] == f"{mounts['config']}/config.yaml"
+        assert config.server.api_keys_file == f"{mounts['keys']}/keys.yaml"
+        assert container["securityContext"] == CONTAINER["securityContext"]
+        assert pod["securityContext"] == POD["securityContext"]
+    cpus = float(pods[1]["containers"][0]["resources"]["limits"]["cpu"])
+    assert cpus >= config.deploy.num_cpus == config.models[0].threads
+    assert workers["maxReplicas"] >= config.deploy.max_replicas
+    granted = pods[1]["terminationGracePeriodSeconds"]
+    assert granted >= config.server.drain_s + LAST_WORDS_S + SECONDS_TO_STOP
+    (ports,) = find(pods[0], "ports")
+    assert serve["http_options"]["port"] in {port["containerPort"] for port in ports}
 
 
 def test_the_page_names_files_that_are_there() -> None:
