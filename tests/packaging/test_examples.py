@@ -128,7 +128,9 @@ def served(environment: Environment, reference: Any, folder: Path) -> Iterator[h
         "name": "tiny",
         "device": "cpu",
         "dtype": "float32",
-        "cache": {"memory": "16MiB"},
+        # As exact as what it is compared with.
+        "weights": {"format": "float32"},
+        "cache": {"memory": "16MiB", "dtype": "float32"},
     }
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRITON_INTERPRET", "1")
