@@ -6,10 +6,13 @@ the plugin that wrote it.
 
 from __future__ import annotations
 
+import ast
 import dataclasses
+import functools
+import inspect
 from typing import TYPE_CHECKING, Any, get_args
 
-from llmplug.specs import ModelSpec, SamplerSpec, Stage
+from llmplug.specs import KernelSpec, ModelSpec, SamplerSpec, Stage
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -22,6 +25,9 @@ def find_spec_problem(spec: Any) -> str | None:
         expected = _expected(str(field.type), value)
         if expected is not None:
             return f"whose {field.name!r} is {value!r}, not {expected}"
+        for count in _count_arguments(spec, field.name, str(field.type)) if value else ():
+            if not _takes(value, count):
+                return f"whose {field.name!r} cannot be called with {count} arguments"
     if isinstance(spec, ModelSpec) and not spec.architectures and not spec.claims:
         return f"{spec.name!r} that claims no architecture"
     if isinstance(spec, SamplerSpec):
@@ -53,6 +59,34 @@ def _expected(annotation: str, value: Any) -> str | None:
         is_right = isinstance(value, tuple) and all(isinstance(item, str) for item in value)
         return None if is_right else "a tuple of texts"
     return None
+
+
+def _count_arguments(spec: Any, name: str, annotation: str) -> tuple[int, ...]:
+    """Return with how many arguments a function of a spec is called; empty: it is none."""
+    if isinstance(spec, SamplerSpec) and name == "make":
+        return (4 if spec.reads_vocabulary else 3,)
+    if isinstance(spec, KernelSpec) and name == "load":
+        return (0, 1) if spec.tunables else (0,)
+    if annotation == "Detect":
+        return (3,)
+    return _read_arguments(annotation)
+
+
+@functools.cache
+def _read_arguments(annotation: str) -> tuple[int, ...]:
+    """Read the length of the list in `Callable[[str, int], bool] | None`."""
+    lists = [node for node in ast.walk(ast.parse(annotation)) if isinstance(node, ast.List)]
+    return (len(lists[0].elts),) if annotation.startswith("Callable[[") else ()
+
+
+def _takes(function: Any, count: int) -> bool:
+    try:
+        inspect.signature(function).bind(*[None] * count)
+    except TypeError:
+        return False
+    except ValueError:  # some functions written in C do not say
+        return True
+    return True
 
 
 def _sampler_problem(spec: SamplerSpec) -> str | None:

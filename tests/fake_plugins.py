@@ -13,7 +13,7 @@ import pytest
 
 HEAD = """\
 from llmplug import ChatTemplateSpec, KernelSpec, LoaderSpec, ModelSpec, SamplerSpec, SourceSpec
-from llmplug import hookimpl
+from llmplug import ToolParserSpec, hookimpl
 from pydantic import BaseModel, create_model
 
 def sampler(name, **fields):

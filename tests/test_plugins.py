@@ -162,6 +162,21 @@ def hook(body: str, name: str = "llmplug_samplers", marker: str = "@hookimpl") -
         (hook("return [sampler('x'), 'x']"), "returned a str in place of a SamplerSpec"),
         (hook("return [sampler('')]"), "whose 'name' is '', not text"),
         (hook("return [sampler('x', make=None)]"), "whose 'make' is None, not a function"),
+        (
+            hook("return [sampler('x', make=lambda width, device: 0)]"),
+            "whose 'make' cannot be called with 3 arguments",
+        ),
+        (
+            hook("return [sampler('x', is_active=lambda: 0)]"),
+            "whose 'is_active' cannot be called with 1 arguments",
+        ),
+        (
+            hook(
+                "return [ToolParserSpec(name='x', detect=lambda template: 0)]",
+                "llmplug_tool_parsers",
+            ),
+            "whose 'detect' cannot be called with 3 arguments",
+        ),
         (hook("return [sampler('x', order='1')]"), "whose 'order' is '1', not a whole number"),
         (hook("return [sampler('x', stage='late')]"), "of stage 'late', not one of bias, scale"),
         (hook("return [sampler('x', params=dict)]"), "whose 'params' is no pydantic model"),

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
+import contextlib
+import json
+import sys
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from llmplug.plugin_report import Plugin, PluginReport
+
+    Troubles = Mapping[str, list[str]]  # of a plugin, by its long name
 
 NAME = "plugins"
 HELP = "list the installed plugins, what they offer, and what is wrong with them"
@@ -20,7 +25,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     parser.add_argument("--json", action="store_true", help="print JSON, tracebacks included")
     parser.add_argument(
-        "--check", action="store_true", help="exit 1 if any plugin is neither ok nor blocked"
+        "--check",
+        action="store_true",
+        help="try what other people's plugins offer, as far as that needs no model; exit 1 if "
+        "anything is wrong with any plugin",
     )
     parser.add_argument("--explain", metavar="NAME", help="tell all about one plugin")
     parser.add_argument("--hook", metavar="NAME", help="only plugins with this hook: samplers")
@@ -31,17 +39,33 @@ def run(args: argparse.Namespace) -> int:
     """Load every plugin and print what became of it."""
     from llmplug.cli.terminal import write, write_json
 
-    report = _load_report(args)
+    with contextlib.redirect_stdout(sys.stderr):  # what plugins print is no part of the list
+        report = _load_report(args)
     if args.explain is not None:
         return _explain(args, report)
     hook = None if args.hook is None else _find_hook(args.hook)
     plugins = [plugin for plugin in report.plugins if hook is None or hook in plugin.hooks]
+    troubles = _try(report.plugins if args.check else ())
     if args.json:
-        rows = [plugin.as_json() for plugin in plugins]
+        rows = [_as_json(plugin, troubles) for plugin in plugins]
         write_json({"fingerprint": report.fingerprint(), "plugins": rows})
     else:
-        write("\n".join(_describe(plugins)))
-    return 1 if args.check and report.problems else 0
+        write("\n".join(_describe(plugins, troubles)))
+    return 1 if args.check and (report.problems or troubles) else 0
+
+
+def _try(plugins: Sequence[Plugin]) -> Troubles:
+    """Try the plugins that do not come with llmplug: those that do are tried by its tests."""
+    from llmplug.plugin_trials import try_plugin
+
+    loaded = [each for each in plugins if each.is_loaded and not each.found.is_bundled]
+    with contextlib.redirect_stdout(sys.stderr):
+        tried = {each.found.long_name: try_plugin(each) for each in loaded}
+    return {name: troubles for name, troubles in tried.items() if troubles}
+
+
+def _as_json(plugin: Plugin, troubles: Troubles) -> dict[str, Any]:
+    return {**plugin.as_json(), "troubles": troubles.get(plugin.found.long_name, [])}
 
 
 def _explain(args: argparse.Namespace, report: PluginReport) -> int:
@@ -54,14 +78,16 @@ def _explain(args: argparse.Namespace, report: PluginReport) -> int:
     if not found:
         hint = did_you_mean(args.explain, [plugin.found.name for plugin in report.plugins])
         raise PluginError(f"no plugin {args.explain!r} is installed{hint}")
+    troubles = _try(found if args.check else ())
     if args.json:
-        write_json({"plugins": [plugin.as_json() for plugin in found]})
+        write_json({"plugins": [_as_json(plugin, troubles) for plugin in found]})
     else:
-        write("\n\n".join("\n".join(_tell(plugin)) for plugin in found))
-    return 1 if args.check and any(plugin.is_problem for plugin in found) else 0
+        write("\n\n".join("\n".join(_tell(plugin, troubles)) for plugin in found))
+    is_wrong = bool(troubles) or any(plugin.is_problem for plugin in found)
+    return 1 if args.check and is_wrong else 0
 
 
-def _tell(plugin: Plugin) -> Iterator[str]:
+def _tell(plugin: Plugin, troubles: Troubles) -> Iterator[str]:
     from llmplug.cli.terminal import format_table
 
     found = plugin.found
@@ -75,11 +101,23 @@ def _tell(plugin: Plugin) -> Iterator[str]:
         ("at", plugin.file or "-"),
         ("hooks", ", ".join(plugin.hooks) or "-"),
         ("offers", ", ".join(map(str, plugin.offers)) or "-"),
+        *(("settings", line) for line in _list_settings(plugin)),
+        *(("trouble", line) for line in troubles.get(found.long_name, ())),
         ("loaded in", f"{plugin.load_s * 1000:.0f} ms"),
     ]
     yield from format_table([row for row in rows if row[1] != "-"])
     if plugin.traceback:
         yield f"\n{plugin.traceback.rstrip()}"
+
+
+def _list_settings(plugin: Plugin) -> Iterator[str]:
+    """Yield each key that a config may set, with its value now and what it is for."""
+    if plugin.settings is None:
+        return
+    values = plugin.settings.model_dump(mode="json", fallback=str)
+    for name, field in type(plugin.settings).model_fields.items():
+        about = f"  {field.description}" if field.description else ""
+        yield f"{name}: {json.dumps(values.get(name), ensure_ascii=False)}{about}"
 
 
 def _load_report(args: argparse.Namespace) -> PluginReport:
@@ -110,7 +148,7 @@ def _find_hook(name: str) -> str:
     return full
 
 
-def _describe(plugins: Sequence[Plugin]) -> Iterator[str]:
+def _describe(plugins: Sequence[Plugin], troubles: Troubles) -> Iterator[str]:
     """Write a line a plugin; below those with a problem, what it is and where."""
     from llmplug.cli.terminal import format_table
     from llmplug.plugins import PREFIX
@@ -134,3 +172,4 @@ def _describe(plugins: Sequence[Plugin]) -> Iterator[str]:
         yield line
         if plugin.is_problem:
             yield f"  ! {plugin.reason}" + (f" ({plugin.file})" if plugin.file else "")
+        yield from (f"  ! {trouble}" for trouble in troubles.get(plugin.found.long_name, ()))

@@ -41,10 +41,10 @@ BROKEN = {
         "did you mean 'llmplug_samplers'?",
     ),
     "name_clash": (
-        "@hookimpl\ndef llmplug_chat_templates(): return [template('chatml')]\n",
+        "@hookimpl\ndef llmplug_samplers(): return [sampler('xtc')]\n",
         None,
         "conflict",
-        "'chatml'",
+        "sampler 'xtc' is that of llmplug:xtc",
     ),
     "missing_dependency": ("import no_such_package", None, "broken", "no_such_package"),
     "wrong_version": (GOOD.format("later"), "llmplug>=99", "incompatible", "llmplug>=99"),

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from llmplug.cli import main
-from llmplug.plugins import HOOKS, find
+from llmplug.plugin_trials import try_plugin
+from llmplug.plugins import HOOKS, find, load_all
 from tests.fake_plugins import Site
 
 GOOD = "@hookimpl\ndef llmplug_samplers(): return [sampler('mine')]\n"
@@ -57,6 +58,77 @@ def test_explain_tells_all_of_one(site: Site, capsys: pytest.CaptureFixture[str]
 
 def test_bundled_plugins_pass_the_check(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plugins", "--check"]) == 0, capsys.readouterr().out
+
+
+def test_bundled_plugins_pass_their_trials() -> None:
+    report = load_all()
+    assert {plugin.found.name: try_plugin(plugin) for plugin in report.plugins} == {
+        plugin.found.name: [] for plugin in report.plugins
+    }
+
+
+TRIED = {
+    "return [sampler('x', is_active=lambda params: True)]": (
+        "sampler x: it is active for requests that say nothing to it"
+    ),
+    "return [sampler('x', is_active=lambda params: 1 / 0)]": "sampler x: it raised ZeroDivisionErr",
+    "return [kernel('no_op', 'x')]": "kernel no_op/x: llmplug has no op 'no_op'",
+    "return [replace(kernel('linear', 'x'), supports=lambda device, dtype: False)]": (
+        "kernel linear/x: 'supports' gives False for cpu, float32"
+    ),
+    "return [replace(loader('x', '.x'), claims=lambda path: True)]": (
+        "model loader x: it claims 'no-such-folder', which is not there"
+    ),
+    "return [replace(loader('x', '.x'), claims=lambda path: path.stat())]": (
+        "model loader x: it raised FileNotFoundError"
+    ),
+    "return [replace(template('x'), source='{% if %}')]": "chat template x: the chat template has ",
+    "return [replace(template('x'), fits=lambda texts: True)]": "chat template x: it fits a model",
+    "return [ToolParserSpec(name='x', detect=lambda *_: 0.5, make=print)]": (
+        "tool parser x: 'detect' gives 0.5, not an llmplug.dialect.Match"
+    ),
+}
+HOOK_OF = {
+    "sampler": "samplers",
+    "kernel": "kernels",
+    "model loader": "model_loaders",
+    "chat template": "chat_templates",
+    "tool parser": "tool_parsers",
+}
+
+
+@pytest.mark.parametrize("body", TRIED)
+def test_check_tries_what_others_offer(
+    site: Site, body: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trouble = TRIED[body]
+    hook = next(hook for noun, hook in HOOK_OF.items() if trouble.startswith(noun))
+    code = "from dataclasses import replace\n"
+    site.install("tried", f"{code}@hookimpl\ndef llmplug_{hook}(): {body}\n")
+    assert main(["plugins", "--check"]) == 1
+    assert f"\n  ! {trouble}" in capsys.readouterr().out
+    assert main(["plugins", "--check", "--json", "--explain", "tried"]) == 1
+    (row,) = json.loads(capsys.readouterr().out)["plugins"]
+    assert row["state"] == "ok"
+    assert row["troubles"][0].startswith(trouble)
+
+
+def test_explain_tells_the_settings(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
+    code = """
+    from pydantic import Field
+    class Settings(BaseModel):
+        depth: int = Field(3, description="How deep.")
+    @hookimpl
+    def llmplug_settings(): return Settings
+    @hookimpl
+    def llmplug_samplers(settings): return [sampler('mine')]
+    """
+    site.install("mine", code)
+    assert main(["plugins", "--explain", "mine"]) == 0
+    assert any(
+        line.split() == ["settings", "depth:", "3", "How", "deep."]
+        for line in capsys.readouterr().out.splitlines()
+    )
 
 
 def test_check_fails_for_a_problem_that_is_not_blocked(
