@@ -11,6 +11,7 @@ BIN := $(VENV)/bin
 FUZZ := build/fuzz
 SITE := build/site
 CLIENTS := build/clients
+RAY := build/ray
 DEPLOY := build/deploy
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 INSTALL := $(PIP) install -qq --constraint constraints.txt
@@ -24,8 +25,8 @@ FROZEN := pyproject.toml constraints.txt
 ALONE := tests/attack tests/chaos tests/cli tests/packaging tests/server
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve attack test test-fast test-fuzz test-clients test-examples test-gpu lint \
-	fix types docs deploy-check bench bench-gpu soak check wheel wheel-check freeze clean
+.PHONY: help setup serve attack test test-fast test-fuzz test-clients test-examples test-ray test-gpu \
+	lint fix types docs deploy-check bench bench-gpu soak check wheel wheel-check freeze clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | \
@@ -67,6 +68,9 @@ test-clients: $(CLIENTS)/.ready  ## drive a server with other people's clients (
 
 test-examples: $(WORK_READY)  ## install the wheels of examples/, test them, ask a server of them
 	@$(BIN)/python -m pytest tests/packaging/test_examples.py $(ARGS)
+
+test-ray: $(RAY)/.ready  ## deploy to a Ray cluster of two nodes on this machine (installed apart)
+	@$(RAY)/bin/python -m pytest -c tests/ray/pytest.ini --rootdir . tests/ray $(ARGS)
 
 lint: $(WORK_READY)  ## check style, and who imports whom
 	@$(BIN)/ruff check --quiet .
@@ -134,7 +138,7 @@ wheel-check: wheel  ## install the wheel alone in an environment of its own, and
 	@rm -rf build/clean
 	@echo "wheel: ok"
 
-check: lint types site wheel-check deploy-check test  ## all that CI runs
+check: lint types site wheel-check deploy-check test test-ray  ## all that CI runs
 
 freeze: $(WORK_READY)  ## write constraints.txt anew from what .venv holds
 	@{ sed -n '/^#/p' constraints.txt; $(PIP) freeze --exclude-editable | sed 's/+cpu$$//' | \
@@ -167,6 +171,15 @@ $(CLIENTS)/.ready: tests/clients/requirements.txt | $(SERVE_READY)
 $(DEPLOY)/.ready: deploy/requirements.txt
 	@$(PYTHON) -m venv $(DEPLOY)
 	@$(DEPLOY)/bin/python -m pip --disable-pip-version-check install -qq -r $<
+	@touch $@
+
+# It sees what .venv holds, so that torch is installed once.
+$(RAY)/.ready: tests/ray/requirements.txt | $(WORK_READY)
+	@$(BIN)/python -m venv $(RAY)
+	@for site in $(abspath $(VENV))/lib/python3*/site-packages; do \
+		echo "import site; site.addsitedir('$$site')" \
+			> $$(echo $(RAY)/lib/python3*/site-packages)/project.pth; done
+	@$(RAY)/bin/python -m pip --disable-pip-version-check install -qq -r $<
 	@touch $@
 
 $(WORK_READY): $(SERVE_READY)

@@ -65,12 +65,9 @@ def _deploy(config: Config, args: argparse.Namespace) -> None:
     from llmplug.deploy import cluster
     from llmplug.deploy.application import make_application
     from llmplug.deploy.plugin_lists import list_plugins
-    from llmplug.deploy.server import ServerSource
+    from llmplug.deploy.server import make_source
 
-    source = ServerSource(
-        config=Path(args.config).read_text(encoding="utf-8"),
-        sets=tuple(args.sets),
-        folder=os.getcwd(),
-    )
+    text = Path(args.config).read_text(encoding="utf-8")
+    source = make_source(text, args.sets, os.getcwd())
     application = make_application(config, source, list_plugins())
     cluster.deploy(application, args.name, config.server)

@@ -12,11 +12,12 @@ ingress.py     HTTP as Ray's proxies hand it on -> a replica -> HTTP
 replica.py     one server, its health and its load, as Ray asks for them
 server.py      that server's process
 guard.py       ends a server whose replica is gone; a program of its own
+refusals.py    what an ingress says itself, in the protocol of a path
 messages.py    what goes between ingress and replica
 prefixes.py    what a prompt begins with, and who has seen that
 router.py      which replica is asked, by prefix and load: Ray Serve's request router
 scaling.py     how many replicas there should be: Ray Serve's autoscaling policy
-plugin_lists.py plugins of each node, and how they differ
+plugin_lists.py  plugins of each node, and how they differ
 
 Only this room imports ray.
 """

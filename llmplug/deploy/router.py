@@ -22,7 +22,7 @@ class PrefixRouter(RequestRouter):
 
     def initialize_state(self, slack: float) -> None:
         """Begin with an empty table; Ray calls this once, with the config's values."""
-        self._table: PrefixTable[ReplicaID] = PrefixTable()
+        self._table = PrefixTable()
         self._slack = slack
 
     async def choose_replicas(
@@ -35,18 +35,22 @@ class PrefixRouter(RequestRouter):
             # Else Ray asks again at once, for ever, while all of them are full.
             pending_request.routing_context.should_backoff = True
         prefix = _prefix_of(pending_request)
-        replicas = {each.replica_id: each for each in candidate_replicas}
         # Replicas that are alike are asked in any order, or all ingresses would ask the same.
-        ids = random.sample(list(replicas), len(replicas))
-        loads = {each: self.replica_queue_len_cache.get(each) or 0 for each in ids}
-        order = rank(loads, self._table.count_blocks(prefix), len(prefix), self._slack)
-        return [[replicas[each]] for each in order]
+        shuffled = random.sample(candidate_replicas, len(candidate_replicas))
+        replicas = {each.replica_id.unique_id: each for each in shuffled}
+        loads = {
+            name: self.replica_queue_len_cache.get(each.replica_id) or 0
+            for name, each in replicas.items()
+        }
+        order = rank(loads, prefix, self._table.count_blocks(prefix), self._slack)
+        return [[replicas[name]] for name in order]
 
     def on_request_routed(
         self, pending_request: PendingRequest, replica_id: ReplicaID, result: object
     ) -> None:
         """Remember who was sent what."""
-        self._table.remember(_prefix_of(pending_request), replica_id, self.curr_replicas)
+        alive = {each.unique_id for each in self.curr_replicas}
+        self._table.remember(_prefix_of(pending_request), replica_id.unique_id, alive)
 
 
 def _prefix_of(pending: PendingRequest | None) -> tuple[bytes, ...]:

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import subprocess
 import sys
 import tempfile
 import threading
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from llmplug.config import Config, parse
 from llmplug.deploy import guard
-from llmplug.errors import EngineUnavailable
+from llmplug.errors import ConfigError, EngineUnavailable
 
 HOST = "127.0.0.1"
 NUM_LAST_LINES = 20
+# The section of a config that no server reads, as it is mostly written.
+_DEPLOY_SECTION = re.compile(r"^deploy:.*?(?=^[^\s#]|\Z)", re.DOTALL | re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +37,21 @@ class ServerSource:
     config: str
     sets: tuple[str, ...]
     folder: str
+
+
+def make_source(config: str, sets: Sequence[str], folder: str) -> ServerSource:
+    """Leave out what is Ray's to know: a change of that alone need not start servers anew."""
+    sets = tuple(each for each in sets if not each.startswith("deploy."))
+    rest = _DEPLOY_SECTION.sub("", config)
+    try:
+        is_all = _for_servers(parse(rest, sets=sets)) == _for_servers(parse(config, sets=sets))
+    except ConfigError:
+        is_all = False
+    return ServerSource(rest if is_all else config, sets, folder)
+
+
+def _for_servers(config: Config) -> dict[str, Any]:
+    return config.model_dump(exclude={"deploy"})
 
 
 class ServerProcess:

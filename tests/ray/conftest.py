@@ -1,0 +1,118 @@
+"""A Ray cluster of two nodes on this machine, and `llmplug deploy` to it: `make test-ray`."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+try:
+    import ray.serve  # by its long name: this folder goes by the short one
+except ModuleNotFoundError:
+    collect_ignore_glob = ["test_*.py"]
+
+DEADLINE_S = 300.0
+STORE_BYTES = 80 * 2**20  # the least that Ray takes, nearly
+NAME = "llmplug"
+# Loads are told every second, not every ten, so that a test sees what follows from them.
+RAY_ENVIRONMENT = {
+    "RAY_SERVE_HANDLE_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "1",
+    "RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
+CONFIG = """
+server:
+  port: {port}
+  drain_s: 120.0
+  responses: {{path: memory}}
+  batches: {{path: none}}
+  flight_recorder: {{path: none}}
+models:
+  - {{name: tiny, source: {source}, device: cpu, threads: 1, cache: {{memory: 64MiB}}}}
+deploy:
+  num_cpus: 1.0
+"""
+
+
+def wait_until(is_so: Callable[[], bool], what: str, deadline_s: float = DEADLINE_S) -> None:
+    """Wait for a condition; say what did not come."""
+    deadline = time.monotonic() + deadline_s
+    while not is_so():
+        assert time.monotonic() < deadline, f"{what} after {deadline_s:.0f} s"
+        time.sleep(0.2)
+
+
+@dataclass
+class Deployed:
+    """A cluster, and what `llmplug deploy` makes of it.
+
+    Attributes:
+        cluster: `ray.cluster_utils.Cluster`, two nodes of two processors each.
+        url: where its proxies answer.
+    """
+
+    cluster: Any
+    url: str
+    config: Path
+    keys: Mapping[str, Any] | None = None  # of what runs
+
+    def deploy(self, **keys: Any) -> None:
+        """Have the config run with some keys overridden."""
+        if keys != self.keys:
+            done = self.try_deploy(keys)
+            assert done.returncode == 0, done.stderr
+            assert self.url in done.stdout
+            self.keys = keys
+
+    def try_deploy(self, keys: Mapping[str, Any]) -> subprocess.CompletedProcess[str]:
+        """Deploy, whatever comes of it."""
+        command = [sys.executable, "-m", "llmplug", "deploy", "--config", str(self.config)]
+        command += ["--address", self.cluster.address]
+        for key, value in keys.items():
+            command += ["--set", f"{key}={value}"]
+        return subprocess.run(
+            command, capture_output=True, text=True, timeout=DEADLINE_S, check=False
+        )
+
+    def count_servers(self, state: str = "RUNNING") -> int:
+        """How many servers Ray says are in a state."""
+        from ray import serve
+
+        servers = serve.status().applications[NAME].deployments["servers"]
+        return servers.replica_states.get(state, 0)
+
+
+@pytest.fixture(scope="module")
+def deployed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
+    """A cluster with nothing on it yet."""
+    from ray.cluster_utils import Cluster
+
+    from benchmarks.server import find_free_port
+    from tests.tiny import make_checkpoint
+
+    folder = tmp_path_factory.mktemp("ray")
+    source = make_checkpoint("llama", folder / "tiny", max_position_embeddings=16384)
+    port = find_free_port()
+    config = folder / "config.yaml"
+    config.write_text(CONFIG.format(port=port, source=source))
+    before = dict(os.environ)
+    os.environ.update(RAY_ENVIRONMENT)
+    node = {"num_cpus": 2, "object_store_memory": STORE_BYTES}
+    cluster = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
+    try:
+        cluster.add_node(**node)
+        ray.init(address=cluster.address, log_to_driver=False)
+        yield Deployed(cluster, f"http://127.0.0.1:{port}", config)
+    finally:
+        if ray.is_initialized():
+            ray.shutdown()
+        cluster.shutdown()
+        os.environ.clear()
+        os.environ.update(before)
