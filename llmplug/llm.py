@@ -334,10 +334,13 @@ class _Answer:
 def _choose_model(config: Config, name: str | None) -> Any:
     names = [model.name for model in config.models]
     if name is None and len(names) == 1:
-        return config.models[0]
+        name = names[0]
     if name not in names:
         raise ConfigError(f"name one of the config's models: {', '.join(names)}")
-    return config.models[names.index(name)]
+    chosen = config.models[names.index(name)]
+    if chosen.replicas > 1:
+        raise ConfigError("replicas: they are processes of a server; here it must be 1")
+    return chosen
 
 
 def _as_list(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:

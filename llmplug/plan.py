@@ -221,9 +221,10 @@ def _replica_lines(plan: EnginePlan) -> list[Choice]:
     replicas = plan.config.replicas
     if replicas == 1:
         return []
-    total = format_bytes(replicas * plan.memory.total)
+    num_processes = replicas * plan.num_ranks
+    total = format_bytes(num_processes * plan.memory.total)
     where = "GPUs of their own" if plan.device == "cuda" else "one CPU, which they share"
-    why = f"{replicas} x the sum above, on {where}"
+    why = f"{num_processes} x the sum above, on {where}"
     return [
         Choice(topic="replicas", chosen=str(replicas), why="the config says so"),
         Choice(topic="memory of all replicas", chosen=total, why=why),

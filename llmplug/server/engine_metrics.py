@@ -102,5 +102,5 @@ def _describe_replicas(rows: Iterable[EngineRow]) -> Iterator[Metric]:
             ready.add_metric(names, float(each.state == "ready"))
             tokens.add_metric(names, each.num_tokens)
             for reason in REASONS:
-                routed.add_metric([*names, reason], each.num_routed[reason])
+                routed.add_metric([*names, reason], each.num_routed.get(reason, 0))
     yield from (ready, tokens, routed)

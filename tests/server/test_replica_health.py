@@ -1,0 +1,94 @@
+"""What is told of replicas that load, live, stand still and are gone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llmplug.server.engine_connection import STALL_S, ReplicaState
+from llmplug.server.replicas.replica_set import ReplicaSet
+from llmplug.types import EngineLoading, EngineReady, EngineStats
+
+from .conftest import StartServer
+from .fake_engine import FakeEngine
+
+
+def replica(number: int, **changes: Any) -> ReplicaState:
+    known = {"state": "ready", "loading": None, "stalled_s": 0.0, "num_tokens": 0, "num_routed": {}}
+    return ReplicaState(number=number, **{**known, **changes})
+
+
+async def test_each_replica_is_told_and_one_is_enough(start: StartServer) -> None:
+    engine = FakeEngine()
+    loading = EngineLoading(stage="weights", done=1, total=4)
+    engine.replicas = (
+        replica(0, num_tokens=7, num_routed={"prefix": 2, "moved": 1}),
+        replica(1, stalled_s=STALL_S + 1),
+        replica(2, state="loading", loading=loading),
+    )
+    server = await start(engine=engine)
+    health = await server.http.get("/health")
+    assert health.status_code == 200
+    (state,) = health.json()["models"]
+    assert state == {
+        "model": "toy",
+        "state": "ready",
+        "num_ready": 1,
+        "replicas": [
+            {"replica": 0, "state": "ready"},
+            {"replica": 1, "state": "stalled", "stalled_s": STALL_S + 1},
+            {"replica": 2, "state": "loading", "stage": "weights", "done": 1, "total": 4},
+        ],
+    }
+    assert server.service.find_stalls() == [f"replica 1 of toy has taken no step for {61} s"]
+    told = await server.metric("llmplug_replica")
+    assert 'llmplug_replica_tokens{model="toy",replica="0"} 7.0' in told
+    assert 'llmplug_replica_requests_total{model="toy",reason="moved",replica="0"} 1.0' in told
+    assert 'llmplug_replica_ready{model="toy",replica="2"} 0.0' in told
+    stalled = await server.metric("llmplug_engine_stalled_seconds")
+    assert stalled == 'llmplug_engine_stalled_seconds{model="toy"} 61.0'
+
+
+class ScriptedClient:
+    """An engine's client as a set reads it."""
+
+    def __init__(self, state: str, stalled_s: float = 0.0) -> None:
+        self.state = state
+        self.stalled_s = stalled_s
+        self.stats: EngineStats | None = None
+        self.ended_stats = EngineStats()
+        self.loading = None
+        self.on_event: Any = None
+        self.ready = EngineReady(
+            vocab_size=9, context_length=9, num_pages=9, page_size=9, report={}
+        )
+
+
+def test_one_that_stands_still_is_asked_only_if_all_do() -> None:
+    still, moving = ScriptedClient("ready", STALL_S), ScriptedClient("ready", 1.0)
+    engines: Any = ReplicaSet("toy", [still, moving])  # type: ignore[list-item]
+    assert [each.client for each in engines._list_ready()] == [moving]
+    assert engines.stalled_s == 1.0
+    moving.stalled_s = STALL_S + 1
+    assert [each.client for each in engines._list_ready()] == [still, moving]
+    assert engines.stalled_s == STALL_S  # red: nothing moves
+
+
+def test_a_set_is_as_well_as_the_best_of_it() -> None:
+    clients = [ScriptedClient("loading"), ScriptedClient("loading")]
+    engines: Any = ReplicaSet("toy", clients)  # type: ignore[arg-type]
+    for states, expected in (
+        (("loading", "loading"), "loading"),
+        (("ready", "loading"), "ready"),
+        (("dead", "ready"), "ready"),
+        (("dead", "loading"), "loading"),
+        (("failed", "dead"), "dead"),
+        (("failed", "failed"), "failed"),
+    ):
+        for client, state in zip(clients, states, strict=True):
+            client.state = state
+        for one in engines._replicas:
+            one.is_gone = one.client.state == "failed"
+        assert engines.state == expected
+    counted = EngineStats(num_steps=5, num_running=1)
+    clients[0].ended_stats, clients[1].stats = EngineStats(num_steps=3), counted
+    assert engines.stats == EngineStats(num_steps=8, num_running=1)
