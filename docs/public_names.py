@@ -45,7 +45,9 @@ def list_names(module: ModuleType) -> list[str]:
     return sorted(
         name
         for name, thing in vars(module).items()
-        if not name.startswith("_") and not hasattr(typing, name) and is_defined_in(thing, module)
+        if not name.startswith("_")
+        and thing is not getattr(typing, name, None)
+        and is_defined_in(thing, module)
     )
 
 

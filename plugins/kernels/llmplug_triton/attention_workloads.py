@@ -6,12 +6,15 @@ from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
+from torch.nn.utils.rnn import pad_sequence
 
-from llmplug.ops import ModelSizes, Workload
-from llmplug.ops.attention_examples import make_attention_batch, make_attention_example
+from llmplug.ops import AttentionBatch, ModelSizes, Workload
 from llmplug_triton.attention import SHAPE_NAMES
 from llmplug_triton.attention_decode import make_decode_tunable
 from llmplug_triton.attention_prefill import make_prefill_tunable
+
+_PAGE_SIZE = 16
 
 _Steps = tuple[list[tuple[int, int]], ...]  # (new tokens, cached tokens) of each sequence
 # Chats, long contexts, many at once.
@@ -54,16 +57,41 @@ def _prepare(
     dtype: torch.dtype,
     attention: Any,
 ) -> partial[torch.Tensor]:
-    example = {**make_attention_example(lens, heads=heads), "device": device}
-    batch, _, _, num_pages = make_attention_batch(example)
+    batch, num_pages = _lay_out(lens, device)
     num_heads, num_kv_heads, width = heads
     cache = attention.allocate(
-        num_pages, example["page_size"], num_kv_heads, width, device=device, dtype=dtype
+        num_pages, _PAGE_SIZE, num_kv_heads, width, device=device, dtype=dtype
     )
     shape = (sum(batch.query_lens), num_heads, width)
     generator = torch.Generator(device).manual_seed(0)
     q_TNH = torch.randn(shape, generator=generator, device=device).to(dtype)
     return partial(attention.attend, q_TNH, cache, batch, scale=width**-0.5)
+
+
+def _lay_out(lens: list[tuple[int, int]], device: torch.device) -> tuple[AttentionBatch, int]:
+    """Give each sequence its pages, in a random order, as they are in a cache that has served.
+
+    Returns:
+        (the step, pages in all).
+    """
+    counts = [-(-cached // _PAGE_SIZE) for _, cached in lens]
+    generator = torch.Generator().manual_seed(7)
+    pages = torch.randperm(sum(counts), generator=generator).split(counts)
+    slots = [(each[:, None] * _PAGE_SIZE + torch.arange(_PAGE_SIZE)).flatten() for each in pages]
+    table_SM = pad_sequence(pages, batch_first=True, padding_value=-1)
+    query_lens, cached_lens = (tuple(each) for each in zip(*lens, strict=True))
+    batch = AttentionBatch(
+        num_decodes=query_lens.count(1),
+        query_lens=query_lens,
+        cached_lens=cached_lens,
+        query_starts_S1=torch.tensor([0, *query_lens]).cumsum(0).int().to(device),
+        cached_lens_S=torch.tensor(cached_lens, dtype=torch.int32, device=device),
+        block_table_SM=F.pad(table_SM, (0, 1), value=-1).int().to(device),
+        slots_T=torch.cat(
+            [each[cached - new : cached] for each, (new, cached) in zip(slots, lens, strict=True)]
+        ).to(device),
+    )
+    return batch, sum(counts)
 
 
 DECODE = make_decode_tunable(
