@@ -15,12 +15,13 @@ import torch
 
 from llmplug.engine.pooling import make_text_batch
 from llmplug.engine.split import check_split
+from llmplug.errors import CheckpointError
 from llmplug.testing.closeness import expect_close
 from llmplug.testing.expect import expect
 from llmplug.testing.folder_checkpoint import open_folder
 from llmplug.testing.reference_model import ReferenceModel
 from llmplug.testing.step_runner import CPU, PAGE_SIZE, BuiltModel, StepRunner, build_model
-from llmplug.testing.thread_ranks import build_ranks
+from llmplug.testing.thread_ranks import RankedStepRunner, build_ranks
 
 if TYPE_CHECKING:
     from llmplug.ops import KernelTable
@@ -215,22 +216,26 @@ def _check_ranks(
     """Divide the model among ranks, where its weights say how."""
     if all(weight.split is None for weight in spec.weights(checkpoint.config)):
         return
-    ids = trial.make_ids(30, seed=8)
     for num_ranks in _choose_ranks(spec, checkpoint):
-        whole = StepRunner(trial.built, 1)
-        ranks = build_ranks(spec, checkpoint, num_ranks, ops=ops)(1)
-        chunk = ids
-        for number in range(_NUM_DIVIDED):
-            one, several = whole.step({0: chunk})[0], ranks.step({0: chunk})[0]
-            advice = (
-                f"{num_ranks} ranks and one part at token {number} of greedy decoding. A rank has "
-                "`context.num_ranks` times fewer query heads and the key/value heads of "
-                "`context.shape`; what follows a weight that is divided by outputs is divided by "
-                "inputs, in the same units."
-            )
-            expect_close(several, one, (0, trial.tolerance), advice)
-            expect(torch.equal(several.argmax(-1), one.argmax(-1)), advice)
-            chunk = [int(one[-1].argmax())]
+        advice = (
+            f"{num_ranks} ranks do not compute what one does. A rank has `context.num_ranks` times "
+            "fewer query heads and the key/value heads of `context.shape`; what follows a weight "
+            "that is divided by outputs is divided by inputs, in the same units."
+        )
+        try:
+            _compare_ranks(trial, build_ranks(spec, checkpoint, num_ranks, ops=ops)(1), advice)
+        except (CheckpointError, RuntimeError, ValueError) as error:
+            raise AssertionError(f"{advice}\n{error}") from error
+
+
+def _compare_ranks(trial: _Trial, ranks: RankedStepRunner, advice: str) -> None:
+    """Decode greedily by several ranks and by one."""
+    whole, chunk = StepRunner(trial.built, 1), trial.make_ids(30, seed=8)
+    for _ in range(_NUM_DIVIDED):
+        one, several = whole.step({0: chunk})[0], ranks.step({0: chunk})[0]
+        expect_close(several, one, (0, trial.tolerance), advice)
+        expect(torch.equal(several.argmax(-1), one.argmax(-1)), advice)
+        chunk = [int(one[-1].argmax())]
 
 
 def _choose_ranks(spec: ModelSpec, checkpoint: Checkpoint) -> list[int]:

@@ -18,6 +18,7 @@ from llmplug import BuildContext, ModelSpec
 from llmplug.ops import AttentionBatch
 from llmplug.testing import check_model
 from llmplug.testing.folder_checkpoint import open_folder
+from llmplug.testing.thread_ranks import build_ranks
 
 Change = Callable[[BuildContext], Any]
 
@@ -126,6 +127,56 @@ def test_a_wrong_weight_table_is_found(folder: Path) -> None:
 
     with pytest.raises(AssertionError, match="the order of joined weights"):
         check_model(replace(LLAMA, weights=swap), folder)
+
+
+def build_for_one_rank(context: BuildContext) -> Any:
+    return LLAMA.build(replace(context, num_ranks=1))
+
+
+def share_the_wrong_heads(context: BuildContext) -> Any:
+    """Keys and values of one head too many."""
+    layers = tuple(replace(layer, num_kv_heads=2) for layer in context.shape.layers)
+    return LLAMA.build(replace(context, shape=replace(context.shape, layers=layers)))
+
+
+def divide(name: str, **fields: Any) -> Callable[[Any], list[Any]]:
+    """The right table, but for how one weight is divided."""
+
+    def make(config: Any) -> list[Any]:
+        return [replace(w, **fields) if w.name == name else w for w in LLAMA.weights(config)]
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"build": build_for_one_rank}, "2 ranks do not compute what one does"),
+        ({"build": share_the_wrong_heads}, "2 ranks do not compute what one does"),
+        ({"weights": divide("head", split="outputs")}, "rank 1 has other logits than rank 0"),
+        ({"weights": divide("layers.{layer}.o", split=None)}, "2 ranks do not compute what one"),
+        (
+            {"weights": divide("layers.{layer}.down", split_unit=25)},
+            "ranks cannot do it: 2 ranks cannot share 75 columns of layers.0.down in units of 25",
+        ),
+    ],
+)
+def test_a_wrong_division_is_found(folder: Path, change: dict[str, Any], words: str) -> None:
+    with pytest.raises(AssertionError, match=words):
+        check_model(replace(LLAMA, **change), folder)
+
+
+def test_few_ranks_and_many_are_tried(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The model has six query heads and two of keys and values."""
+    tried = []
+
+    def build_noted(spec: Any, checkpoint: Any, num_ranks: int, **options: Any) -> Any:
+        tried.append(num_ranks)
+        return build_ranks(spec, checkpoint, num_ranks, **options)
+
+    monkeypatch.setattr("llmplug.testing.models.build_ranks", build_noted)
+    check_model(LLAMA, folder)
+    assert tried == [2, 6]
 
 
 def test_a_model_of_another_name_is_said(folder: Path) -> None:

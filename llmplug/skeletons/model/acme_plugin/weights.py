@@ -68,7 +68,11 @@ def describe(config: Mapping[str, Any]) -> ModelShape:
 
 
 def weight_table(config: Mapping[str, Any]) -> list[Weight]:
-    """List every tensor of the checkpoint; what is read is checked against these shapes."""
+    """List every tensor of the checkpoint; what is read is checked against these shapes.
+
+    `split` says how ranks that compute the model together divide each: heads and the feed-forward
+    layer by outputs, what follows them by inputs, embedding and head by tokens.
+    """
     s = read_settings(config)
     q_rows, kv_rows = s.num_heads * s.head_width, s.num_kv_heads * s.head_width
     layer, embedding = "model.layers.{layer}", ("model.embed_tokens.weight",)
@@ -85,6 +89,7 @@ def weight_table(config: Mapping[str, Any]) -> list[Weight]:
             kind="embedding",
             rows=(s.vocab_size,),
             columns=s.width,
+            split="vocabulary",
         ),
         norm("layers.{layer}.attention_norm", f"{layer}.input_layernorm.weight"),
         Weight(
@@ -93,12 +98,17 @@ def weight_table(config: Mapping[str, Any]) -> list[Weight]:
             bias=tuple(f"{head}.bias" for head in heads),
             rows=(q_rows, kv_rows, kv_rows),
             columns=s.width,
+            split="outputs",
+            split_unit=s.head_width,
+            repeats=(False, True, True),
         ),
         Weight(
             name="layers.{layer}.o",
             sources=(f"{layer}.self_attn.o_proj.weight",),
             rows=(s.width,),
             columns=q_rows,
+            split="inputs",
+            split_unit=s.head_width,
         ),
         norm("layers.{layer}.mlp_norm", f"{layer}.post_attention_layernorm.weight"),
         Weight(
@@ -106,12 +116,14 @@ def weight_table(config: Mapping[str, Any]) -> list[Weight]:
             sources=gates,
             rows=(s.mlp_width, s.mlp_width),
             columns=s.width,
+            split="outputs",
         ),
         Weight(
             name="layers.{layer}.down",
             sources=(f"{layer}.mlp.down_proj.weight",),
             rows=(s.width,),
             columns=s.mlp_width,
+            split="inputs",
         ),
         norm("norm", "model.norm.weight"),
         Weight(
@@ -120,5 +132,6 @@ def weight_table(config: Mapping[str, Any]) -> list[Weight]:
             tied_to=embedding if s.is_head_tied else (),
             rows=(s.vocab_size,),
             columns=s.width,
+            split="vocabulary",
         ),
     ]
