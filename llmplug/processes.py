@@ -64,23 +64,29 @@ def connect_engine(
     """
     from llmplug.engine.client import EngineClient
 
-    payload = {
-        "config": config.model_dump(mode="json"),
-        "model": plan.config.name,
-        "path": str(plan.files.path),
-        "rules": plan.rules,
-        "place": place,
-        "plugins": registry.report.engine_fingerprint(),
-    }
     return EngineClient(
         argv,
-        msgspec.json.encode(payload),
+        engine_payload(plan, config, registry, place),
         name=plan.config.name,
         first_process=first_process,
         sampling_defaults=plan.rules.sampling_defaults,
         samplers=tuple(entry.spec for entry in registry.samplers.unique()),
         on_loading=progress,
         keeps_unsent=not is_replica,
+    )
+
+
+def engine_payload(plan: TextPlan, config: Config, registry: Registry, place: Place) -> bytes:
+    """Return what an engine's process, and each rank of it, needs to know."""
+    return msgspec.json.encode(
+        {
+            "config": config.model_dump(mode="json"),
+            "model": plan.config.name,
+            "path": str(plan.files.path),
+            "rules": plan.rules,
+            "place": place,
+            "plugins": registry.report.engine_fingerprint(),
+        }
     )
 
 

@@ -51,6 +51,7 @@ class RankGroup:
         self._num_ready = 0
         self._is_closing = False
         self._is_lost = False
+        self._watching: list[threading.Thread] = []
         self._others: list[_Other] = []
         try:
             for rank in range(1, num_ranks):
@@ -71,7 +72,9 @@ class RankGroup:
     def watch(self, on_lost: Callable[[Exception], None]) -> None:
         """Have the end of a rank told, by another thread."""
         for other in self._others:
-            threading.Thread(target=self._attend, args=(other, on_lost), daemon=True).start()
+            thread = threading.Thread(target=self._attend, args=(other, on_lost), daemon=True)
+            self._watching.append(thread)
+            thread.start()
 
     def build(self, num_pages: int) -> None:
         """Let all ranks load their parts; they wait for this one to do the same."""
@@ -116,6 +119,10 @@ class RankGroup:
             except subprocess.TimeoutExpired:
                 other.process.kill()
                 other.process.wait()
+        for thread in self._watching:
+            thread.join()
+        for other in self._others:
+            other.link.close()
         self.store.unlink(missing_ok=True)
 
     def _attend(self, other: _Other, on_lost: Callable[[Exception], None]) -> None:

@@ -48,6 +48,11 @@ class Link:
         with suppress(OSError):  # the other one is gone
             self._socket.shutdown(socket.SHUT_RDWR)
 
+    def close(self) -> None:
+        """Close this end, which nobody uses any more."""
+        self._reader.close()
+        self._socket.close()
+
 
 def take_link() -> Link:
     """Take the link that a rank is given as its stdin, and end with the process at the other end.
