@@ -1,7 +1,7 @@
 """Who may wait for an engine, and how many: the rest is told when to come back.
 
 Everything here is counted before a prompt is rendered or tokenised; who finds no room whatever it
-asks for is refused before its body is read (`check`, called by gate.py).
+asks for is refused before its body is read (`check`; see no_room.py).
 """
 
 from __future__ import annotations
@@ -241,21 +241,6 @@ class Admission:
                 f"This API key may send {per_minute:g} requests a minute. Try again later.",
                 retry_after_s=_bound_wait((1 - known.allowance) * 60 / per_minute),
             )
-
-
-def check_room(request: Request, num_prompts: int, num_bytes: int) -> None:
-    """See that an HTTP request may find room before its body is read.
-
-    Args:
-        num_prompts: that it has at least.
-        num_bytes: that its body is said to have.
-    Raises:
-        Overloaded: it will find none.
-    """
-    context = request.app.ctx
-    caller = record_of(request).caller
-    limits = context.keys.limits_of(caller) if caller else NO_LIMITS
-    context.admission.check(num_prompts, num_bytes=num_bytes, caller=caller, limits=limits)
 
 
 def admit(request: Request, num_prompts: int) -> Ticket:

@@ -23,6 +23,7 @@ from llmplug.server.errors import OpenAIErrorHandler
 from llmplug.server.flight_recorder import open_recorder
 from llmplug.server.lifecycle import Lifecycle
 from llmplug.server.listener import open_listener
+from llmplug.server.no_room import FirstDoor, FirstDoorProtocol
 from llmplug.server.open_requests import OpenRequests
 from llmplug.server.reload import Reloader, apply_settings
 from llmplug.server.responses.start import open_responses
@@ -45,7 +46,6 @@ from llmplug.server.routes import (
     stored_responses,
     tokenize,
 )
-from llmplug.server.slow_bytes import DeadlineProtocol
 from llmplug.server.tls import open_tls
 from llmplug.server.traces import open_traces
 from llmplug.server.watchdog import Watchdog
@@ -204,7 +204,7 @@ async def start_server(
     server = await app.create_server(
         sock=sock,
         ssl=tls,
-        protocol=DeadlineProtocol,
+        protocol=FirstDoorProtocol,
         backlog=_BACKLOG,
         access_log=False,
         asyncio_server_kwargs={"start_serving": False},
@@ -212,6 +212,7 @@ async def start_server(
     if server is None:
         raise RuntimeError("Sanic made no server")
     await server.startup()  # type: ignore[no-untyped-call]
+    app.ctx.first_door = FirstDoor(app)
     await server.before_start()  # type: ignore[no-untyped-call]
     await server.start_serving()  # type: ignore[no-untyped-call]
     await server.after_start()  # type: ignore[no-untyped-call]

@@ -1,7 +1,7 @@
-"""What happens before a handler runs: an id, the key, whether there is room, then the body.
+"""What happens before a handler runs: an id, the key, then the body.
 
-Sanic reads a body before any middleware runs, so this hangs on its routing signals: nobody without
-a key, or for whom there is no room, makes the server buffer anything, and a body has a deadline.
+Sanic reads a body before any middleware runs, so this hangs on its routing signals: nobody
+without a key makes the server buffer anything, and a body has a deadline.
 """
 
 from __future__ import annotations
@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from sanic.exceptions import PayloadTooLarge
 
-from llmplug.errors import Overloaded
-from llmplug.server.admission import check_room
 from llmplug.server.errors import HttpError
 from llmplug.server.framing import framing_of
 from llmplug.server.record import REQUEST_ID_HEADER, record_of
@@ -41,7 +39,6 @@ async def _before_routing(request: Request) -> None:
 
 
 async def _after_routing(request: Request, **_: object) -> None:
-    _check_room(request)
     needs_body = request.method == "POST" and not _takes_no_body(request)
     if needs_body:
         _check_media_type(request)
@@ -52,33 +49,7 @@ async def _after_routing(request: Request, **_: object) -> None:
         raise HttpError(400, "The request has no body.", code="missing_body")
 
 
-def _check_room(request: Request) -> None:
-    """Refuse whoever finds no room, if the route says how many prompts it takes: `ctx_min_prompts`.
-
-    A server that takes no requests at all says so itself, later.
-    """
-    num_prompts = getattr(request.route and request.route.ctx, "min_prompts", None)
-    if num_prompts is None or request.app.ctx.lifecycle.is_draining:
-        return
-    stream: Any = request.stream
-    num_bytes = stream.request_bytes  # 0: it comes in chunks
-    is_too_large = num_bytes > _max_bytes(request)
-    try:
-        check_room(request, num_prompts, 0 if is_too_large else num_bytes)
-    except Overloaded:
-        # Any other body is read and dropped by Sanic, and the connection is kept.
-        if is_too_large or stream.request_body == "chunked":
-            _drop_body(request)
-        raise
-
-
-def _max_bytes(request: Request) -> int:
-    """What a body may have: the route's `ctx_max_bytes`, or the server's."""
-    most = getattr(request.route and request.route.ctx, "max_bytes", None)
-    return request.stream.request_max_size if most is None else most
-
-
-def _drop_body(request: Request) -> None:
+def drop_body(request: Request) -> None:
     """Have what is still under way of a body that is too large dropped after the answer.
 
     Closing the socket on it would reset the connection, and the client would never see the answer.
@@ -102,7 +73,7 @@ async def _read_body(request: Request) -> None:
         async with asyncio.timeout(BODY_TIMEOUT_S * max(1.0, (most or 0) / PACE_BYTES)):
             await request.receive_body()  # type: ignore[no-untyped-call]
     except PayloadTooLarge:
-        _drop_body(request)
+        drop_body(request)
         raise
     except TimeoutError:
         raise HttpError(408, "The body did not arrive in time.", code="request_timeout") from None

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
+import random
 import re
 import time
-import uuid
 import weakref
 from typing import TYPE_CHECKING
 
@@ -34,7 +34,8 @@ class RequestRecord:
     def __init__(self, request: Request) -> None:
         presented = request.headers.getone(REQUEST_ID_HEADER, "")
         is_fit = _REQUEST_ID.fullmatch(presented) is not None
-        self.id = presented if is_fit else uuid.uuid4().hex
+        # A name and no secret; the system's own chance costs a call of the kernel.
+        self.id = presented if is_fit else f"{random.getrandbits(128):032x}"
         self.caller = ""  # the name of the key
         self.model = ""
         self.usage: Usage | None = None
@@ -56,14 +57,18 @@ class RequestRecord:
         """Count the answer and write the line; a second call does nothing."""
         if self._is_closed:
             return
-        self._is_closed = True
         request = self._request
-        request.app.ctx.service.metrics.responses.labels(
-            self.route, str(status), self.error_code or ""
-        ).inc()
+        self.count(status)
         if request.path in _UNLOGGED_PATHS or not request.app.ctx.logs_requests:
             return
         log_fields(log, self._describe(status))
+
+    def count(self, status: int) -> None:
+        """Count the answer, and write no line."""
+        self._is_closed = True
+        self._request.app.ctx.service.metrics.responses.labels(
+            self.route, str(status), self.error_code or ""
+        ).inc()
 
     def make_trail(self) -> Trail:
         """Begin to take down what the request asks of a model."""

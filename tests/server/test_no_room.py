@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from typing import Any
 
 import pytest
+
+from llmplug.config import KeyConfig
 
 from .conftest import DEADLINE_S, Running, StartServer, until
 from .fake_engine import silent, speak
@@ -141,6 +144,41 @@ async def test_a_refusal_is_counted_and_has_an_id(start: StartServer) -> None:
     name = "llmplug_responses_total"
     counted = f'{name}{{code="server_overloaded",route="/v1/messages",status="429"}} 1.0'
     assert counted in await server.metric(name)
+    asking.cancel()
+
+
+async def test_one_line_tells_of_many(start: StartServer, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    server = await start(silent, max_waiting_requests=1)
+    asking = await fill(server)
+    for _ in range(20):
+        assert (await server.complete()).status_code == 429
+    said = [record.getMessage() for record in caplog.records if record.name.startswith("llmplug")]
+    assert [line for line in said if "refused" in line or "429" in line] == [
+        "no room: 1 requests refused since this was said last"
+    ]
+    asking.cancel()
+
+
+async def test_who_has_no_key_is_told_that_first(start: StartServer) -> None:
+    server = await start(silent, max_waiting_requests=1, api_keys=[KeyConfig(key="right")])
+    server.http.headers["x-api-key"] = "right"
+    asking = await fill(server)
+    assert (await server.complete()).status_code == 429
+    server.http.headers["x-api-key"] = "wrong"
+    assert (await server.complete()).status_code == 401
+    asking.cancel()
+
+
+async def test_one_key_s_share_is_known_before_its_body(start: StartServer) -> None:
+    keys = [KeyConfig(key="one", max_running=1), KeyConfig(key="other")]
+    server = await start(silent, max_waiting_requests=8, api_keys=keys)
+    server.http.headers["x-api-key"] = "one"
+    asking = await fill(server)
+    refused = await server.http.post("/v1/completions", content=b"no JSON")
+    assert (refused.status_code, "1 requests at once" in refused.text) == (429, True)
+    server.http.headers["x-api-key"] = "other"
+    assert (await server.http.post("/v1/completions", content=b"no JSON")).status_code == 415
     asking.cancel()
 
 
