@@ -4,8 +4,9 @@ First as many clients as keep the server busy ask one request after another: tha
 Then requests come at a multiple of that rate, whether others have been answered or not, as they do
 from a crowd that does not know of each other. The two take turns, as a machine changes: the
 capacity is that before a flood and after it. What is admitted should be as much as the capacity,
-and start soon; the rest should be refused at once. What the HTTP process takes for a refusal, and
-this program for a request, is told: on one machine they take it from the engine.
+and start soon; the rest should be refused at once. What refusals take of a processor is counted
+while the engine stands still, and what requests take of this program beside it: on one machine
+both are taken from the engine.
 Exit status 1: a request ended in any other way.
 """
 
@@ -14,7 +15,9 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import random
+import signal
 import statistics
 import sys
 import tempfile
@@ -28,17 +31,19 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.crowd import Answer, Crowd
 from benchmarks.machine import describe_machine
+from benchmarks.processes import list_roles
 from benchmarks.report import percentile
 from benchmarks.server import ServerProcess, find_free_port, first_model
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from collections.abc import Awaitable, Mapping, Sequence
 
 READY_TIMEOUT_S = 300.0
 OUTPUT_TOKENS = 100
 PROMPT = "Tell me about it. "
 NUM_RUNNING = 4  # sequences at once: few, so that the model is the limit and not the HTTP process
 NUM_WAITING = 8  # requests that may wait
+NUM_REFUSALS = 2000  # of which the processor time is counted
 ANSWERED, REFUSED = "answered", "refused"
 SERVER, GENERATOR = "server", "generator"  # who takes processor time, beside the engine
 TINY = """
@@ -140,28 +145,40 @@ async def flood(crowd: Crowd, body: bytes, seconds: float, per_s: float, seed: i
     return load
 
 
-async def measure(
-    port: int,
-    model: str,
-    read_cpu_s: Callable[[], Mapping[str, float]],
-    *,
-    seconds: float,
-    rounds: int,
-    factor: float,
-) -> dict[str, Any]:
-    """Measure a ready server; return the line.
+async def refuse(crowd: Crowd, body: bytes, engines: Sequence[int]) -> Load:
+    """Ask one request after another while the engine stands still and all places are taken.
 
     Args:
-        read_cpu_s: processor seconds of the server so far, by role.
+        engines: their process ids.
     """
-    fields = {"model": model, "prompt": PROMPT, "max_tokens": OUTPUT_TOKENS, "ignore_eos": True}
-    body = json.dumps({**fields, "stream": True}).encode()
+    for pid in engines:
+        os.kill(pid, signal.SIGSTOP)
+    crowding = [asyncio.create_task(call(crowd, body)) for _ in range(NUM_WAITING + 1)]
+    try:
+        await asyncio.wait(crowding, return_when=asyncio.FIRST_COMPLETED)  # one found no place
+        load = Load(time.monotonic(), 0.0)
+        load.calls = [await call(crowd, body) for _ in range(NUM_REFUSALS)]
+        load.seconds = time.monotonic() - load.started
+    finally:
+        for pid in engines:
+            os.kill(pid, signal.SIGCONT)
+    await asyncio.gather(*crowding)
+    return load
+
+
+async def measure(
+    server: ServerProcess, port: int, *, seconds: float, rounds: int, factor: float
+) -> dict[str, Any]:
+    """Measure a ready server; return the line."""
+    fields = {"prompt": PROMPT, "max_tokens": OUTPUT_TOKENS, "ignore_eos": True, "stream": True}
+    body = json.dumps({"model": first_model(server.url), **fields}).encode()
+    engines = [pid for pid, role in list_roles(server.pid) if role == "engine"]
     crowd = Crowd(port)
 
     async def watch(load: Awaitable[Load]) -> Load:
-        before = {**read_cpu_s(), GENERATOR: time.process_time()}
+        before = {**server.cpu_s, GENERATOR: time.process_time()}
         seen = await load
-        after = {**read_cpu_s(), GENERATOR: time.process_time()}
+        after = {**server.cpu_s, GENERATOR: time.process_time()}
         seen.cpu_s = {who: after[who] - before.get(who, 0.0) for who in after}
         return seen
 
@@ -171,22 +188,24 @@ async def measure(
         per_s = factor * busy[-1].rate
         flooded.append(await watch(flood(crowd, body, seconds, per_s, number)))
         busy.append(await watch(keep_busy(crowd, body, seconds)))
+    refused = await watch(refuse(crowd, body, engines))
     crowd.close()
-    return {"kind": "overload", "factor": factor, **describe(busy, flooded)}
+    return {"kind": "overload", "factor": factor, **describe(busy, flooded, refused)}
 
 
-def describe(busy: Sequence[Load], flooded: Sequence[Load]) -> dict[str, Any]:
+def describe(busy: Sequence[Load], flooded: Sequence[Load], refused: Load) -> dict[str, Any]:
     """Make numbers of what happened.
 
     Args:
         busy: as long as the floods; one before and one after each of them.
+        refused: nothing but refusals.
     """
     capacities = [(before.rate + after.rate) / 2 for before, after in pairwise(busy)]
     capacity = statistics.mean(capacities)
     goodput = statistics.mean(load.rate for load in flooded)
     answered = [each for load in flooded for each in load.of(ANSWERED)]
-    refused = [each for load in flooded for each in load.of(REFUSED)]
-    outcomes = Counter(each.outcome for load in (*busy, *flooded) for each in load.calls)
+    told_off = [each for load in flooded for each in load.of(REFUSED)]
+    outcomes = Counter(each.outcome for load in (*busy, *flooded, refused) for each in load.calls)
     whole_s = [each.whole_s for load in busy for each in load.of(ANSWERED)]
     shares = [load.rate / each for load, each in zip(flooded, capacities, strict=True)]
     return {
@@ -195,14 +214,15 @@ def describe(busy: Sequence[Load], flooded: Sequence[Load]) -> dict[str, Any]:
         "goodput_share": round(goodput / capacity, 3),
         "rounds": [round(share, 3) for share in shares],
         "answered": len(answered),
-        "refused": len(refused),
+        "refused": len(told_off),
         "wrong": {name: n for name, n in outcomes.items() if name not in {ANSWERED, REFUSED}},
         "ttft_s": spread([each.first_s for each in answered]),
         # Whoever is admitted last waits for those who wait already, and for one that runs.
         "ttft_bound_s": round(NUM_WAITING / capacity + percentile(whole_s, 50), 3),
-        "refusal_s": spread([each.first_s for each in refused]),
+        "refusal_s": spread([each.first_s for each in told_off]),
         "cores": {"busy": _count_cores(busy), "flooded": _count_cores(flooded)},
-        "cpu_ms": _share_cpu(busy, flooded),
+        "refusal_cpu_ms": {who: _share_cpu([refused], who) for who in (SERVER, GENERATOR)},
+        "request_cpu_ms": {GENERATOR: _share_cpu(flooded, GENERATOR)},
     }
 
 
@@ -215,25 +235,10 @@ def _count_cores(loads: Sequence[Load]) -> dict[str, float]:
     }
 
 
-def _share_cpu(busy: Sequence[Load], flooded: Sequence[Load]) -> dict[str, float]:
-    """Processor milliseconds of one refusal in the HTTP process, and of one request here.
-
-    What answers take of the HTTP process is known from the time without refusals.
-    """
-
-    def add_up(loads: Sequence[Load], who: str) -> float:
-        return sum(load.cpu_s.get(who, 0.0) for load in loads)
-
-    num_busy, num_flooded, num_refused = (
-        sum(len(load.of(outcome)) for load in loads)
-        for loads, outcome in ((busy, ANSWERED), (flooded, ANSWERED), (flooded, REFUSED))
-    )
-    answers_s = add_up(busy, SERVER) / num_busy * num_flooded
-    num_calls = sum(len(load.calls) for load in flooded)
-    return {
-        "refusal": round((add_up(flooded, SERVER) - answers_s) / max(1, num_refused) * 1000, 3),
-        "generator": round(add_up(flooded, GENERATOR) / num_calls * 1000, 3),
-    }
+def _share_cpu(loads: Sequence[Load], who: str) -> float:
+    """Milliseconds of a processor that each request took of a process."""
+    num_calls = sum(len(load.calls) for load in loads)
+    return round(sum(load.cpu_s.get(who, 0.0) for load in loads) / num_calls * 1000, 3)
 
 
 def spread(seconds: Sequence[float]) -> dict[str, float] | None:
@@ -258,11 +263,7 @@ def run(folder: Path, *, seconds: float, rounds: int, factor: float) -> dict[str
     url = f"http://127.0.0.1:{port}"
     command = [program, "serve", "--config", str(config)]
     with ServerProcess(command, url, log, READY_TIMEOUT_S) as server:
-        model = first_model(url)
-        measured = measure(
-            port, model, lambda: server.cpu_s, seconds=seconds, rounds=rounds, factor=factor
-        )
-        return asyncio.run(measured)
+        return asyncio.run(measure(server, port, seconds=seconds, rounds=rounds, factor=factor))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

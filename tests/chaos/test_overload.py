@@ -49,11 +49,17 @@ def test_the_numbers_of_a_line() -> None:
     busy = Load(0.0, 10.0, [make_call(ANSWERED, 0.5, float(t)) for t in range(1, 11)])
     late = make_call(ANSWERED, 3.0, 10.5)  # it came after the flood, and is no part of its rate
     flooded = Load(0.0, 10.0, [*busy.calls[1:], late, *[make_call(REFUSED, 0.01, 5.0)] * 40])
-    line = describe([busy, busy], [flooded])
+    refused = Load(0.0, 2.0, [make_call(REFUSED, 0.01, 5.0)] * 10)
+    busy.cpu_s = flooded.cpu_s = {"server": 1.0, "generator": 0.5}
+    refused.cpu_s = {"server": 0.002, "generator": 0.001}
+    line = describe([busy, busy], [flooded], refused)
     assert (line["capacity_per_s"], line["goodput_per_s"]) == (1.0, 0.9)
     assert (line["answered"], line["refused"], line["wrong"]) == (10, 40, {})
     assert line["ttft_s"]["max"] == 3.0
     assert line["refusal_s"]["p99"] == 0.01
+    assert line["cores"]["flooded"] == {"generator": 0.05, "server": 0.1}
+    assert line["refusal_cpu_ms"] == {"server": 0.2, "generator": 0.1}
+    assert line["request_cpu_ms"] == {"generator": 10.0}
 
 
 @pytest.mark.parametrize(
