@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
+from collections.abc import Callable
 from typing import Any
 
 import pytest
+from sanic.server.protocols.http_protocol import HttpProtocol
 
 from llmplug.server import sse
 
@@ -25,13 +28,17 @@ async def connect(
     server: Running, path: str, fields: dict[str, Any]
 ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     reader, writer = await asyncio.open_connection(*server.host_port)
-    body = json.dumps(fields).encode()
-    writer.write(
-        f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
-        f"Content-Length: {len(body)}\r\n\r\n".encode()
-        + body
-    )
+    writer.write(make_request(path, fields))
     return reader, writer
+
+
+def make_request(path: str, fields: dict[str, Any]) -> bytes:
+    body = json.dumps(fields).encode()
+    head = (
+        f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {len(body)}\r\n\r\n"
+    )
+    return head.encode() + body
 
 
 CHAT = ("/v1/chat/completions", chat_fields())
@@ -114,19 +121,35 @@ async def test_slow_reader_does_not_hold_up_others(start: StartServer) -> None:
     await until(lambda: server.engine.num_open == 0)
 
 
+def make_with_little_room(
+    protocol: HttpProtocol,
+    transport: asyncio.Transport,
+    make: Callable[..., None] = HttpProtocol.connection_made,
+) -> None:
+    """Let the system hold a page of what is written, not megabytes."""
+    sock = transport.get_extra_info("socket")
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    make(protocol, transport)
+
+
 async def test_stalled_reader_is_hung_up_on(
     start: StartServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sse, "WRITE_TIMEOUT_S", 0.05)
     monkeypatch.setattr(sse, "HEARTBEAT_S", 0.01)
-    server = await start(endless())
-    server.engine.script = speak(*(["x" * 100_000] * 200))
-    reader, writer = await connect(server, *("/v1/completions", dict(BATCH[1], stream=True)))
-    await reader.readline()
-    await until(lambda: server.engine.num_open > 0)
-    await until(lambda: server.engine.num_open == 0)
-    assert server.app.ctx.lifecycle.num_running == 0
-    writer.transport.abort()
+    monkeypatch.setattr(HttpProtocol, "connection_made", make_with_little_room)
+    server = await start(speak(*(["x" * 10_000] * 2000)))
+    with socket.socket() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        sock.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(sock, server.host_port)
+        fields = chat_fields(stream=True)
+        await asyncio.get_running_loop().sock_sendall(sock, make_request(CHAT[0], fields))
+        # It may be over before this looks for the first time.
+        await until(lambda: len(server.engine.requests) == 1 and server.engine.num_open == 0)
+        await until(lambda: server.app.ctx.lifecycle.num_running == 0)
+        aborted = 'llmplug_generations_total{model="toy",outcome="abort"}'
+        assert await server.metric(aborted) == f"{aborted} 1.0"
 
 
 async def test_many_streams_at_once(start: StartServer) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
+import re
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -11,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from llmplug.errors import EngineUnavailable, GrammarError
+from benchmarks.processes import read_cpu_s
+from llmplug.errors import EngineUnavailable, GrammarError, Overloaded
 from llmplug.grammar import Json, Lark, Node, OneOf, Regex, Repeat, Text
 from llmplug.server import grammar_check
 from llmplug.server.grammar_check import GrammarChecker
@@ -24,8 +27,7 @@ sys.path.insert(0, {str(TESTS)!r})
 runpy.run_path({str(TESTS / "server" / "grammar_program.py")!r}, run_name="__main__")
 """
 DEADLINE_S = 60.0
-# How long a verdict may take on a machine that is busy with the rest of the suite.
-BOUND_S = TIME_S + 4
+BOUND_S = TIME_S + 4  # of processor time, here and there, for a verdict
 
 
 @pytest.fixture
@@ -42,6 +44,16 @@ def pid_of(checker: GrammarChecker) -> int:
     return checker._process.pid
 
 
+async def ask(checker: GrammarChecker, node: Node, param: str) -> None:
+    """Have a grammar tried, again if there was no time for it, as clients do."""
+    async with asyncio.timeout(DEADLINE_S):
+        while True:
+            try:
+                return await checker.check(node, param)
+            except Overloaded:
+                await asyncio.sleep(0)
+
+
 def double(depth: int) -> Node:
     """Each definition holds the next one twice: 2 ** depth schemas when all are written out."""
     defs = {
@@ -49,6 +61,10 @@ def double(depth: int) -> Node:
         for i in range(depth)
     }
     return Json({"$ref": "#/$defs/d0", "$defs": {**defs, f"d{depth}": {"type": "object"}}})
+
+
+def properties(count: int, prefix: str = "p") -> Node:
+    return Json({"properties": {f"{prefix}{i}": {"type": "string"} for i in range(count)}})
 
 
 def nest(depth: int) -> Node:
@@ -64,8 +80,8 @@ BOMBS: dict[str, Node] = {
         {"$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/a"}}, "$ref": "#/$defs/a"}
     ),
     "schemas that double": double(40),
-    "10,000 properties": Json({"properties": {f"p{i}": {"type": "string"} for i in range(10_000)}}),
-    "5,000 properties": Json({"properties": {f"p{i}": {"type": "string"} for i in range(5_000)}}),
+    "10,000 properties": properties(10_000),
+    "5,000 properties": properties(5_000),
     "deep schema": nest(100_000),
     "deep pattern": Regex("(" * 20_000 + "a" + ")" * 20_000),
     "nested counts": Regex("((((a{1,999}){1,999}){1,999}){1,999}){1,999}"),
@@ -82,32 +98,40 @@ BOMBS: dict[str, Node] = {
 @pytest.mark.parametrize("name", BOMBS)
 async def test_a_bomb_is_refused_or_harmless_and_soon(checker: GrammarChecker, name: str) -> None:
     process = pid_of(checker)
-    started = time.monotonic()
+    before_s = time.process_time() + read_cpu_s(process)
     checked = asyncio.wait_for(checker.check(BOMBS[name], "response_format"), DEADLINE_S)
     (error,) = await asyncio.gather(checked, return_exceptions=True)
-    assert time.monotonic() - started < BOUND_S, error
-    assert error is None or isinstance(error, GrammarError)
-    if error is not None:
+    took_s = time.process_time() + read_cpu_s(process) - before_s
+    assert took_s < BOUND_S, error
+    is_held_up = isinstance(error, Overloaded) and took_s < TIME_S  # others had the processor
+    assert error is None or isinstance(error, GrammarError) or is_held_up
+    if isinstance(error, GrammarError):
         assert error.param == "response_format"
         assert "response_format" in str(error)
-    await checker.check(Regex("[a-z]+"), "x")
+    await ask(checker, Regex("[a-z]+"), "x")
     assert pid_of(checker) == process, "the process itself is unharmed"
 
 
 @pytest.mark.parametrize("name", ["a schema that is itself", "10,000 properties", "deep schema"])
 async def test_what_cannot_be_followed_is_refused(checker: GrammarChecker, name: str) -> None:
     with pytest.raises(GrammarError):
-        await asyncio.wait_for(checker.check(BOMBS[name], "response_format"), DEADLINE_S)
+        await ask(checker, BOMBS[name], "response_format")
 
 
 async def test_a_good_grammar_does_not_wait_for_a_bad_one(checker: GrammarChecker) -> None:
-    bad = asyncio.create_task(checker.check(BOMBS["5,000 properties"], "x"))
-    await asyncio.sleep(0)
-    for number in range(5):
-        await asyncio.wait_for(checker.check(Regex(f"[a-z]{{{number + 1}}}"), "x"), DEADLINE_S)
-    assert not bad.done(), "five verdicts came while the first was waited for"
-    with pytest.raises(GrammarError, match=r"more than 1\.5 s|more than 512 MiB"):
-        await asyncio.wait_for(bad, DEADLINE_S)
+    """One that waited would never be first; one that does not is, as soon as it gets the time."""
+    deadline = time.monotonic() + DEADLINE_S
+    for number in itertools.count(1):
+        bad = asyncio.create_task(checker.check(properties(5000, f"p{number}_"), "x"))
+        await asyncio.sleep(0)
+        await ask(checker, Regex(f"[a-z]{{{number}}}"), "x")
+        is_first = not bad.done()
+        (error,) = await asyncio.gather(bad, return_exceptions=True)
+        if is_first:
+            break
+        assert time.monotonic() < deadline, "no verdict came while another was waited for"
+    is_refused = re.search(r"more than 1\.5 s|more than 512 MiB", str(error))
+    assert is_refused or isinstance(error, Overloaded)  # it was held up, and may come again
 
 
 async def test_verdicts_are_remembered_within_a_bound_of_bytes(
