@@ -119,6 +119,10 @@ deploy-check: $(DEPLOY)/.ready  ## check images and manifests with other people'
 	@$(DEPLOY)/bin/python deploy/list_pods.py < deploy/kuberay/rayservice.yaml > $(DEPLOY)/pods.yaml
 	@$(DEPLOY)/bin/kubernetes-validate --strict --quiet --kubernetes-version $(KUBERNETES) \
 		$(DEPLOY)/pods.yaml
+	@! command -v kubectl > /dev/null || { \
+		kubectl kustomize deploy/kubernetes/gpu > $(DEPLOY)/gpu.yaml && \
+		$(DEPLOY)/bin/kubernetes-validate --strict --quiet --kubernetes-version $(KUBERNETES) \
+			$(DEPLOY)/gpu.yaml; }
 	@! command -v systemd-analyze > /dev/null || { \
 		sed 's|/opt/llmplug/bin/llmplug|/bin/true|' deploy/systemd/llmplug.service \
 			> $(DEPLOY)/llmplug.service && systemd-analyze verify $(DEPLOY)/llmplug.service && \

@@ -75,9 +75,9 @@ def config(monkeypatch: pytest.MonkeyPatch) -> Config:
     return load(DEPLOY / "config.yaml")
 
 
-@pytest.fixture
-def pod_config() -> Config:
-    return load(BASE / "config.yaml")
+@pytest.fixture(params=["base", "gpu"])
+def pod_config(request: pytest.FixtureRequest) -> Config:
+    return load(DEPLOY / "kubernetes" / request.param / "config.yaml")
 
 
 @pytest.fixture(scope="module")
@@ -270,8 +270,14 @@ def test_what_scales_is_measured(app) -> None:
     labels = {name: names for name, _, names, _ in list_metrics(app.ctx.service.metrics.registry)}
     rules = read("kubernetes/prometheus-adapter.yaml")["rules"]["custom"]
     made = {rule["name"]["as"] for rule in rules}
-    used = {metric["name"] for metric in find(read("kubernetes/base/autoscaler.yaml"), "metric")}
-    assert used == made
+    for folder in ("base", "gpu"):
+        scaler = read(f"kubernetes/{folder}/autoscaler.yaml")
+        used = [metric["name"] for metric in find(scaler, "metric")]
+        assert used[0] == "llmplug_sequences"
+        assert set(used) <= made
+        (model,) = load(DEPLOY / f"kubernetes/{folder}/config.yaml").models
+        target = float(find(scaler, "averageValue")[0])
+        assert model.scheduler.max_sequences / 3 < target < model.scheduler.max_sequences
     for rule in rules:
         queried = re.findall(r"(llmplug_\w+)", rule["seriesQuery"] + rule["metricsQuery"])
         assert len(queried) > 1
@@ -303,7 +309,7 @@ def test_a_rayservice_runs_what_is_there() -> None:
         assert pod["securityContext"] == POD["securityContext"]
     cpus = float(pods[1]["containers"][0]["resources"]["limits"]["cpu"])
     assert cpus >= config.deploy.num_cpus == config.models[0].threads
-    assert workers["maxReplicas"] >= config.deploy.max_replicas
+    assert workers["maxReplicas"] >= config.deploy.max_servers
     granted = pods[1]["terminationGracePeriodSeconds"]
     assert granted >= config.server.drain_s + LAST_WORDS_S + SECONDS_TO_STOP
     (ports,) = find(pods[0], "ports")
