@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from types import NoneType
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ValidationError
@@ -12,6 +13,7 @@ from llmplug.errors import ConfigError
 
 if TYPE_CHECKING:
     from llmplug.config import ModelConfig
+    from llmplug.plugin_report import PluginReport
 
 # The keys of each section that take effect at once.
 SERVER_KEYS = (
@@ -35,8 +37,11 @@ MODEL_KEYS = (
 LOG_KEYS = ("level", "requests")
 
 
-def merge(running: Config, wanted: Config) -> Config:
+def merge(running: Config, wanted: Config, report: PluginReport) -> Config:
     """Return the running config with what may change taken from the wanted one.
+
+    Args:
+        report: of the plugins that run: what engines have loaded keeps its settings.
 
     Raises:
         ConfigError: the two do not go together.
@@ -47,16 +52,30 @@ def merge(running: Config, wanted: Config) -> Config:
         "models": tuple(
             _take(model, models.get(model.name, model), MODEL_KEYS) for model in running.models
         ),
-        "plugins": running.plugins.model_dump(),
+        "plugins": {
+            **running.plugins.model_dump(),
+            "settings": _merge_settings(running, wanted, report),
+        },
         "log": _take(running.log, wanted.log, LOG_KEYS),
     }
     try:
-        return Config.model_validate(merged)
+        config = Config.model_validate(merged)
     except ValidationError as error:
         problems = "; ".join(problem["msg"] for problem in error.errors(include_input=False))
         raise ConfigError(
             f"what may change does not go with what needs a restart: {problems}"
         ) from None
+    config._places = wanted._places  # of all that can be wrong now
+    return config
+
+
+def _merge_settings(running: Config, wanted: Config, report: PluginReport) -> dict[str, Any]:
+    def is_fixed(name: str) -> bool:
+        return any(plugin.has_engine_parts for plugin in report.called(name))
+
+    kept = {name: each for name, each in running.plugins.settings.items() if is_fixed(name)}
+    fresh = {name: each for name, each in wanted.plugins.settings.items() if not is_fixed(name)}
+    return kept | fresh
 
 
 def find_changes(before: Config, after: Config) -> list[str]:
@@ -85,9 +104,10 @@ def _compare(name: str, before: BaseModel, after: BaseModel) -> Iterator[str]:
 
 
 def _compare_values(name: str, before: Any, after: Any) -> Iterator[str]:
-    if isinstance(before, dict) and isinstance(after, dict):
-        for key in sorted(before.keys() | after.keys()):
-            yield from _compare_values(f"{name}.{key}", before.get(key), after.get(key))
+    if {type(before), type(after)} <= {dict, NoneType}:
+        old, new = before or {}, after or {}
+        for key in sorted(old.keys() | new.keys()):
+            yield from _compare_values(f"{name}.{key}", old.get(key), new.get(key))
     elif before != after:
         yield name
 

@@ -105,7 +105,7 @@ class Reloader:
             self._app.ctx.keys.reload()
             return Reloaded()
         wanted = origin.read_config()
-        config = merge(running, wanted)
+        config = merge(running, wanted, registry.report)
         keys = open_key_ring(config.server)
         check_admin_key(config.server.admin, keys)
         stale = find_changed(self._stamps, registry.report)

@@ -296,6 +296,49 @@ async def test_a_plugin_may_be_installed_meanwhile(open_lab: Open, site: Site) -
     assert "HI" in await lab.prompt()
 
 
+SETTINGS = """
+class Settings(BaseModel):
+    word: str = "calm"
+
+@hookimpl
+def llmplug_settings(): return Settings
+"""
+ECHO = """
+@hookimpl
+def llmplug_chat_templates(settings):
+    source = "{{ messages[0].content }} " + settings.word + "<|im_end|>"
+    return [ChatTemplateSpec(name="echo", source=source, fits=lambda _: False)]
+"""
+
+
+async def test_settings_of_a_template_take_effect(open_lab: Open, site: Site) -> None:
+    site.install("echo", SETTINGS + ECHO)
+    asked = {"models__chat_template": "echo"}
+    lab = await open_lab(**asked)
+    assert "Hi calm" in await lab.prompt()
+    lab.write(plugins__settings={"echo": {"word": "loud"}}, **asked)
+    assert (await lab.reload()).json()["changed"] == ["plugins.settings.echo.word"]
+    assert "Hi loud" in await lab.prompt()
+    lab.write(plugins__settings={"echo": {"word": []}}, **asked)
+    assert f"{lab.config}:1: plugins.settings.echo.word: expected text" in await lab.reason()
+    assert "Hi loud" in await lab.prompt()
+
+
+async def test_settings_that_engines_have_read_wait_for_a_restart(
+    open_lab: Open, site: Site
+) -> None:
+    sampler = "@hookimpl\ndef llmplug_samplers(settings):\n    return [sampler('odd')]\n"
+    site.install("odd", SETTINGS + sampler)
+    lab = await open_lab(plugins__settings={"odd": {"word": "calm"}})
+    lab.write(plugins__settings={"odd": {"word": "loud"}})
+    for _ in range(2):
+        answer = (await lab.reload()).json()
+        assert answer["needs_restart"] == ["plugins.settings.odd.word"]
+        assert answer["changed"] == []
+    lab.write(plugins__settings={"odd": {"wrd": "loud"}})
+    assert f"{lab.config}:1: unknown key 'wrd'; did you mean 'word'?" in await lab.reason()
+
+
 async def test_aliases_come_and_go(open_lab: Open) -> None:
     lab = await open_lab()
     lab.write(models__aliases=["nick"])
