@@ -290,7 +290,11 @@ class ModelConfig(Section):
         description="What holds answers to a form: a plugin's backend by name; auto: the one that "
         "comes first; none.",
     )
-    threads: int | None = Field(None, ge=1, description="Of the CPU; null: one a core.")
+    threads: int | None = Field(
+        None,
+        ge=1,
+        description="Of the CPU, for all replicas and ranks together; null: one a core.",
+    )
     parallel: ParallelConfig = Field(
         ParallelConfig(), description="How several processes compute it together."
     )

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
+from llmplug.errors import CheckpointError, ConfigError, EngineUnavailable, PluginError
 from llmplug.server.engine_connection import STALL_S, ReplicaState
 from llmplug.server.replicas.replica_set import ReplicaSet
 from llmplug.types import EngineLoading, EngineReady, EngineStats
@@ -51,8 +54,11 @@ async def test_each_replica_is_told_and_one_is_enough(start: StartServer) -> Non
 class ScriptedClient:
     """An engine's client as a set reads it."""
 
-    def __init__(self, state: str, stalled_s: float = 0.0) -> None:
+    def __init__(
+        self, state: str, stalled_s: float = 0.0, failure: Exception | None = None
+    ) -> None:
         self.state = state
+        self.failure = failure
         self.stalled_s = stalled_s
         self.stats: EngineStats | None = None
         self.ended_stats = EngineStats()
@@ -61,6 +67,43 @@ class ScriptedClient:
         self.ready = EngineReady(
             vocab_size=9, context_length=9, num_pages=9, page_size=9, report={}
         )
+
+    async def start(self) -> None:
+        """It is what it is."""
+
+    async def stop(self) -> None:
+        """It is what it is."""
+
+    async def wait_ready(self) -> EngineReady:
+        if self.failure is not None:
+            self.state = "failed"
+            raise self.failure
+        return self.ready
+
+
+@pytest.mark.parametrize(
+    ("failures", "raised"),
+    [
+        ((None, None), None),
+        ((CheckpointError("torn"), None), None),  # one is enough
+        ((CheckpointError("torn"), EngineUnavailable("killed")), CheckpointError),
+        ((None, ConfigError("too little memory")), ConfigError),  # the other would hide it
+        ((EngineUnavailable("killed"), PluginError("absent")), PluginError),
+    ],
+)
+async def test_a_start_says_what_became_of_it(
+    failures: tuple[Exception | None, Exception | None], raised: type[Exception] | None
+) -> None:
+    clients: Any = [ScriptedClient("ready", failure=failure) for failure in failures]
+    engines = ReplicaSet("toy", clients)
+    await engines.start()
+    if raised is None:
+        assert (await engines.wait_ready()).page_size == 9
+        assert engines.state == "ready"
+    else:
+        with pytest.raises(raised):
+            await engines.wait_ready()
+    await engines.stop()
 
 
 def test_one_that_stands_still_is_asked_only_if_all_do() -> None:

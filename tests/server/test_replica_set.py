@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import signal
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -18,7 +17,7 @@ from engine.fake_model import expected_output, make_request, output_of
 from engine.fake_reader import expected_mean
 from engine.test_client import is_alive
 
-from llmplug import CheckpointError, ConfigError, EngineError, EngineUnavailable
+from llmplug import EngineError, EngineUnavailable
 from llmplug.engine import client as client_module
 from llmplug.engine.client import EngineClient
 from llmplug.server.replicas.replica_set import ReplicaSet
@@ -29,7 +28,7 @@ DEADLINE_S = 120.0
 
 @asynccontextmanager
 async def running(
-    argv: list[str], *options: dict[str, Any], is_ready: bool = True
+    argv: list[str], *options: dict[str, Any]
 ) -> AsyncIterator[tuple[ReplicaSet, list[EngineClient]]]:
     """A set of engines over a fake model, each with options of its own; all are ready."""
     clients = [
@@ -38,8 +37,7 @@ async def running(
     engines = ReplicaSet("toy", clients)
     await engines.start()
     try:
-        if is_ready:
-            await engines.wait_ready()
+        await engines.wait_ready()
         yield engines, clients
     finally:
         pids = [client.pid for client in clients if client.pid is not None]
@@ -178,37 +176,6 @@ async def test_nobody_is_left_waiting_when_they_are_stopped(
         assert not moved.done()
     with pytest.raises(EngineUnavailable):
         await moved
-
-
-async def test_one_that_never_comes_up_leaves_the_other() -> None:
-    async with running(test_client.ARGV, {"exits": True}, {}) as (engines, _):
-        assert engines.state == "ready"
-        assert [each.state for each in engines.replicas] == ["failed", "ready"]
-        deltas = [d async for d in engines.generate(make_request("a", [1]))]
-        assert output_of(deltas) == expected_output([1], 8)
-
-
-async def test_a_start_tells_why_none_can() -> None:
-    failing = {"fails": True}
-    async with running(test_client.ARGV, failing, failing, is_ready=False) as (engines, _):
-        with pytest.raises(CheckpointError, match="tensor x is missing"):
-            await engines.wait_ready()
-        assert engines.state == "failed"
-
-
-async def test_a_mistake_in_the_config_is_told_though_another_engine_is_up() -> None:
-    clients = [EngineClient([sys.executable], b""), EngineClient([sys.executable], b"")]
-    engines = ReplicaSet("toy", clients)
-
-    async def is_up() -> Any:
-        return None
-
-    async def is_wrong() -> Any:
-        raise ConfigError("not enough memory")
-
-    engines._starts = [asyncio.create_task(is_up()), asyncio.create_task(is_wrong())]
-    with pytest.raises(ConfigError, match="not enough memory"):
-        await engines.wait_ready()
 
 
 async def test_an_abort_reaches_the_engine_that_has_the_request() -> None:
