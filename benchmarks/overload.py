@@ -22,6 +22,7 @@ import statistics
 import sys
 import tempfile
 import time
+from bisect import bisect_left
 from collections import Counter
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -36,7 +37,7 @@ from benchmarks.report import percentile
 from benchmarks.server import ServerProcess, find_free_port, first_model
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 READY_TIMEOUT_S = 300.0
 OUTPUT_TOKENS = 100
@@ -71,6 +72,16 @@ class Call:
     first_s: float  # until the first byte of the answer's body, or of the refusal
     whole_s: float
     ended: float  # of the monotonic clock
+
+    @property
+    def sent(self) -> float:
+        """When, of the same clock."""
+        return self.ended - self.whole_s
+
+    @property
+    def started(self) -> float:
+        """When the first byte came."""
+        return self.sent + self.first_s
 
 
 @dataclass(slots=True)
@@ -219,11 +230,26 @@ def describe(busy: Sequence[Load], flooded: Sequence[Load], refused: Load) -> di
         "ttft_s": spread([each.first_s for each in answered]),
         # Whoever is admitted last waits for those who wait already, and for one that runs.
         "ttft_bound_s": round(NUM_WAITING / capacity + percentile(whole_s, 50), 3),
+        "waited_for": max(map(_count_starts(answered), answered), default=0),
         "refusal_s": spread([each.first_s for each in told_off]),
+        "answer_cpu_ms": {"busy": _share_answers(busy), "flooded": _share_answers(flooded)},
         "cores": {"busy": _count_cores(busy), "flooded": _count_cores(flooded)},
         "refusal_cpu_ms": {who: _share_cpu([refused], who) for who in (SERVER, GENERATOR)},
         "request_cpu_ms": {GENERATOR: _share_cpu(flooded, GENERATOR)},
     }
+
+
+def _count_starts(answered: Sequence[Call]) -> Callable[[Call], int]:
+    """Make what counts the answers that began after a request was sent and before its own did."""
+    starts = sorted(each.started for each in answered)
+    return lambda each: bisect_left(starts, each.started) - bisect_left(starts, each.sent)
+
+
+def _share_answers(loads: Sequence[Load]) -> float:
+    """Milliseconds of a processor that the server took for each answer, refusals and all."""
+    num_answers = sum(len(load.of(ANSWERED)) for load in loads)
+    seconds = sum(took for load in loads for who, took in load.cpu_s.items() if who != GENERATOR)
+    return round(seconds / max(1, num_answers) * 1000, 3)
 
 
 def _count_cores(loads: Sequence[Load]) -> dict[str, float]:

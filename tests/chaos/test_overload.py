@@ -1,7 +1,7 @@
 """A crowd of five times what a server can do: as much is answered as before, the rest is refused.
 
-How much and how soon is measured by `python -m benchmarks.overload`; the bounds here leave room for
-a machine that is busy with something else.
+How much and how soon is measured by `python -m benchmarks.overload`. Here others may take the
+processors meanwhile: what is asserted is processor time, and the order in which answers begin.
 """
 
 from __future__ import annotations
@@ -12,9 +12,17 @@ from typing import Any
 import pytest
 
 from benchmarks.crowd import Answer
-from benchmarks.overload import ANSWERED, REFUSED, Call, Load, describe, judge, run
-
-SLACK = 3.0  # times what holds on a machine of one's own
+from benchmarks.overload import (
+    ANSWERED,
+    NUM_RUNNING,
+    NUM_WAITING,
+    REFUSED,
+    Call,
+    Load,
+    describe,
+    judge,
+    run,
+)
 
 
 @pytest.fixture(scope="module")
@@ -32,14 +40,16 @@ def test_every_request_is_answered_or_told_when_to_come_back(line: dict[str, Any
 
 @pytest.mark.slow
 def test_a_flood_leaves_the_server_its_capacity(line: dict[str, Any]) -> None:
-    """One that worked on what it refuses, or on all at once, would be left with little."""
-    assert line["goodput_share"] > 0.5
+    """One that worked on what it refuses, or on all at once, would have little left for answers."""
+    assert line["answer_cpu_ms"]["flooded"] < line["answer_cpu_ms"]["busy"] / 0.8
 
 
 @pytest.mark.slow
-def test_who_is_admitted_starts_soon_and_who_is_not_knows_at_once(line: dict[str, Any]) -> None:
-    assert line["ttft_s"]["p99"] < SLACK * line["ttft_bound_s"]
-    assert line["refusal_s"]["p50"] < SLACK * 0.1
+def test_who_is_admitted_starts_in_turn_and_who_is_not_knows_at_once(line: dict[str, Any]) -> None:
+    # Whoever waits already, and those that run, whose first words may be on their way.
+    assert line["waited_for"] <= NUM_WAITING + NUM_RUNNING
+    assert line["refusal_s"]["p50"] < line["ttft_s"]["p50"] / 2
+    assert line["refusal_cpu_ms"]["server"] < line["answer_cpu_ms"]["busy"] / 10
 
 
 def test_the_numbers_of_a_line() -> None:
@@ -56,7 +66,9 @@ def test_the_numbers_of_a_line() -> None:
     assert (line["capacity_per_s"], line["goodput_per_s"]) == (1.0, 0.9)
     assert (line["answered"], line["refused"], line["wrong"]) == (10, 40, {})
     assert line["ttft_s"]["max"] == 3.0
+    assert line["waited_for"] == 3  # the one of 10.5 was sent at 6.5, and began at 9.5
     assert line["refusal_s"]["p99"] == 0.01
+    assert line["answer_cpu_ms"] == {"busy": 100.0, "flooded": 100.0}
     assert line["cores"]["flooded"] == {"generator": 0.05, "server": 0.1}
     assert line["refusal_cpu_ms"] == {"server": 0.2, "generator": 0.1}
     assert line["request_cpu_ms"] == {"generator": 10.0}
