@@ -199,7 +199,10 @@ def _require(report: PluginReport, name: str) -> None:
         names = " and ".join(plugin.found.long_name for plugin in found)
         raise PluginError(f"plugins.require: {name!r} is ambiguous: {names}")
     if found[0].state is not State.OK:
-        raise PluginError(f"plugins.require: {found[0]}")
+        raise PluginError(
+            f"plugins.require: {found[0]}; `llmplug plugins --explain {name}` tells all of it. "
+            "Repair, update or uninstall it, or take it out of plugins.require"
+        )
 
 
 def _claims(entry: Entry[LoaderSpec], path: Path) -> bool:

@@ -25,6 +25,32 @@ GOOD = """
 def llmplug_samplers(): return [sampler('{}', is_active=lambda params: False)]
 """
 
+# Told by the config which token it prefers, and proves that it was told a secret.
+TOLD = """
+from pydantic import SecretStr
+
+class Settings(BaseModel):
+    token_id: int = 0
+    licence: SecretStr | None = None
+
+class Prefer:
+    def __init__(self, token_id): self.token_id = token_id
+    def apply(self, logits_RV, rows): logits_RV[:, self.token_id] += 1000.0
+
+class Wanted(BaseModel):
+    prefer: bool = False
+
+@hookimpl
+def llmplug_settings(): return Settings
+
+@hookimpl
+def llmplug_samplers(settings):
+    if settings.licence is not None and settings.licence.get_secret_value() != "hush":
+        raise RuntimeError("another licence")
+    return [sampler("told", params=Wanted, is_active=lambda params: params.prefer,
+                    make=lambda width, device, ops: Prefer(settings.token_id))]
+"""
+
 # name -> (its code, what its distribution requires, its state, what the reason says)
 BROKEN = {
     "import_error": ("1 / 0", None, "broken", "ZeroDivisionError"),
@@ -63,6 +89,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
     for name, (code, requires, _, _) in BROKEN.items():
         site.install(name, code, requires=requires)
     site.install("well", GOOD.format("well"))
+    site.install("told", TOLD)
     return site
 
 
@@ -117,6 +144,8 @@ def test_a_config_that_requires_one_stops_the_start(name: str, site: Site, confi
     assert done.returncode == 2
     assert name in done.stderr
     assert BROKEN[name][3] in done.stderr
+    assert f"llmplug plugins --explain {name}" in done.stderr  # what to do
+    assert "out of plugins.require" in done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -125,8 +154,11 @@ def served(
     site: Site, config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[tuple[str, Path]]:
     port, log = find_free_port(), tmp_path / "log"
-    argv, environment = command(site, "serve", "--config", config, "--set", f"server.port={port}")
+    told = "plugins.settings.told={token_id: 65, licence: '${LICENCE}'}"
+    sets = ["--set", f"server.port={port}", "--set", told]
+    argv, environment = command(site, "serve", "--config", config, *sets)
     monkeypatch.setenv("PYTHONPATH", environment["PYTHONPATH"])
+    monkeypatch.setenv("LICENCE", "hush")
     with ServerProcess(argv, f"http://127.0.0.1:{port}", log, DEADLINE_S) as server:
         yield server.url, log
 
@@ -137,7 +169,10 @@ def test_the_server_starts_and_serves_beside_them(served: tuple[str, Path]) -> N
     reply = httpx.post(f"{place}/v1/completions", json=body, timeout=60)
     assert reply.status_code == 200, reply.text
     assert reply.json()["usage"]["completion_tokens"] == 3
+    reply = httpx.post(f"{place}/v1/completions", json=body | {"prefer": True}, timeout=60)
+    assert reply.json()["choices"][0]["text"] == "AAA"  # the engine's process knows the settings
     said = log.read_text()
+    assert "hush" not in said
     for name, (_, _, _, reason) in BROKEN.items():
         assert any(name in line and reason in line for line in said.splitlines()), name
 
