@@ -1,13 +1,13 @@
 """Collect tests of installed plugins: `pytest -p llmplug.testing.pytest_plugin`.
 
-`--llmplug-plugin NAME` names them, by their entry points. What a check must be told more of than
-its spec is skipped, and says so.
+`--llmplug-plugin NAME` names them, by their entry points; `--llmplug-quick` tries dialects on few
+texts and times none. What a check must be told more of than its spec is skipped, and says so.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from llmplug.specs import GrammarSpec, KernelSpec, ReasoningParserSpec, ToolParserSpec
 
 _OPTION = "--llmplug-plugin"
+_QUICK_OPTION = "--llmplug-quick"
+_QUICK = {"num_examples": 10, "num_chars": 0}  # of the checks of parsers
 # Hooks whose specs do not say enough to be tried.
 _WANTING = {
     "llmplug_chat_templates": "check_chat_template wants tokens",
@@ -50,14 +52,17 @@ class _PluginTests(pytest.Collector):
     def collect(self) -> Iterator[pytest.Item]:
         (point,) = entry_points(group="llmplug", name=self.name)
         plugin = point.load()
-        for name, check in [*_list_kernels(plugin), *_list_others(plugin)]:
+        effort = _QUICK if self.config.getoption(_QUICK_OPTION) else {}
+        for name, check in [*_list_kernels(plugin), *_list_others(plugin, effort)]:
             yield _SpecItem.from_parent(self, name=name, check=check)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add the option that names plugins."""
+    """Add the option that names plugins, and the one for those in a hurry."""
     words = "check all that an installed plugin of llmplug offers"
     parser.addoption(_OPTION, action="append", default=[], metavar="NAME", help=words)
+    words = "try dialects on few texts, and time none"
+    parser.addoption(_QUICK_OPTION, action="store_true", help=words)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -107,29 +112,32 @@ def _try_kernel(spec: KernelSpec, device: str, dtype: str, others: list[KernelSp
     check_kernel(spec, device=device, dtype=dtype, others=others)
 
 
-def _list_others(plugin: Any) -> Iterator[tuple[str, Callable[[], None]]]:
+def _list_others(
+    plugin: Any, effort: Mapping[str, int]
+) -> Iterator[tuple[str, Callable[[], None]]]:
     grammars: list[GrammarSpec] = _list_specs(plugin, "llmplug_grammars")
     thinking: list[ReasoningParserSpec] = _list_specs(plugin, "llmplug_reasoning_parsers")
     calls: list[ToolParserSpec] = _list_specs(plugin, "llmplug_tool_parsers")
     for grammar in grammars:
         yield f"grammar-{grammar.name}", partial(_call, "check_grammar", grammar)
     for reasoning in thinking:
-        yield f"thinking-{reasoning.name}", partial(_call, "check_reasoning_parser", reasoning)
+        check = partial(_call, "check_reasoning_parser", reasoning, **effort)
+        yield f"thinking-{reasoning.name}", check
     for tools in calls:
-        yield f"calls-{tools.name}", partial(_try_calls, tools)
+        yield f"calls-{tools.name}", partial(_try_calls, tools, effort)
     for hook, reason in _WANTING.items():
         for spec in _list_specs(plugin, hook):
             name = getattr(spec, "name", None) or spec.scheme
             yield f"{hook.removeprefix('llmplug_')}-{name}", partial(pytest.skip, reason)
 
 
-def _try_calls(spec: ToolParserSpec) -> None:
+def _try_calls(spec: ToolParserSpec, effort: Mapping[str, int]) -> None:
     if not spec.syntax or any(isinstance(table, CustomCalls) for table in spec.syntax):
         pytest.skip("check_tool_parser wants `write`")
-    _call("check_tool_parser", spec)
+    _call("check_tool_parser", spec, **effort)
 
 
-def _call(check: str, spec: Any) -> None:
+def _call(check: str, spec: Any, **effort: int) -> None:
     from llmplug import testing
 
-    getattr(testing, check)(spec)
+    getattr(testing, check)(spec, **effort)
