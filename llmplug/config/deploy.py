@@ -10,8 +10,8 @@ from llmplug.config.values import FieldProblem, Section
 class DeployConfig(Section):
     """What `llmplug deploy` makes of this config on a Ray cluster; `llmplug serve` needs none."""
 
-    min_replicas: int = Field(1, ge=1, description="Servers that there are at least.")
-    max_replicas: int = Field(
+    min_servers: int = Field(1, ge=1, description="Servers that there are at least.")
+    max_servers: int = Field(
         1, ge=1, description="Servers that there are at most, each with all of `models`."
     )
     target_requests: float = Field(
@@ -46,9 +46,9 @@ class DeployConfig(Section):
 
     @model_validator(mode="after")
     def _check_bounds(self) -> DeployConfig:
-        if self.min_replicas > self.max_replicas:
+        if self.min_servers > self.max_servers:
             raise FieldProblem(
-                f"{self.min_replicas} is more than max_replicas, {self.max_replicas}",
-                "min_replicas",
+                f"{self.min_servers} is more than max_servers, {self.max_servers}",
+                "min_servers",
             )
         return self

@@ -63,8 +63,8 @@ def count_requests(config: Config) -> int:
 def make_scaling(config: DeployConfig) -> AutoscalingConfig:
     """Describe how many servers there are to be."""
     return AutoscalingConfig(
-        min_replicas=config.min_replicas,
-        max_replicas=config.max_replicas,
+        min_replicas=config.min_servers,
+        max_replicas=config.max_servers,
         target_ongoing_requests=config.target_requests,
         upscale_delay_s=config.upscale_delay_s,
         downscale_delay_s=config.downscale_delay_s,

@@ -14,16 +14,16 @@ SERVER = "server: {port: 1234}  # deploy: nothing\n"
 @pytest.mark.parametrize(
     "text",
     [
-        f"{SERVER}deploy:\n  # two\n  max_replicas: 2\n\n{MODELS}",
-        f"deploy: {{max_replicas: 2}}\n{SERVER}{MODELS}",
-        f"{MODELS}deploy:\n  max_replicas: 2\n  num_cpus: 2.0",
-        f"{MODELS}# from here on\ndeploy:\n# for one\n  max_replicas: 2\n{SERVER}",
+        f"{SERVER}deploy:\n  # two\n  max_servers: 2\n\n{MODELS}",
+        f"deploy: {{max_servers: 2}}\n{SERVER}{MODELS}",
+        f"{MODELS}deploy:\n  max_servers: 2\n  num_cpus: 2.0",
+        f"{MODELS}# from here on\ndeploy:\n# for one\n  max_servers: 2\n{SERVER}",
         f"{MODELS}{SERVER}",
     ],
 )
 def test_what_is_rays_is_left_out_and_all_else_stays(text: str) -> None:
     source = make_source(text, ["deploy.num_gpus=1", "server.drain_s=5"], "/")
-    assert "replicas" not in source.config
+    assert "max_servers" not in source.config
     assert source.sets == ("server.drain_s=5",)
     rest = parse(source.config, sets=source.sets)
     whole = parse(text, sets=["deploy.num_gpus=1", "server.drain_s=5"])
@@ -32,6 +32,6 @@ def test_what_is_rays_is_left_out_and_all_else_stays(text: str) -> None:
     assert whole.deploy.num_gpus == 1
 
 
-@pytest.mark.parametrize("text", [f"{MODELS}deploy: {{\nmax_replicas: 2\n}}\n{SERVER}"])
+@pytest.mark.parametrize("text", [f"{MODELS}deploy: {{\nmax_servers: 2\n}}\n{SERVER}"])
 def test_what_cannot_be_cut_out_stays(text: str) -> None:
     assert make_source(text, [], "/").config == text

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import re
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -17,8 +20,8 @@ from .conftest import Deployed, wait_until
 
 pytestmark = pytest.mark.slow
 
-ONE = {"deploy.max_replicas": 1}
-TWO = {"deploy.min_replicas": 2, "deploy.max_replicas": 2}
+ONE = {"deploy.max_servers": 1}
+TWO = {"deploy.min_servers": 2, "deploy.max_servers": 2}
 
 LOST = {openai.APIConnectionError, openai.APIError, openai.InternalServerError}
 
@@ -121,7 +124,7 @@ def test_an_update_drops_no_stream(deployed: Deployed, client: Any) -> None:
 
 def test_more_servers_come_with_load_and_go_with_it(deployed: Deployed, client: Any) -> None:
     quick = {"upscale_delay_s": 1.0, "downscale_delay_s": 2.0, "look_back_s": 10.5}
-    keys = {"target_requests": 1.5, "max_replicas": 2, **quick}
+    keys = {"target_requests": 1.5, "max_servers": 2, **quick}
     deployed.deploy(**{f"deploy.{key}": value for key, value in keys.items()})
     assert deployed.count_servers() == 1
     with load(client, 3) as asked:
@@ -152,6 +155,7 @@ def test_a_node_that_is_lost_is_made_up_for(deployed: Deployed, client: Any) -> 
     with load(client, 3) as asked:
         wait_until(lambda: len(asked.texts) > 5, "streams run")
         deployed.cluster.remove_node(node, allow_graceful=False)
+        wait_until(lambda: deployed.count_servers() < 2, "Ray sees it")
         wait_until(lambda: deployed.count_servers() == 2, "another server")
         num_before, num_failed = len(asked.texts), len(asked.failures)
         wait_until(lambda: len(asked.texts) > num_before + 5, "streams run on")
@@ -159,3 +163,18 @@ def test_a_node_that_is_lost_is_made_up_for(deployed: Deployed, client: Any) -> 
     assert {type(error) for error in asked.failures[:num_failed]} <= LOST
     assert asked.failures[num_failed:] == []
     assert set(asked.texts) == {expected}
+
+
+def test_plugins_that_a_node_lacks_are_named(deployed: Deployed, tmp_path: Path) -> None:
+    package = tmp_path / "acme_words-1.2.dist-info"
+    package.mkdir()
+    (package / "METADATA").write_text("Metadata-Version: 2.1\nName: acme-words\nVersion: 1.2\n")
+    (package / "entry_points.txt").write_text("[llmplug]\nwords = acme_words\n")
+    path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+    node = deployed.cluster.add_node(num_cpus=1, env_vars={"PYTHONPATH": path})
+    refused = deployed.try_deploy(ONE)
+    deployed.cluster.remove_node(node)
+    assert refused.returncode == 2
+    (line,) = [each for each in refused.stderr.splitlines() if "acme-words:words" in each]
+    assert re.search(r"1\.2 \(acme_words\) on \d+\.\d+\.\d+\.\d+ \(\w+\); missing on ", line)
+    assert "here" in line.partition("missing on")[2]

@@ -26,7 +26,7 @@ def test_ray_takes_the_config(config: dict[str, Any]) -> None:
     (application,) = schema.applications
     build = import_attr(application.import_path)
     assert set(application.args) == {"config"}
-    made = build({"config": str(FOLDER / "config.yaml"), "sets": ["deploy.max_replicas=3"]})
+    made = build({"config": str(FOLDER / "config.yaml"), "sets": ["deploy.max_servers=3"]})
     assert isinstance(made, Application)
 
 
