@@ -10,6 +10,7 @@ import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TypeGuard
 
 import pytest
 
@@ -86,17 +87,36 @@ def test_no_function_guards_its_input_with_assert() -> None:
     assert found == [], "an assert vanishes under python -O; raise an error of llmplug.errors"
 
 
+def named_tests(text: str) -> list[tuple[str, str]]:
+    """`path::name` of each test that a text names; the name may be left out."""
+    named = re.findall(r"`([\w/]+\.py)(?:::(\w+))?`", text)
+    return [(path, name) for path, name in named if Path(path).name.startswith("test_")]
+
+
 def test_page_about_security_names_tests_that_are_there() -> None:
-    page = (ROOT / "docs" / "security.md").read_text()
-    named = re.findall(r"`([\w/]+\.py)(?:::(\w+))?`", page)
-    tests = [(path, name) for path, name in named if Path(path).name.startswith("test_")]
-    assert len(tests) > 60
+    named = named_tests((ROOT / "docs" / "security.md").read_text())
+    assert len(named) > 60
     missing = []
-    for path, name in tests:
+    for path, name in named:
         file = ROOT / "tests" / path
-        if not file.is_file() or (name and f"def {name}(" not in file.read_text()):
+        found = {node.name for node in parse(file).body if is_test(node)} if file.is_file() else ()
+        if not found or (name and name not in found):
             missing.append(f"{path}::{name}")
     assert missing == []
+
+
+def is_test(node: ast.stmt) -> TypeGuard[ast.FunctionDef | ast.AsyncFunctionDef]:
+    """Whether pytest collects it: a function of the module itself."""
+    is_function = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    return is_function and node.name.startswith("test_")
+
+
+def test_every_attack_on_the_page_about_security_has_a_test() -> None:
+    page = (ROOT / "docs" / "security.md").read_text()
+    promised = page.split("## What holds it to that")[1].split("\n## ")[0]
+    rows = [line for line in promised.splitlines() if line.startswith("| ")][1:]
+    assert len(rows) > 40
+    assert [row for row in rows if not any(name for _, name in named_tests(row))] == []
 
 
 def test_files_and_classes_have_telling_names() -> None:
