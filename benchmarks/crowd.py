@@ -144,7 +144,8 @@ def join_chunks(body: bytes) -> bytes:
 
     Source: https://www.rfc-editor.org/rfc/rfc9112#section-7.1
     """
-    parts, at = [], 0
+    parts: list[bytes] = []
+    at = 0
     while True:
         line_end = body.index(b"\r\n", at)
         size = int(body[at:line_end].split(b";")[0], 16)

@@ -57,7 +57,8 @@ class FirstDoor:
 
     def _find_refusal(self, request: Request, route: Route) -> Overloaded | None:
         """Say why there is no room; None: there may be, or the request is not for us to refuse."""
-        context, stream = self._app.ctx, request.stream
+        context = self._app.ctx
+        stream: Any = request.stream
         if context.lifecycle.is_draining:
             return None
         num_bytes = stream.request_bytes  # 0: it comes in chunks
@@ -79,7 +80,8 @@ class FirstDoor:
         return None
 
     async def _refuse(self, request: Request, error: Overloaded) -> None:
-        record, framing, stream = record_of(request), framing_of(request), request.stream
+        record, framing = record_of(request), framing_of(request)
+        stream: Any = request.stream
         if stream.request_body == "chunked" or stream.request_bytes > stream.request_max_size:
             drop_body(request)  # any other is read and dropped by Sanic, and the connection is kept
         reply = describe(error)
