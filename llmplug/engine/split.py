@@ -32,7 +32,7 @@ def check_split(table: Sequence[Weight], shape: ModelShape, num_ranks: int) -> s
         return "its plugin does not say how its weights are divided"
     for layer in shape.layers:
         if layer.num_kv_heads % num_ranks and num_ranks % layer.num_kv_heads:
-            return f"{num_ranks} ranks cannot share {layer.num_kv_heads} key/value heads evenly"
+            return f"{layer.num_kv_heads} key/value heads are not divided evenly by {num_ranks}"
     return next(filter(None, (_find_obstacle(weight, num_ranks) for weight in split)), None)
 
 
@@ -125,7 +125,7 @@ def _find_obstacle(weight: Weight, num_ranks: int) -> str | None:
         if count == 0 or size % unit or not (is_even or is_repeated):
             of_each = "" if unit == 1 else f" in units of {unit}"
             things = "rows" if is_by_rows else "columns"
-            return f"{num_ranks} ranks cannot share {size} {things} of {name}{of_each} evenly"
+            return f"{size} {things} of {name}{of_each} are not divided evenly by {num_ranks}"
     return None
 
 

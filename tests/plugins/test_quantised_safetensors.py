@@ -23,6 +23,7 @@ from llmplug.ops import (
 )
 from llmplug.tensor_slices import slice_tensor
 from llmplug.testing.step_runner import StepRunner
+from llmplug.testing.thread_ranks import build_ranks
 from llmplug_safetensors import llmplug_model_loaders
 from tests import tiny
 from tests.plugins.quantised_folders import (
@@ -34,7 +35,7 @@ from tests.plugins.quantised_folders import (
     set_settings,
     write_folders,
 )
-from tests.plugins.test_models import build
+from tests.plugins.test_models import build, find_spec
 
 (LOADER,) = llmplug_model_loaders()
 IDS = [65, 3, 200, 17, 17, 90, 254, 1, 77]
@@ -120,6 +121,20 @@ def test_logits_equal_those_of_the_numbers(folders: Folders, kernels: str) -> No
         if torch.cuda.is_available():
             pytest.skip("this test's weights are on the CPU: for the interpreter alone")
     got = run(quantised, take_kernels(kernels))
+    torch.testing.assert_close(got, expected_logits(plain), rtol=0, atol=TOLERANCE)
+
+
+def test_two_ranks_give_the_same_logits(folders: Folders) -> None:
+    """Each reads its codes and the scales of these; groups out of order are refused by name."""
+    quantised, plain = folders
+    checkpoint = LOADER.open(quantised)
+    spec = find_spec(checkpoint.config["architectures"][0])
+    if json.loads((quantised / "config.json").read_text())["quantization_config"].get("desc_act"):
+        words = r"layers\.0\.self_attn\.o_proj\.weight cannot be divided: .* out of order"
+        with pytest.raises(CheckpointError, match=words):
+            build_ranks(spec, checkpoint, 2)
+        return
+    got = build_ranks(spec, checkpoint, 2)(1).step({0: IDS})[0]
     torch.testing.assert_close(got, expected_logits(plain), rtol=0, atol=TOLERANCE)
 
 
