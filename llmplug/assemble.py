@@ -298,7 +298,7 @@ def allowed_kernels(
     """
     from llmplug.ops import REFERENCES
 
-    entries = registry.kernels.unique()
+    entries = list(registry.kernels)
     names = {entry.spec.name for entry in entries}
     for name in config.kernels.block:
         if name not in names:
@@ -328,7 +328,7 @@ def describe_samplers(registry: Registry) -> list[dict[str, Any]]:
     """Describe what a request may name in `samplers`, in the order in which they run."""
     from llmplug.engine.sampler_choice import order_specs
 
-    entries = [entry for entry in registry.samplers.unique() if not entry.spec.fuses]
+    entries = [entry for entry in registry.samplers if not entry.spec.fuses]
     owners = {entry.spec.name: entry.owner for entry in entries}
     return [
         {

@@ -133,7 +133,7 @@ def _load_model(
         torch.set_num_threads(threads)
     device, dtype = torch.device(plan.device), getattr(torch, plan.dtype)
     progress("kernels", 0, len(plan.kernels))  # a plugin may compile its own the first time
-    ops = load_kernels(REFERENCES, registry.kernels.unique(), plan.kernels, plan.tuning)
+    ops = load_kernels(REFERENCES, list(registry.kernels), plan.kernels, plan.tuning)
     if ranks is not None:
         ops = split_kernels(ops, ranks.collective)
     progress("kernels", len(plan.kernels), len(plan.kernels))
@@ -176,7 +176,7 @@ def _make_engine(
         model,
         context.shape,
         context.ops,
-        [entry.spec for entry in registry.samplers.unique()],
+        [entry.spec for entry in registry.samplers],
         _fit_settings(plan, model, context, ranks),
         context.device,
         open_grammars=_grammar_opener(plan, registry),

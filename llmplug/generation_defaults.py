@@ -228,5 +228,5 @@ def _offered(shelf: Shelf[ParserSpec], name: str) -> list[ParserSpec]:
     from llmplug.chat.choose_dialect import as_named
 
     if name == "auto":
-        return [entry.spec for entry in shelf.unique()]
+        return [entry.spec for entry in shelf]
     return [] if name == "none" else [as_named(shelf.get(name).spec)]

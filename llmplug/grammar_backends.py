@@ -24,7 +24,7 @@ def choose_backend(name: str, registry: Registry) -> GrammarSpec | None:
         return None
     if name != "auto":
         return registry.grammars.get(name).spec
-    specs = [entry.spec for entry in registry.grammars.unique()]
+    specs = [entry.spec for entry in registry.grammars]
     return min(specs, key=lambda spec: (-spec.priority, spec.name), default=None)
 
 

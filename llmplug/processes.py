@@ -70,7 +70,7 @@ def connect_engine(
         name=plan.config.name,
         first_process=first_process,
         sampling_defaults=plan.rules.sampling_defaults,
-        samplers=tuple(entry.spec for entry in registry.samplers.unique()),
+        samplers=tuple(entry.spec for entry in registry.samplers),
         on_loading=progress,
         keeps_unsent=not is_replica,
     )

@@ -79,10 +79,6 @@ class Shelf(Generic[S]):
             )
         return found[0]
 
-    def unique(self) -> list[Entry[S]]:
-        """Return every spec, for kinds of which all are in use."""
-        return list(self)
-
 
 class Registry:
     """The shelves, and the choices that need no more than a name, a path or a config.

@@ -124,7 +124,7 @@ def _choose_kernels(
     from llmplug.ops import REFERENCES
     from llmplug.ops.autotune import take_kernel
 
-    specs = [entry.spec for entry in registry.kernels.unique() if entry.spec.op in REFERENCES]
+    specs = [entry.spec for entry in registry.kernels if entry.spec.op in REFERENCES]
     found = {
         spec.op: [(take_kernel(spec, specs, REFERENCES), one) for one in spec.tunables(device)]
         for spec in specs
