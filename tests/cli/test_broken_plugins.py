@@ -25,7 +25,7 @@ GOOD = """
 def llmplug_samplers(): return [sampler('{}', is_active=lambda params: False)]
 """
 
-# Told by the config which token it prefers, and proves that it was told a secret.
+# Told by the config which token it prefers (32 is "A"), and a secret that it looks at.
 TOLD = """
 from pydantic import SecretStr
 
@@ -154,7 +154,7 @@ def served(
     site: Site, config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[tuple[str, Path]]:
     port, log = find_free_port(), tmp_path / "log"
-    told = "plugins.settings.told={token_id: 65, licence: '${LICENCE}'}"
+    told = "plugins.settings.told={token_id: 32, licence: '${LICENCE}'}"
     sets = ["--set", f"server.port={port}", "--set", told]
     argv, environment = command(site, "serve", "--config", config, *sets)
     monkeypatch.setenv("PYTHONPATH", environment["PYTHONPATH"])
