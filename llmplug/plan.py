@@ -222,9 +222,12 @@ def _replica_lines(plan: EnginePlan) -> list[Choice]:
     if replicas == 1:
         return []
     num_processes = replicas * plan.num_ranks
-    total = format_bytes(num_processes * plan.memory.total)
-    where = "GPUs of their own" if plan.device == "cuda" else "one CPU, which they share"
-    why = f"{num_processes} x the sum above, on {where}"
+    total, available = (
+        format_bytes(num_processes * each) for each in (plan.memory.total, plan.memory.available)
+    )
+    why = f"{num_processes} x the sum above"
+    if plan.device != "cuda":
+        why += f", of {available} available on the CPU, which they share"
     return [
         Choice(topic="replicas", chosen=str(replicas), why="the config says so"),
         Choice(topic="memory of all replicas", chosen=total, why=why),

@@ -30,7 +30,9 @@ def test_replicas_divide_memory_and_threads(made: Path, monkeypatch: pytest.Monk
     room = (32 * MIB - plan.memory.weights - plan.memory.workspace) / 4
     assert room - 16 * plan.memory.kv_per_token < plan.memory.cache <= room
     assert choice_of(plan, "replicas")[0] == "3"
-    assert choice_of(plan, "memory of all replicas")[0] == format_bytes(3 * plan.memory.total)
+    total, why = choice_of(plan, "memory of all replicas")
+    assert total == format_bytes(3 * plan.memory.total)
+    assert "3 x the sum above, of 96.0 MiB available" in why
     assert [line.topic for line in alone.report() if "replicas" in line.topic] == []
     places = resources.place_replicas(plan.config)
     assert places == [Place(first_device=i, host_bytes=32 * MIB) for i in range(3)]
