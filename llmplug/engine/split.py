@@ -19,6 +19,13 @@ if TYPE_CHECKING:
     _Share = tuple[int, int, int] | None  # dimension, start, end; None: all of it
 
 
+_KINDS: dict[str, tuple[str, ...]] = {  # of weights, by how they are divided
+    "outputs": ("linear", "tensor"),
+    "inputs": ("linear",),
+    "vocabulary": ("linear", "embedding"),
+}
+
+
 def check_split(table: Sequence[Weight], shape: ModelShape, num_ranks: int) -> str | None:
     """Say in a sentence why ranks cannot divide a model, None: they can.
 
@@ -30,6 +37,10 @@ def check_split(table: Sequence[Weight], shape: ModelShape, num_ranks: int) -> s
     split = [weight for weight in table if weight.split is not None]
     if not split:
         return "its plugin does not say how its weights are divided"
+    for weight in split:
+        mistake = _find_mistake(weight)
+        if mistake is not None:
+            return f"its plugin says of {weight.name.format(layer=0)} {mistake}"
     for layer in shape.layers:
         if layer.num_kv_heads % num_ranks and num_ranks % layer.num_kv_heads:
             return f"{layer.num_kv_heads} key/value heads are not divided evenly by {num_ranks}"
@@ -110,6 +121,21 @@ def _cut(name: str, tensor: LazyTensor, share: _Share) -> LazyTensor:
         return slice_tensor(tensor, *share)
     except (CheckpointError, KernelInputError) as error:
         raise CheckpointError(f"{name} cannot be divided: {error}") from error
+
+
+def _find_mistake(weight: Weight) -> str | None:
+    """Return what a plugin cannot say of a weight, worded to follow its name."""
+    if weight.split not in _KINDS:
+        return f"split={weight.split!r}, not one of {', '.join(_KINDS)}"
+    if weight.kind not in _KINDS[weight.split]:
+        return f"split={weight.split!r}, which is for {' and '.join(_KINDS[weight.split])} weights"
+    if weight.split == "vocabulary" and len(weight.sources) > 1:
+        return f"split={weight.split!r}, and that it has {len(weight.sources)} sources"
+    units = _list_units(weight)
+    num_units = 1 if weight.split == "inputs" else len(weight.sources)
+    if len(units) != num_units or min(units) < 1 or len(weight.repeats) not in {0, num_units}:
+        return f"split_unit={weight.split_unit} and repeats={weight.repeats}, one for each source"
+    return None
 
 
 def _find_obstacle(weight: Weight, num_ranks: int) -> str | None:

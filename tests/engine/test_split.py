@@ -169,6 +169,22 @@ def test_what_cannot_be_divided_is_said(
     assert got is None if reason is None else (got or "").startswith(reason)
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"split": "rows"}, "split='rows', not one of outputs, inputs, vocabulary"),
+        ({"kind": "tensor", "split": "inputs"}, "split='inputs', which is for linear weights"),
+        ({"split": "vocabulary"}, "split='vocabulary', and that it has 3 sources"),
+        ({"split_unit": (3, 3)}, "split_unit=(3, 3) and"),
+        ({"split_unit": 0}, "split_unit=0 and"),
+        ({"repeats": (True,)}, "split_unit=3 and repeats=(True,), one for each source"),
+    ],
+)
+def test_what_a_plugin_cannot_say_is_named(change: dict[str, Any], words: str) -> None:
+    reason = check_split([EMBED, replace(QKV, **change)], SHAPE, 2)
+    assert (reason or "").startswith(f"its plugin says of layers.0.qkv {words}")
+
+
 def test_a_plugin_that_declares_nothing_is_refused() -> None:
     table = [replace(weight, split=None) for weight in TABLE]
     assert check_split(table, SHAPE, 2) == "its plugin does not say how its weights are divided"
