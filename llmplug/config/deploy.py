@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated, Literal
+
 from pydantic import Field, model_validator
 
 from llmplug.config.values import FieldProblem, Section
@@ -40,8 +42,10 @@ class DeployConfig(Section):
     num_cpus: float = Field(
         1.0, gt=0, allow_inf_nan=False, description="Of Ray's, that a server takes of its node."
     )
-    num_gpus: int = Field(
-        0, ge=0, description="That a server takes of its node, and all that its models see."
+    num_gpus: Annotated[int, Field(ge=0)] | Literal["auto"] = Field(
+        "auto",
+        description="That a server takes of its node, and all that its models see; auto: what "
+        "`replicas` and `parallel.tensor` of its models ask for, where the cluster has GPUs.",
     )
 
     @model_validator(mode="after")

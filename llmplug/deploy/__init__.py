@@ -8,6 +8,7 @@ are well and how they are replaced is Ray's to do, by what this room tells it.
 cluster.py     a Ray cluster that is there, or one on this machine; deploy to it, remove from it
 application.py a config -> the two deployments and what Ray is to know about them
 builder.py     the same for a RayService, which has Ray itself read the config
+needs.py       what one server takes of its node, and of requests
 ingress.py     HTTP as Ray's proxies hand it on -> a replica -> HTTP
 replica.py     one server, its health and its load, as Ray asks for them
 server.py      that server's process

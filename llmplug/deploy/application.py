@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import ray
 from ray import serve
 from ray.serve.config import AutoscalingConfig, AutoscalingPolicy, RequestRouterConfig
 
 from llmplug.deploy.ingress import Ingress
+from llmplug.deploy.needs import count_gpus, count_requests
 from llmplug.deploy.replica import Replica, ReplicaSettings
 from llmplug.deploy.router import PrefixRouter
 from llmplug.deploy.scaling import ScaleByLoad
@@ -31,9 +33,11 @@ START_TRIES = 3  # before a deployment is given up: what fails is hardly ever by
 def make_application(config: Config, source: ServerSource, plugins: PluginList) -> Application:
     """Describe to Ray what is to run: nothing runs yet."""
     stop_s = config.server.drain_s + END_S
+    has_gpus = ray.is_initialized() and ray.cluster_resources().get("GPU", 0) > 0
+    num_gpus = count_gpus(config, has_gpus=has_gpus)
     servers = serve.deployment(
         name="servers",
-        ray_actor_options={"num_cpus": config.deploy.num_cpus, "num_gpus": config.deploy.num_gpus},
+        ray_actor_options={"num_cpus": config.deploy.num_cpus, "num_gpus": num_gpus},
         max_ongoing_requests=count_requests(config),
         max_queued_requests=config.server.max_waiting_requests,
         autoscaling_config=make_scaling(config.deploy),
@@ -52,12 +56,6 @@ def make_application(config: Config, source: ServerSource, plugins: PluginList) 
     )(serve.ingress()(Ingress))
     replicas = servers.bind(ReplicaSettings(source, plugins, stop_s))
     return ingress.bind(replicas, config.server.max_body_bytes)
-
-
-def count_requests(config: Config) -> int:
-    """Count what one server takes, those that wait in it included; it refuses the rest itself."""
-    running = sum(model.scheduler.max_sequences for model in config.models)
-    return running + config.server.max_waiting_requests
 
 
 def make_scaling(config: DeployConfig) -> AutoscalingConfig:

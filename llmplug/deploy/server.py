@@ -9,7 +9,7 @@ import sys
 import tempfile
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,14 +40,33 @@ class ServerSource:
 
 
 def make_source(config: str, sets: Sequence[str], folder: str) -> ServerSource:
-    """Leave out what is Ray's to know: a change of that alone need not start servers anew."""
+    """Say what servers are started with.
+
+    What is Ray's to know is left out, as a change of that alone need not start servers anew.
+
+    Raises:
+        ConfigError: something in the config is wrong, or for a single server.
+    """
     sets = tuple(each for each in sets if not each.startswith("deploy."))
+    whole = parse(config, sets=sets)
     rest = _DEPLOY_SECTION.sub("", config)
     try:
-        is_all = _for_servers(parse(rest, sets=sets)) == _for_servers(parse(config, sets=sets))
+        is_all = _for_servers(parse(rest, sets=sets)) == _for_servers(whole)
     except ConfigError:
         is_all = False
-    return ServerSource(rest if is_all else config, sets, folder)
+    return ServerSource(rest if is_all else config, (*sets, *_keep_apart(whole)), folder)
+
+
+def _keep_apart(config: Config) -> Iterator[str]:
+    """Yield the overrides that keep servers of one node out of each other's files and ports."""
+    stores = {"batches": "none", "responses": "memory"}
+    for name, instead in stores.items():
+        path = getattr(config.server, name).path
+        if path not in {"auto", instead}:
+            where = f"server.{name}.path"
+            raise ConfigError(f"{where}: servers of a cluster share no files; say {instead}")
+        yield f"server.{name}.path={instead}"
+    yield "server.admin.port=null"
 
 
 def _for_servers(config: Config) -> dict[str, Any]:

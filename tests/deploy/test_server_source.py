@@ -6,6 +6,7 @@ import pytest
 
 from llmplug.config import DeployConfig, parse
 from llmplug.deploy.server import make_source
+from llmplug.errors import ConfigError
 
 MODELS = "models:\n  - source: /nowhere/model\n"
 SERVER = "server: {port: 1234}  # deploy: nothing\n"
@@ -24,8 +25,8 @@ SERVER = "server: {port: 1234}  # deploy: nothing\n"
 def test_what_is_rays_is_left_out_and_all_else_stays(text: str) -> None:
     source = make_source(text, ["deploy.num_gpus=1", "server.drain_s=5"], "/")
     assert "max_servers" not in source.config
-    assert source.sets == ("server.drain_s=5",)
-    rest = parse(source.config, sets=source.sets)
+    assert source.sets[:1] == ("server.drain_s=5",)
+    rest = parse(source.config, sets=source.sets[:1])
     whole = parse(text, sets=["deploy.num_gpus=1", "server.drain_s=5"])
     assert rest.deploy == DeployConfig()
     assert rest.model_dump(exclude={"deploy"}) == whole.model_dump(exclude={"deploy"})
@@ -35,3 +36,15 @@ def test_what_is_rays_is_left_out_and_all_else_stays(text: str) -> None:
 @pytest.mark.parametrize("text", [f"{MODELS}deploy: {{\nmax_servers: 2\n}}\n{SERVER}"])
 def test_what_cannot_be_cut_out_stays(text: str) -> None:
     assert make_source(text, [], "/").config == text
+
+
+def test_servers_of_one_node_share_no_file_and_no_port() -> None:
+    source = make_source(f"server: {{admin: {{port: 9100}}}}\n{MODELS}", [], "/")
+    server = parse(source.config, sets=source.sets).server
+    assert (server.batches.path, server.responses.path, server.admin.port) == (
+        *("none", "memory"),
+        None,
+    )
+    for key in ("batches", "responses"):
+        with pytest.raises(ConfigError, match=rf"server\.{key}\.path"):
+            make_source(MODELS, [f"server.{key}.path=/var/lib/one"], "/")

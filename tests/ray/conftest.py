@@ -20,6 +20,7 @@ except ModuleNotFoundError:
 
 DEADLINE_S = 300.0
 STORE_BYTES = 80 * 2**20  # the least that Ray takes, nearly
+NODE_TRIES = 4
 NAME = "llmplug"
 # Loads are told every second, not every ten, so that a test sees what follows from them.
 RAY_ENVIRONMENT = {
@@ -63,6 +64,16 @@ class Deployed:
     config: Path
     keys: Mapping[str, Any] | None = None  # of what runs
 
+    def add_node(self, **fields: Any) -> Any:
+        """Add a node, and try again where it does not come in the 30 s that Ray grants it."""
+        for _ in range(NODE_TRIES):
+            try:
+                return self.cluster.add_node(object_store_memory=STORE_BYTES, **fields)
+            except Exception as error:  # Ray's own, of no class
+                if "timed out during startup" not in str(error):
+                    raise
+        raise AssertionError(f"no node came up at {NODE_TRIES} tries")
+
     def deploy(self, **keys: Any) -> None:
         """Have the config run with some keys overridden."""
         if keys != self.keys:
@@ -104,12 +115,13 @@ def deployed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
     config.write_text(CONFIG.format(port=port, source=source))
     before = dict(os.environ)
     os.environ.update(RAY_ENVIRONMENT)
-    node = {"num_cpus": 2, "object_store_memory": STORE_BYTES}
-    cluster = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
+    cluster = Cluster()
+    deployed = Deployed(cluster, f"http://127.0.0.1:{port}", config)
     try:
-        cluster.add_node(**node)
+        deployed.add_node(num_cpus=2, include_dashboard=False)  # the head
+        deployed.add_node(num_cpus=2)
         ray.init(address=cluster.address, log_to_driver=False)
-        yield Deployed(cluster, f"http://127.0.0.1:{port}", config)
+        yield deployed
     finally:
         if ray.is_initialized():
             ray.shutdown()

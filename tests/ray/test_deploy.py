@@ -171,7 +171,7 @@ def test_plugins_that_a_node_lacks_are_named(deployed: Deployed, tmp_path: Path)
     (package / "METADATA").write_text("Metadata-Version: 2.1\nName: acme-words\nVersion: 1.2\n")
     (package / "entry_points.txt").write_text("[llmplug]\nwords = acme_words\n")
     path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
-    node = deployed.cluster.add_node(num_cpus=1, env_vars={"PYTHONPATH": path})
+    node = deployed.add_node(num_cpus=1, env_vars={"PYTHONPATH": path})
     refused = deployed.try_deploy(ONE)
     deployed.cluster.remove_node(node)
     assert refused.returncode == 2
