@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    import torch
+
     from llmplug.engine.engine import Engine
     from llmplug.engine.graphs import GraphRunner
     from llmplug.engine.pooling import PoolingEngine, TextReader
@@ -110,12 +112,18 @@ def _start_ranks(plan: EnginePlan, group: RankGroup) -> Ranks:
 
 
 def _meet(plan: EnginePlan, store: Path) -> Ranks:
-    import torch
-
     from llmplug.engine.ranks.collective import GroupCollective
 
-    device = torch.device(plan.device)
-    return Ranks(GroupCollective(store, plan.place.rank, plan.num_ranks, device))
+    return Ranks(GroupCollective(store, plan.place.rank, plan.num_ranks, _find_device(plan)))
+
+
+def _find_device(plan: EnginePlan) -> torch.device:
+    """Return the device by its number: threads have a current one each."""
+    import torch
+
+    if plan.device == "cuda":
+        return torch.device("cuda", plan.place.first_device)
+    return torch.device(plan.device)
 
 
 def _load_model(
@@ -131,7 +139,7 @@ def _load_model(
     threads = resources.share_threads(plan.config)
     if threads is not None:
         torch.set_num_threads(threads)
-    device, dtype = torch.device(plan.device), getattr(torch, plan.dtype)
+    device, dtype = _find_device(plan), getattr(torch, plan.dtype)
     progress("kernels", 0, len(plan.kernels))  # a plugin may compile its own the first time
     ops = load_kernels(REFERENCES, list(registry.kernels), plan.kernels, plan.tuning)
     if ranks is not None:

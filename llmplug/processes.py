@@ -14,7 +14,7 @@ import gc
 import sys
 from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import msgspec
 
@@ -123,12 +123,8 @@ def run_engine_process(socket_path: str, clock: StageClock) -> int:
         return run_worker(socket_path, build, others=group)
 
 
-def run_rank_process() -> int:
-    """Run a rank beside an engine's process, which has started it.
-
-    Returns:
-        The exit status.
-    """
+def run_rank_process() -> NoReturn:
+    """Run a rank beside an engine's process, which has started it, until that is gone."""
     from llmplug.engine.ranks.link import take_link
 
     link = take_link()
@@ -154,7 +150,7 @@ def run_rank_process() -> int:
         gc.enable()
         follower.follow(calls)
     except Exception as error:  # noqa: BLE001 - whatever it is, rank 0 must hear of it
-        return follower.fail(error)
+        follower.fail(error)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

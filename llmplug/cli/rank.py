@@ -18,4 +18,4 @@ def run(args: argparse.Namespace) -> int:
     gc.disable()  # while it imports
     from llmplug.processes import run_rank_process
 
-    return run_rank_process()
+    run_rank_process()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 from array import array
+from contextlib import suppress
 from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, NoReturn
 
@@ -65,12 +66,13 @@ class Follower:
         """Tell rank 0."""
         self._link.send(_encoder.encode(report))
 
-    def fail(self, error: Exception) -> int:
-        """Say why this rank ends; return its exit status."""
+    def fail(self, error: Exception) -> NoReturn:
+        """End with these last words, without waiting for anybody."""
         if not isinstance(error, LlmplugError):
             _log.error("the rank fails", exc_info=error)
-        self.report(RankFailed(to_wire(error)))
-        return FAILED
+        with suppress(OSError):  # rank 0 is gone, which may be why
+            self.report(RankFailed(to_wire(error)))
+        os._exit(FAILED)
 
     @torch.inference_mode()
     def follow(self, make: Callable[[Call], None]) -> NoReturn:

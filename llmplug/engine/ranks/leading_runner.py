@@ -77,7 +77,7 @@ class LeadingRunner:
         runner = _as_ahead(self._runner)
         with _leading():
             self._group.tell(KeepTokens(tuple(sequence.row for sequence in sequences)))
-            runner.keep(sequences, self._collective.broadcast(ids_S))
+            runner.keep(sequences, self._collective.broadcast(ids_S.long()))
 
     def find_pending(self, sequences: SequenceOf[Sequence]) -> torch.Tensor | None:
         """Return the tokens that were chosen and are not known on the host yet: ids_S, int64."""
