@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+import yaml
 
 from llmplug import plugins
 from llmplug.config import Config, PluginSettings, dump_yaml, explain, parse, schema
@@ -35,6 +36,18 @@ def llmplug_chat_templates(settings):
 
 @hookimpl
 def llmplug_sources(): return [source("mine")]
+"""
+ALIASED = """
+from pydantic import Field, SecretStr
+
+class Settings(BaseModel):
+    token: SecretStr | None = Field(None, alias="api-token")
+
+@hookimpl
+def llmplug_settings(): return Settings
+
+@hookimpl
+def llmplug_sources(settings): return [source("named")]
 """
 NONE = "@hookimpl\ndef llmplug_sources(): return [source('none')]\n"
 
@@ -274,6 +287,24 @@ def test_secrets_are_never_shown(site: Site, text: str, monkeypatch: pytest.Monk
 )
 def test_a_wrong_secret_is_told_without_showing_it(site: Site, text: str) -> None:
     assert "31337" not in complaint(site, text)
+
+
+def test_a_variable_is_written_back_as_it_is(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOKEN", "hush")
+    config, _ = load(site, "    mine: {token: '${TOKEN}'}\n")
+    _, report = load(site, "", f"plugins={yaml.safe_load(dump_yaml(config))['plugins']}")
+    assert (
+        report.plugins[0].settings == load(site, "    mine: {token: hush}\n")[1].plugins[0].settings
+    )
+
+
+def test_keys_may_have_other_names_than_fields(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOKEN", "hush")
+    site.install("named", ALIASED)
+    _, report = load(site, "    named: {api-token: '${TOKEN}'}\n")
+    (plugin,) = report.called("named")
+    assert plugin.settings.token.get_secret_value() == "hush"  # type: ignore[union-attr]
+    assert complaint(site, "    named: {api-tokn: x}\n").endswith("did you mean 'api-token'?")
 
 
 def test_missing_variable_of_a_secret_is_told(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -132,6 +132,11 @@ def write_document(values: Any) -> str:
     return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=100)
 
 
+def is_variable(text: str) -> bool:
+    """Return whether a value is read from the environment: `${NAME}`, and nothing beside it."""
+    return _VARIABLE.fullmatch(text) is not None
+
+
 def dotted(path: Path) -> str:
     """Write a path as `--set` takes it: `models.0.source`."""
     return ".".join(str(part) for part in path)

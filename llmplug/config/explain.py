@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
-from llmplug.config.document import PLUGIN_SETTINGS, dotted, write_document
+from llmplug.config.document import PLUGIN_SETTINGS, dotted, is_variable, write_document
 from llmplug.config.fields import Config
 from llmplug.config.shape import is_secret
 
@@ -136,7 +136,7 @@ def _plain(value: Any, path: Path) -> Any:
         return {key: _plain(item, (*path, key)) for key, item in value.items()}
     if isinstance(value, tuple):
         return [_plain(item, (*path, index)) for index, item in enumerate(value)]
-    if is_secret(Config, path) and isinstance(value, str):
+    if is_secret(Config, path) and isinstance(value, str) and not is_variable(value):
         name = "_".join(str(part) for part in path[1:]).upper()
         return f"${{{name}}}"
     return value

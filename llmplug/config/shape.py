@@ -23,8 +23,9 @@ def field_at(model: type[BaseModel], path: Path) -> FieldInfo | None:
     for part in path:
         if not isinstance(part, str):
             continue
-        if section is not None and part in section.model_fields:
-            field = section.model_fields[part]
+        fields = {} if section is None else _fields_by_key(section)
+        if part in fields:
+            field = fields[part]
             section = _section_in(field)
         elif section is not None and not (field is not None and _has(field, Mapping)):
             return None
@@ -35,7 +36,7 @@ def known_keys(model: type[BaseModel], path: Path) -> list[str]:
     """Return the keys of the mapping at a path."""
     field = field_at(model, path)
     section = _section_in(field) if field else None if path else model
-    return list(section.model_fields) if section else []
+    return list(_fields_by_key(section)) if section else []
 
 
 def is_secret(model: type[BaseModel], path: Path) -> bool:
@@ -46,6 +47,11 @@ def is_secret(model: type[BaseModel], path: Path) -> bool:
     extra = field.json_schema_extra
     is_marked = isinstance(extra, dict) and extra.get("secret") is True
     return is_marked or (_has(field, Secret, SecretBytes, SecretStr) and not _section_in(field))
+
+
+def _fields_by_key(section: type[BaseModel]) -> dict[str, FieldInfo]:
+    """Return the fields under the names that values are given by."""
+    return {field.alias or name: field for name, field in section.model_fields.items()}
 
 
 def _section_in(field: FieldInfo) -> type[BaseModel] | None:
