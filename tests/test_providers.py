@@ -101,3 +101,14 @@ def test_a_template_of_a_plugin_is_told(folder: Path, site: Site) -> None:
     named = find(list_parts(*plan(read(folder, more=", chat_template: mine"))), "chat template")
     assert (named.name, named.plugin) == ("mine", "dist-mine:mine")
     assert named.without.startswith("it would not start: no installed plugin offers")
+
+
+def test_a_source_is_told_but_for_paths(folder: Path, site: Site) -> None:
+    assert not [part for part in list_parts(*plan(read(folder))) if part.kind == "source"]
+    found = "replace(source('mine'), find=lambda rest, cache_dir: Path(rest))"
+    code = f"@hookimpl\ndef llmplug_sources(): return [{found}]\n"
+    site.install("mine", f"from dataclasses import replace\nfrom pathlib import Path\n{code}")
+    config = parse(f"models: [{{source: 'mine:{folder}', device: cpu, cache: {{memory: 4MiB}}}}]\n")
+    source = find(list_parts(*plan(config)), "source")
+    assert (source.name, source.plugin) == ("mine", "dist-mine:mine")
+    assert source.without.startswith("it would not start: source 'mine:")
