@@ -23,10 +23,10 @@ from llmplug.config import BatchesConfig
 from llmplug.pooling import Pooling
 from llmplug.types import FinishReason
 
+from .batch_client import write_lines
 from .closed_schema import ClosedSchemas, Json
 from .conftest import DEADLINE_S, Running, StartServer, until
 from .fake_engine import silent, speak
-from .test_batches import write_lines
 from .test_responses import TOOLS as RESPONSE_TOOLS
 from .test_responses_requests import user
 from .test_strict_replies import without_ours

@@ -17,8 +17,8 @@ import pytest
 from llmplug.config import BatchesConfig
 from llmplug.pooling import Pooling
 
+from .batch_client import write_lines
 from .conftest import Running, StartServer
-from .test_batches import write_lines
 from .test_openai_fields import CHAT, COMPLETIONS
 from .test_tools import DIALECT
 
