@@ -187,8 +187,8 @@ class Weight:
             the head over its tokens, by rows; each rank gets the whole result. None: every rank
             holds all of it, as of norms.
         split_unit: rows (columns of `inputs`) of a source that stay together, such as a head's;
-            one for all sources or one for each. Ranks get as many units each, but of units of one
-            row some may get one less.
+            one for all sources or one for each. Ranks get as many units each; single rows, nearly
+            as many, in blocks that a quantised file may have.
         repeats: of each source, whether ranks share a unit where there are fewer units than ranks,
             as of keys and values; empty: of none.
     """

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     _Share = tuple[int, int, int] | None  # dimension, start, end; None: all of it
 
 
+_BLOCKS = (256, 128, 64, 32)  # numbers with one scale, as quantised files have them
+_MANY = 8  # blocks a rank: one more is an eighth
 _KINDS: dict[str, tuple[str, ...]] = {  # of weights, by how they are divided
     "outputs": ("linear", "tensor"),
     "inputs": ("linear",),
@@ -57,7 +59,17 @@ def split_shape(shape: ModelShape, num_ranks: int) -> ModelShape:
 
 
 def take_share(size: int, unit: int, rank: int, num_ranks: int) -> tuple[int, int]:
-    """Return where a rank's rows begin and end; fewer units than ranks are shared."""
+    """Return where a rank's rows begin and end; fewer units than ranks are shared.
+
+    Single rows are taken in blocks, which a file may give one scale, where the blocks of a size
+    are as many for each rank, or so many that one more matters little.
+    """
+    for block in _BLOCKS if unit == 1 else ():
+        num_blocks = size // block
+        is_fair = num_blocks % num_ranks == 0 or num_blocks >= _MANY * num_ranks
+        if size % block == 0 and is_fair:
+            unit = block
+            break
     num_units = size // unit
     first = rank * num_units // num_ranks
     last = max(first + 1, (rank + 1) * num_units // num_ranks)

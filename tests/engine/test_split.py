@@ -14,7 +14,7 @@ from tiny import make_checkpoint, open_checkpoint
 
 from llmplug import CheckpointError, LayerCache, ModelShape, Weight
 from llmplug.engine.loading import load_weights
-from llmplug.engine.split import check_split, split_shape
+from llmplug.engine.split import check_split, split_shape, take_share
 from llmplug.ops import REFERENCES, LoadedTensor
 from llmplug.ops.table import make_reference_table
 
@@ -129,6 +129,28 @@ def test_a_vocabulary_need_not_divide() -> None:
         assert part["head"].widths == (2, 2, 3)
         weight_OI = part["head"].packed.weight_OI  # tied: the same rows, the same memory
         assert weight_OI.data_ptr() == part["embed"].table_VD.data_ptr()
+
+
+@pytest.mark.parametrize(
+    ("size", "num_ranks", "block", "shares"),
+    [
+        (11008, 2, 256, [5376, 5632]),  # 43 blocks
+        (11008, 4, 256, [2560, 2816, 2816, 2816]),
+        (1536, 3, 256, [512, 512, 512]),
+        (1536, 4, 128, [384] * 4),
+        (11008, 8, 128, [1280, 1408, 1408, 1408] * 2),
+        (75, 2, 1, [37, 38]),
+        (96, 2, 1, [48, 48]),  # three blocks of 32 would be 32 and 64
+    ],
+)
+def test_single_rows_go_by_blocks_where_that_is_fair(
+    size: int, num_ranks: int, block: int, shares: list[int]
+) -> None:
+    bounds = [take_share(size, 1, rank, num_ranks) for rank in range(num_ranks)]
+    assert [end - start for start, end in bounds] == shares
+    assert [start for start, _ in bounds[1:]] == [end for _, end in bounds[:-1]]
+    assert (bounds[0][0], bounds[-1][1]) == (0, size)
+    assert all(start % block == 0 for start, _ in bounds)
 
 
 def test_ranks_share_a_head_of_which_there_are_fewer() -> None:
