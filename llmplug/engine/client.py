@@ -15,11 +15,11 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal
 
+from llmplug.engine.counted_stats import CountedStats
 from llmplug.engine.limits import RequestLimits, normalise
 from llmplug.engine.pending_requests import PendingRequest, PendingRequests
 from llmplug.engine.pool_limits import PoolLimits, check_pooling
 from llmplug.engine.process import EngineProcess
-from llmplug.engine.stats_sum import add_stats, without_gauges
 from llmplug.errors import (
     EngineError,
     EngineUnavailable,
@@ -70,8 +70,7 @@ class EngineClient:
         state: `failed`: it never came up; `dead`: it did, but is gone.
         loading: how far the start is.
         ready: what the process said when it came up, or the one before it; None: none ever did.
-        stats: after the last step; None: the process has taken none.
-        ended_stats: counters of the processes before this one.
+        counted: what it and the processes before it have counted.
         failure: why it failed or died, last.
         on_event: told of each turn in its life, and why it came; the requests that it had are still
             open then.
@@ -108,8 +107,7 @@ class EngineClient:
         self.state: State = "loading"
         self.loading: EngineLoading | None = None
         self.ready: EngineReady | None = None
-        self.stats: EngineStats | None = None
-        self.ended_stats = EngineStats()
+        self.counted = CountedStats()
         self.failure: LlmplugError | None = None
         self.on_event: OnEvent = lambda event, why: None
         self._sampling_defaults = dict(sampling_defaults or {})
@@ -133,6 +131,11 @@ class EngineClient:
     def pid(self) -> int | None:
         """Of the engine's process, if there is one."""
         return None if self._process is None else self._process.pid
+
+    @property
+    def stats(self) -> EngineStats | None:
+        """After the last step; None: the process has taken none."""
+        return self.counted.now
 
     @property
     def stalled_s(self) -> float:
@@ -315,9 +318,7 @@ class EngineClient:
                 await asyncio.gather(reader, watcher, return_exceptions=True)
         finally:
             self._process = None
-            if self.stats is not None:
-                self.ended_stats = add_stats(self.ended_stats, without_gauges(self.stats))
-            self.stats = None  # what it held is free; the next one tells with its first step
+            self.counted.end()
             await process.close()
 
     async def _explain(
@@ -341,7 +342,7 @@ class EngineClient:
 
     def _take(self, process: EngineProcess, message: EngineMessage) -> None:
         if isinstance(message, StepOutput | PoolOutput):
-            self.stats = message.stats
+            self.counted.take(message.stats)
             self._last_progress = time.monotonic()
             for item in message.deltas if isinstance(message, StepOutput) else message.results:
                 self._hand_out(item)

@@ -14,7 +14,6 @@ from llmplug.errors import EngineError, EngineUnavailable
 from llmplug.server.replicas.replica_set import ReplicaSet
 from llmplug.types import (
     EngineReady,
-    EngineStats,
     FinishReason,
     GenerateRequest,
     SamplingParams,
@@ -32,8 +31,7 @@ class MortalClient:
         self.on_event: Any = None
         self.state = "ready"
         self.stalled_s = 0.0
-        self.loading = self.failure = self.stats = None
-        self.ended_stats = EngineStats()
+        self.loading = self.failure = None
         self.ready = EngineReady(
             vocab_size=9, context_length=99, num_pages=20, page_size=4, report={}
         )

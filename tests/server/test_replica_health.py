@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from llmplug.engine.counted_stats import CountedStats
 from llmplug.errors import CheckpointError, ConfigError, EngineUnavailable, PluginError
 from llmplug.server.engine_connection import STALL_S, ReplicaState
 from llmplug.server.replicas.replica_set import ReplicaSet
@@ -60,8 +61,7 @@ class ScriptedClient:
         self.state = state
         self.failure = failure
         self.stalled_s = stalled_s
-        self.stats: EngineStats | None = None
-        self.ended_stats = EngineStats()
+        self.counted = CountedStats()
         self.loading = None
         self.on_event: Any = None
         self.ready = EngineReady(
@@ -132,6 +132,11 @@ def test_a_set_is_as_well_as_the_best_of_it() -> None:
         for one in engines._replicas:
             one.is_gone = one.client.state == "failed"
         assert engines.state == expected
-    counted = EngineStats(num_steps=5, num_running=1)
-    clients[0].ended_stats, clients[1].stats = EngineStats(num_steps=3), counted
-    assert engines.stats == EngineStats(num_steps=8, num_running=1)
+    clients[0].counted.take(EngineStats(num_steps=2, num_running=4, num_pages=9))
+    clients[1].counted.take(EngineStats(num_steps=5, num_running=1, num_pages=9))
+    assert engines.stats == EngineStats(num_steps=7, num_running=5, num_pages=18)
+    clients[0].counted.end()
+    assert engines.stats == EngineStats(num_steps=7, num_running=1, num_pages=9)
+    clients[0].counted.take(EngineStats(num_steps=1, num_running=2, num_pages=9))
+    assert engines.stats == EngineStats(num_steps=8, num_running=3, num_pages=18)
+    assert clients[0].counted.now == EngineStats(num_steps=1, num_running=2, num_pages=9)

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from llmplug.engine.stats_sum import add_stats
 from llmplug.server.engine_connection import ReplicaState
 from llmplug.server.replicas.prefix_table import PrefixTable
 from llmplug.server.replicas.routing import Candidate
@@ -15,7 +14,6 @@ from llmplug.server.replicas.routing import Candidate
 if TYPE_CHECKING:
     from llmplug.engine.client import EngineClient
     from llmplug.server.replicas.routing import Reason
-    from llmplug.types import EngineStats
 
 
 class Replica:
@@ -34,13 +32,6 @@ class Replica:
         self.is_gone = False
         self._num_routed: Counter[Reason] = Counter()
         self.begin()
-
-    @property
-    def stats(self) -> EngineStats:
-        """Gauges as of now, and counters of all processes that it has had."""
-        now = self.client.stats
-        ended = self.client.ended_stats
-        return ended if now is None else add_stats(ended, now)
 
     def describe(self) -> ReplicaState:
         """Say how it is; from any thread."""

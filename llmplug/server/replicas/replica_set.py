@@ -15,8 +15,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from llmplug.engine.block_pool import extend_digests
+from llmplug.engine.counted_stats import add_stats
 from llmplug.engine.pending_requests import MAX_DEATHS, NothingSent, make_suspect_error
-from llmplug.engine.stats_sum import add_stats
 from llmplug.errors import EngineUnavailable
 from llmplug.server.engine_connection import MISTAKES, STALL_S, ReplicaState
 from llmplug.server.replicas.replica import Replica
@@ -88,7 +88,7 @@ class ReplicaSet:
         """The sum of all; what dead processes had counted stays in it."""
         if all(each.client.ready is None for each in self._replicas):
             return None
-        return add_stats(*(each.stats for each in self._replicas))
+        return add_stats(*(each.client.counted.total for each in self._replicas))
 
     @property
     def stalled_s(self) -> float:
