@@ -12,9 +12,8 @@ import llmplug
 from docs.public_names import MODULES, describe, list_names, write_public_names
 from llmplug import hookspecs, plugins
 from llmplug.plugin_report import State
-from llmplug.plugins import HOOKS
+from llmplug.plugins import HOOKS, SETTINGS
 from tests.fake_plugins import Site
-from tests.test_rules import PUBLIC_MODULES
 
 PAGE = (Path(__file__).parents[1] / "docs" / "plugins" / "contract.md").read_text()
 # A plugin's text for each hook, with what `tests.fake_plugins.HEAD` has, and the spec's name.
@@ -40,6 +39,12 @@ def test_the_page_has_every_hook_with_its_arguments_in_order() -> None:
     expected = [f"{f.__name__}{inspect.signature(f)}".replace("'", "") for f in functions]
     assert re.findall(r"^\| `(llmplug_\w+\(.*?\) -> [^`]+)` \|", PAGE, re.MULTILINE) == expected
     assert [f.__name__ for f in functions if not re.match("Offer .+; .+", f.__doc__ or "")] == []
+
+
+def test_the_page_has_the_hook_of_settings() -> None:
+    function = hookspecs.llmplug_settings
+    assert f"`{function.__name__}{inspect.signature(function)}`".replace("'", "") in PAGE
+    assert function.__name__ == SETTINGS
 
 
 def test_every_hook_has_its_test() -> None:
@@ -73,9 +78,6 @@ IMPORTS = "from llmplug import GrammarSpec, ReasoningParserSpec, ToolParserSpec"
 def test_the_page_names_the_public_modules() -> None:
     intro = PAGE.partition("## Hooks")[0]
     assert set(re.findall(r"`(llmplug(?:\.\w+)?)`", intro)) == set(MODULES)
-    for module in set(MODULES) - {"llmplug.testing"}:  # for tests alone
-        assert re.fullmatch(PUBLIC_MODULES, module)
-    assert not re.fullmatch(PUBLIC_MODULES, "llmplug.testing")
 
 
 def test_public_names_are_those_of_the_front_door() -> None:
