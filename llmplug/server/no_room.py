@@ -43,7 +43,7 @@ class FirstDoor:
             if hasattr(route.ctx, "min_prompts")
         }
         self._told_at = -TELL_EVERY_S
-        self._num_untold = 0
+        self._num_refused = 0
 
     async def answer(self, request: Request) -> None:
         """Refuse a request, or have it answered."""
@@ -82,7 +82,9 @@ class FirstDoor:
     async def _refuse(self, request: Request, error: Overloaded) -> None:
         record, framing = record_of(request), framing_of(request)
         stream: Any = request.stream
-        if stream.request_body == "chunked" or stream.request_bytes > stream.request_max_size:
+        is_awaited, stream.expecting_continue = stream.expecting_continue, False
+        is_long = stream.request_body == "chunked" or stream.request_bytes > stream.request_max_size
+        if is_awaited or is_long:
             drop_body(request)  # any other is read and dropped by Sanic, and the connection is kept
         reply = describe(error)
         record.error_code = reply.code
@@ -99,11 +101,11 @@ class FirstDoor:
 
     def _tell(self) -> None:
         """Log a line now and then, not one for each."""
-        self._num_untold += 1
+        self._num_refused += 1
         now = time.monotonic()
         if now - self._told_at >= TELL_EVERY_S:
-            log.warning("no room: %d requests refused since this was said last", self._num_untold)
-            self._told_at, self._num_untold = now, 0
+            self._told_at = now
+            log.warning("no room: %d requests refused so far", self._num_refused)
 
 
 class FirstDoorProtocol(DeadlineProtocol):

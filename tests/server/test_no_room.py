@@ -111,6 +111,18 @@ async def test_a_body_without_end_is_refused_in_words(start: StartServer, length
     asking.cancel()
 
 
+async def test_who_asks_before_it_sends_is_spared_it(start: StartServer) -> None:
+    """No "100 Continue" comes first; a body that may never come is not taken for a request."""
+    server = await start(silent, max_waiting_requests=1)
+    asking = await fill(server)
+    reader, writer = await asyncio.open_connection(*server.host_port)
+    writer.write(make_head("/v1/completions", "Content-Length: 9", "Expect: 100-continue"))
+    status, headers, _ = await read_answer(reader)
+    assert (status, headers["connection"]) == (429, "close")
+    writer.close()
+    asking.cancel()
+
+
 async def test_a_body_that_never_fits_is_not_asked_to_come_again(start: StartServer) -> None:
     server = await start(silent, max_body_bytes=2**20, max_running_bytes=2**21)
     asking = await fill(server)
@@ -155,7 +167,7 @@ async def test_one_line_tells_of_many(start: StartServer, caplog: pytest.LogCapt
         assert (await server.complete()).status_code == 429
     said = [record.getMessage() for record in caplog.records if record.name.startswith("llmplug")]
     assert [line for line in said if "refused" in line or "429" in line] == [
-        "no room: 1 requests refused since this was said last"
+        "no room: 1 requests refused so far"
     ]
     asking.cancel()
 
