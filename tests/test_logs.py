@@ -106,7 +106,7 @@ def open_grammars(payload: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
 def run_engine(payload: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(processes, "_import_engine", lambda: None)
     monkeypatch.setattr("llmplug.engine.worker.read_payload", lambda path: payload)
-    monkeypatch.setattr("llmplug.engine.worker.run_worker", lambda path, build: 0)
+    monkeypatch.setattr("llmplug.engine.worker.run_worker", lambda path, build, others: 0)
     try:
         assert processes.run_engine_process("", StageClock("imports")) == 0
     finally:
@@ -122,7 +122,9 @@ def test_processes_of_a_model_write_as_the_config_says_and_name_it(
     config = from_source("x/small", sets=["log.format=json", "log.level=warning"])
     for name in ("sys.excepthook", "threading.excepthook"):
         monkeypatch.setattr(name, print)  # to be put back
-    payload = {"config": config.model_dump(mode="json"), "model": "small"}
+    rules = {"context_length": 1, "end_ids": [], "sampling_defaults": {}}
+    payload = {"config": config.model_dump(mode="json"), "model": "small", "path": "x",
+               "rules": rules, "place": {}, "plugins": []}  # fmt: skip
     run(json.dumps(payload).encode(), monkeypatch)
     logging.getLogger("llmplug.engine").error("it failed")
     logging.getLogger("llmplug.engine").info("not serious")
