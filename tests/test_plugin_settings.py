@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import yaml
+from tiny import make_checkpoint
 
-from llmplug import plugins
+from llmplug import logs, plugins
+from llmplug.assemble import load_registry, plan_text
 from llmplug.config import Config, PluginSettings, dump_yaml, explain, parse, schema
 from llmplug.errors import ConfigError
 from llmplug.plugin_report import PluginReport, State
+from llmplug.processes import grammar_payload, open_grammar_backend
 from tests.fake_plugins import Site
 
 CONFIG = "models:\n  - source: a\nplugins:\n  settings:\n"  # what follows is line 5
@@ -114,6 +118,33 @@ def test_another_process_reads_the_same(site: Site, monkeypatch: pytest.MonkeyPa
         assert plugin.settings is not None
         assert plugin.settings.token.get_secret_value() == "hush"  # type: ignore[attr-defined]
         assert plugin.settings.headers["a"].get_secret_value() == "b-hush"  # type: ignore[attr-defined]
+
+
+GRAMMAR = """
+from llmplug import GrammarSpec
+
+class Settings(BaseModel):
+    word: str = "default"
+
+@hookimpl
+def llmplug_settings(): return Settings
+
+@hookimpl
+def llmplug_grammars(settings):
+    return [GrammarSpec(name="told", open=lambda vocabulary: settings.word)]
+"""
+
+
+def test_the_process_of_grammars_reads_the_same(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.install("told", GRAMMAR)
+    monkeypatch.setattr(logs, "set_up", lambda *_, **__: None)
+    model = {"source": str(make_checkpoint("llama", tmp_path)), "grammar_backend": "told"}
+    config = parse(json.dumps({"models": [model]}), sets=["plugins.settings.told.word=said"])
+    plan = plan_text(config.models[0], load_registry(config), lambda *_: None)
+    backend, _ = open_grammar_backend(grammar_payload(plan, config))
+    assert backend == "said"
 
 
 # --- what is refused ----------------------------------------------------------------------------
