@@ -81,6 +81,7 @@ class CostModel:
         self._covariance = [[0.0] * 4 for _ in range(4)]
         self._num_slow = 0  # steps in succession
         self._bounded: list[float] | None = None  # what follows from both, once asked for
+        self._unawaited: tuple[Work, float] | None = None  # what a device may still be at
 
     @property
     def is_ready(self) -> bool:
@@ -114,6 +115,27 @@ class CostModel:
             return 0.0
         divisor = slope + math.sqrt(slope * slope + 2.0 * pair * rest)
         return 2.0 * rest / divisor if divisor > 0.0 else math.inf
+
+    def observe_step(self, work: Work, seconds: float, *, is_awaited: bool) -> None:
+        """Learn from a step that took `seconds`, > 0.
+
+        Args:
+            is_awaited: a token of it was waited for; else the device may still be at it, and it
+                counts together with the one that follows.
+        """
+        unawaited = self.forget_unawaited()
+        if unawaited is not None:
+            work.add_all(unawaited[0])
+            seconds += unawaited[1]
+        if is_awaited:
+            self.observe(work, seconds)
+        else:
+            self._unawaited = work, seconds
+
+    def forget_unawaited(self) -> tuple[Work, float] | None:
+        """Let no step count for what was launched before; return that."""
+        unawaited, self._unawaited = self._unawaited, None
+        return unawaited
 
     def observe(self, work: Work, seconds: float) -> None:
         """Learn from work that took `seconds`, > 0."""

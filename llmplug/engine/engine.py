@@ -13,11 +13,12 @@ import torch
 
 from llmplug.engine.beam_group import BeamGroup
 from llmplug.engine.block_pool import BlockPool
-from llmplug.engine.cost_model import CostModel, Work
+from llmplug.engine.cost_model import CostModel
 from llmplug.engine.device_runner import make_runner
 from llmplug.engine.flight import Flight, Forward, Sample, needs_host
-from llmplug.engine.grammar_masks import GrammarMasks
+from llmplug.engine.grammar_masks import GrammarMasks, find_breach
 from llmplug.engine.limits import normalise
+from llmplug.engine.open_requests import OpenRequests
 from llmplug.engine.rating import rate_choices, rate_prompts
 from llmplug.engine.runner import RunnerLost
 from llmplug.engine.sample import SamplerChain
@@ -25,7 +26,7 @@ from llmplug.engine.scheduler import Schedule, Scheduler
 from llmplug.engine.sequence import Sequence, derive_seed
 from llmplug.engine.token_bans import explain_error
 from llmplug.engine.transfers import Fetcher
-from llmplug.errors import EngineError, InvalidRequest, to_wire
+from llmplug.errors import EngineError, InvalidRequest
 from llmplug.types import (
     EngineReady,
     EngineStats,
@@ -33,7 +34,6 @@ from llmplug.types import (
     GenerateRequest,
     SequenceDelta,
     StepOutput,
-    TokenLogprob,
 )
 
 if TYPE_CHECKING:
@@ -57,10 +57,7 @@ _log = logging.getLogger(__name__)
 
 
 class Engine:
-    """Runs many sequences through one model, a batch of tokens a step. Not thread-safe.
-
-    Every sequence ends with exactly one delta that has a finish reason, an aborted one too.
-    """
+    """Runs many sequences through one model, a batch of tokens a step. Not thread-safe."""
 
     def __init__(
         self,
@@ -98,16 +95,12 @@ class Engine:
         self._masks = GrammarMasks(open_grammars, settings.vocab_size, device, ops)
         self._compiling: list[tuple[Future[CompiledGrammar], list[Sequence]]] = []
         self.limits = replace(settings.limits, samplers=tuple(self._chain.specs))
-        self._requests: dict[str, list[Sequence]] = {}  # those with an unfinished sequence
+        self._requests = OpenRequests(self._scheduler)
         self._ended: list[SequenceDelta] = []  # told with the next step
         self._num_arrivals = 0
         self._num_steps = 0
         self._num_failed_steps = 0  # in succession
-        self._num_prompt_tokens = 0
-        self._num_generated_tokens = 0
-        self._num_cached_tokens = 0
         self._seconds = {"schedule_s": 0.0, "run_s": 0.0, "sample_s": 0.0, "record_s": 0.0}
-        self._unawaited: tuple[Work, float] | None = None  # what the device may still be at
 
     @property
     def has_work(self) -> bool:
@@ -124,9 +117,9 @@ class Engine:
             num_pages=self._pool.num_pages,
             num_steps=self._num_steps,
             num_preemptions=self._scheduler.num_preemptions,
-            num_prompt_tokens=self._num_prompt_tokens,
-            num_generated_tokens=self._num_generated_tokens,
-            num_cached_tokens=self._num_cached_tokens,
+            num_prompt_tokens=self._requests.num_prompt_tokens,
+            num_generated_tokens=self._requests.num_generated_tokens,
+            num_cached_tokens=self._requests.num_cached_tokens,
             **self._seconds,
         )
 
@@ -171,7 +164,7 @@ class Engine:
             self._num_arrivals += 1
             sequences.append(sequence)
         compiling = self._masks.compile(request.grammar) if request.grammar else None
-        self._requests[request.request_id] = sequences
+        self._requests.open(request.request_id, sequences)
         if compiling is not None:
             self._compiling.append((compiling, sequences[:]))
             return
@@ -189,16 +182,16 @@ class Engine:
             self._chain.read_vocabulary,
         )
         self._num_arrivals += len(group.slots)
-        self._requests[request.request_id] = group.slots
+        self._requests.open(request.request_id, group.slots)
 
     def abort(self, request_id: str, index: int | None = None) -> None:
         """End a request, or one of its sequences; unknown ones have ended already."""
-        for sequence in list(self._requests.get(request_id, ())):
+        for sequence in self._requests.list_sequences(request_id):
             if sequence.beams is not None:
-                self._ended += self._drop_beams(sequence.beams, index)
+                self._ended += self._requests.drop_beams(sequence.beams, index)
                 return
             if index is None or sequence.index == index:
-                self._ended.append(self._finish(sequence, FinishReason.ABORT))
+                self._ended.append(self._requests.finish(sequence, FinishReason.ABORT))
 
     def step(self) -> StepOutput:
         """Compute one batch of tokens; return what is new in each sequence.
@@ -243,7 +236,7 @@ class Engine:
             wait([each for each, _ in self._compiling], COMPILE_WAIT_S, FIRST_COMPLETED)
         compiling, self._compiling = self._compiling, []
         for compiled, sequences in compiling:
-            alive = [each for each in sequences if self._is_alive(each)]
+            alive = [each for each in sequences if self._requests.is_alive(each)]
             if not compiled.done():
                 self._compiling.append((compiled, alive))
                 continue
@@ -254,12 +247,9 @@ class Engine:
                     sequence.is_compiling = False
                     self._scheduler.add(sequence)
                 else:
-                    self._ended.append(
-                        self._finish(sequence, FinishReason.ERROR, error=_as_exception(error))
-                    )
-
-    def _is_alive(self, sequence: Sequence) -> bool:
-        return sequence in self._requests.get(sequence.request.request_id, ())
+                    reason = _as_exception(error)
+                    ended = self._requests.finish(sequence, FinishReason.ERROR, error=reason)
+                    self._ended.append(ended)
 
     def _run(self, schedule: Schedule) -> Forward:
         """Compute the scheduled tokens, and logits where a token is to be chosen."""
@@ -291,22 +281,11 @@ class Engine:
         return forward
 
     def _learn(self, schedule: Schedule, forward: Forward, seconds: float) -> None:
-        """Tell the cost model how long a step took.
-
-        A device may still be at it until a token of the step is waited for: a step of which none
-        is chosen counts together with the one that follows.
-        """
-        unawaited, self._unawaited = self._unawaited, None
+        """Tell the cost model how long a step took."""
         if forward.hidden_TD is None:
-            return
-        work = schedule.work
-        if unawaited is not None:
-            work.add_all(unawaited[0])
-            seconds += unawaited[1]
-        if forward.rows:
-            self._cost.observe(work, seconds)
+            self._cost.forget_unawaited()
         else:
-            self._unawaited = work, seconds
+            self._cost.observe_step(schedule.work, seconds, is_awaited=bool(forward.rows))
 
     def _sample(self, schedule: Schedule, forward: Forward, started_s: float) -> Flight:
         """Choose a token for each sequence whose tokens are all computed now.
@@ -383,21 +362,23 @@ class Engine:
                 continue
             error = sample.error
             if error is None and sample.token_id is not None:
-                error = _find_breach(sequence, sample.token_id)
+                error = find_breach(sequence, sample.token_id)
             if error is not None and sequence.beams is not None:
-                deltas += self._drop_beams(sequence.beams, reason=FinishReason.ERROR, error=error)
+                deltas += self._requests.drop_beams(
+                    sequence.beams, reason=FinishReason.ERROR, error=error
+                )
                 continue
             if error is not None:
-                deltas.append(self._finish(sequence, FinishReason.ERROR, error=error))
+                deltas.append(self._requests.finish(sequence, FinishReason.ERROR, error=error))
                 continue
             if flight.is_late:
                 self._scheduler.publish(sequence)
             else:
                 self._scheduler.advance(sequence, count)
             if sample.token_id is not None and sequence.beams is not None:
-                deltas += self._go_on(sequence.beams, sequence)
+                deltas += self._requests.go_on(sequence.beams, sequence)
             elif sample.token_id is not None:
-                deltas.append(self._append(sequence, sample.token_id, sample.logprob))
+                deltas.append(self._requests.append(sequence, sample.token_id, sample.logprob))
         return deltas
 
     def _read(self, flight: Flight) -> list[Sample]:
@@ -415,102 +396,6 @@ class Engine:
         self._learn(flight.schedule, forward, now - max(flight.started_s, self._landed_s))
         self._landed_s = now
         return samples
-
-    def _append(
-        self, sequence: Sequence, token_id: int, logprob: TokenLogprob | None
-    ) -> SequenceDelta:
-        finish_reason = sequence.append(token_id)
-        self._num_generated_tokens += 1
-        is_first = len(sequence.output_ids) == 1
-        if finish_reason is None and logprob is None and not is_first:  # nearly always
-            return SequenceDelta(
-                request_id=sequence.request.request_id, index=sequence.index, token_ids=[token_id]
-            )
-        news: dict[str, Any] = {"token_ids": [token_id]}
-        if logprob is not None:
-            news["logprobs"] = [logprob]
-        if is_first:
-            news["num_cached_tokens"] = sequence.num_cached_tokens or 0
-            news["queue_s"] = sequence.queue_s
-            news["prompt_logprobs"] = sequence.prompt_logprobs
-            if sequence.leader is None:
-                self._num_prompt_tokens += sequence.num_prompt
-                self._num_cached_tokens += sequence.num_cached_tokens or 0
-        if finish_reason is None:
-            return SequenceDelta(
-                request_id=sequence.request.request_id, index=sequence.index, **news
-            )
-        if finish_reason is FinishReason.STOP and token_id in sequence.stop_ids:
-            news["stop_token_id"] = token_id
-        return self._finish(sequence, finish_reason, **news)
-
-    def _go_on(self, group: BeamGroup, slot: Sequence) -> list[SequenceDelta]:
-        """Note that a beam has its candidates; return the answers, if they are found."""
-        answers = group.arrive(slot)
-        if answers:
-            self._num_prompt_tokens += slot.num_prompt
-            self._num_cached_tokens += group.slots[0].num_cached_tokens or 0
-            self._num_generated_tokens += sum(len(answer.token_ids) for answer in answers)
-            group.end()
-            del self._requests[group.request.request_id]
-        return answers
-
-    def _drop_beams(
-        self,
-        group: BeamGroup,
-        index: int | None = None,
-        reason: FinishReason = FinishReason.ABORT,
-        error: Exception | None = None,
-    ) -> list[SequenceDelta]:
-        """End the answers of beams, or one of them, without a word; with the last, the beams."""
-        dropped = group.open_indexes & ({index} if index is not None else group.open_indexes)
-        group.open_indexes -= dropped
-        if not group.open_indexes:
-            group.end()
-            del self._requests[group.request.request_id]
-        return [
-            SequenceDelta(
-                request_id=group.request.request_id,
-                index=each,
-                finish_reason=reason,
-                error=None if error is None else to_wire(error),
-            )
-            for each in sorted(dropped)
-        ]
-
-    def _finish(
-        self,
-        sequence: Sequence,
-        reason: FinishReason,
-        error: Exception | None = None,
-        **news: Any,
-    ) -> SequenceDelta:
-        """Forget a sequence, give its pages back, and make its last delta."""
-        if not sequence.is_compiling:
-            self._scheduler.remove(sequence)
-        request_id = sequence.request.request_id
-        siblings = self._requests[request_id]
-        siblings.remove(sequence)
-        if not siblings:
-            del self._requests[request_id]
-        return SequenceDelta(
-            request_id=request_id,
-            index=sequence.index,
-            finish_reason=reason,
-            error=None if error is None else to_wire(error),
-            **news,
-        )
-
-
-def _find_breach(sequence: Sequence, token_id: int) -> Exception | None:
-    """Go on in a sequence's grammar; what went wrong, if anything did."""
-    try:
-        is_allowed = sequence.follow_grammar(token_id)
-    except Exception as error:  # noqa: BLE001 - a plugin's; it ends this row alone
-        return error
-    if is_allowed:
-        return None
-    return EngineError(f"token {token_id} was chosen, which the grammar does not allow")
 
 
 def _as_exception(error: BaseException) -> Exception:

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from llmplug.engine.freed_memory import give_back_freed
-from llmplug.errors import UnsupportedParameter
+from llmplug.errors import EngineError, UnsupportedParameter
 from llmplug.grammar import MASK_WORD_BITS, decode_grammar, num_mask_words
 
 if TYPE_CHECKING:
@@ -153,3 +153,14 @@ def _num_bytes(compiled: Future[CompiledGrammar]) -> int:
     if not compiled.done() or compiled.exception() is not None:
         return 0
     return compiled.result().num_bytes
+
+
+def find_breach(sequence: EngineSequence, token_id: int) -> Exception | None:
+    """Go on in a sequence's grammar; what went wrong, if anything did."""
+    try:
+        is_allowed = sequence.follow_grammar(token_id)
+    except Exception as error:  # noqa: BLE001 - a plugin's; it ends this row alone
+        return error
+    if is_allowed:
+        return None
+    return EngineError(f"token {token_id} was chosen, which the grammar does not allow")
