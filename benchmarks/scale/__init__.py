@@ -1,7 +1,7 @@
 """How many machines for how many users: a simulation of many servers, for docs/scale.md.
 
     python -m benchmarks.scale routing          # one JSON line a row; all: every study
-    python -m benchmarks.scale plot RESULTS.jsonl -o docs
+    python -m benchmarks.scale write benchmarks/results/scale.jsonl   # into docs/
 
 speed.py      what a step costs on a machine: fitted to measurements, or assumed
 capacity.py   arithmetic: requests a second that a machine can bear, machines for so many users
@@ -13,7 +13,7 @@ scaling.py    how many servers there should be
 fleet.py      all of it together, in simulated time; what became of each request
 studies.py    the questions of docs/scale.md
 validate.py   a real server and the simulation, asked the same
-pictures.py   the lines as pictures
+tables.py, pictures.py   the lines, for docs/scale.md
 
 Everything is drawn from one seed: equal calls give equal lines.
 """

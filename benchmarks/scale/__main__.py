@@ -1,4 +1,4 @@
-"""Run studies and print their rows, or draw pictures of rows."""
+"""Run studies and print their rows, or write pictures and tables of rows into a folder."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 from benchmarks.results import read_lines
 from benchmarks.scale.studies import STUDIES
+from benchmarks.scale.tables import render_all
+from benchmarks.table import put_between
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,14 +21,19 @@ if TYPE_CHECKING:
 def main(argv: Sequence[str] | None = None) -> int:
     """Do what is asked for, and return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scale", description=__doc__)
-    parser.add_argument("what", choices=["all", "plot", *STUDIES])
-    parser.add_argument("results", type=Path, nargs="*", metavar="RESULTS.jsonl", help="for plot")
-    parser.add_argument("-o", "--output", type=Path, default=Path("docs"), help="folder, for plot")
+    parser.add_argument("what", choices=["all", "write", *STUDIES])
+    parser.add_argument("results", type=Path, nargs="*", metavar="RESULTS.jsonl", help="to write")
+    parser.add_argument(
+        "-o", "--output", type=Path, default=Path("docs"), help="folder to write to"
+    )
     args = parser.parse_args(argv)
-    if args.what == "plot":
+    if args.what == "write":
         from benchmarks.scale.pictures import draw_all
 
-        draw_all(read_lines(args.results), args.output)
+        lines = read_lines(args.results)
+        draw_all(lines, args.output)
+        page = args.output / "scale.md"
+        page.write_text(put_between(page.read_text(), render_all(lines)))
         return 0
     for name in STUDIES if args.what == "all" else [args.what]:
         started = time.monotonic()

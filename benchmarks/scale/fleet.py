@@ -224,20 +224,19 @@ class Fleet:
         while not self._is_over:
             yield self.env.timeout(rules.period_s)
             num_open = len(self.servers)
+            # Those that start count as idle: else each look would ask for them once more.
+            num_servers = num_open + self._num_starting
             self._closing = [one for one in self._closing if one.num_jobs]
             jobs = sum(one.num_jobs for one in self.servers)
             tokens = sum(one.tokens_done for one in self.servers)
             means = {
-                "sequences": jobs / num_open,
-                "tokens_per_s": max(0, tokens - tokens_before) / rules.period_s / num_open,
+                "sequences": jobs / num_servers,
+                "tokens_per_s": max(0, tokens - tokens_before) / rules.period_s / num_servers,
             }
             tokens_before = tokens
-            wanted = scaler.decide(
-                self.env.now,
-                num_open + self._num_starting,
-                {name: means[name] for name in rules.targets},
-            )
-            self._change(wanted - num_open - self._num_starting, rules.start_s)
+            watched = {name: means[name] for name in rules.targets}
+            wanted = scaler.decide(self.env.now, num_servers, watched)
+            self._change(wanted - num_servers, rules.start_s)
             self.report.sights.append(Sight(self.env.now, num_open, self._num_starting, jobs))
 
     def _change(self, by: int, start_s: float) -> None:

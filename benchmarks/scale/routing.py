@@ -82,16 +82,18 @@ class PrefixAffine:
     Args:
         num_servers: at most.
         cache_tokens: that a server's cache holds.
+        others: who chooses where no prefix does.
     """
 
-    def __init__(self, num_servers: int, cache_tokens: int) -> None:
+    def __init__(self, num_servers: int, cache_tokens: int, others: Router) -> None:
         self._cache_tokens = cache_tokens
+        self._others = others
         self._tables = [Prefixes(cache_tokens) for _ in range(num_servers)]
         self._places: dict[Key, set[int]] = {}  # also of some that have forgotten it
 
     def choose(self, question: Question, loads: np.ndarray) -> int:
         """Ask the rule about those that can win: the least loaded of each length of a match."""
-        candidates = [self._describe(int(loads.argmin()), 0, loads)]
+        candidates = [self._describe(self._others.choose(question, loads), 0, loads)]
         known = 0
         for key, length in question.parts:
             known += length
@@ -122,10 +124,12 @@ class PrefixAffine:
 
 
 ROUTERS = ("random", "round robin", "two choices", "least loaded", "prefix affine")
+# Prefixes first, as ours; of two that a die picks, where ours looks for the least loaded of all.
+CAREFUL = "prefix, two choices"
 
 
 def make_router(name: str, seed: int, num_servers: int, cache_tokens: int) -> Router:
-    """Make one of ROUTERS, for so many servers at most."""
+    """Make one of ROUTERS, or CAREFUL, for so many servers at most."""
     match name:
         case "random":
             return Random(seed)
@@ -136,5 +140,7 @@ def make_router(name: str, seed: int, num_servers: int, cache_tokens: int) -> Ro
         case "least loaded":
             return LeastLoaded()
         case "prefix affine":
-            return PrefixAffine(num_servers, cache_tokens)
+            return PrefixAffine(num_servers, cache_tokens, LeastLoaded())
+        case "prefix, two choices":
+            return PrefixAffine(num_servers, cache_tokens, TwoChoices(seed))
     raise ValueError(f"{name!r} is none of {ROUTERS}")

@@ -73,7 +73,8 @@ def fit(lines: Iterable[Line], server: str) -> Speed:
     terms = np.array([terms for terms, _ in equations])
     seconds = np.array([seconds for _, seconds in equations])
     found = _solve(terms / seconds[:, None], np.ones(len(seconds)))
-    step, token, sampled, read, pair, around = (float(value) for value in found)
+    # Six digits: the last ones are the processor's, and one of them can turn a queue around.
+    step, token, sampled, read, pair, around = (float(f"{value:.6g}") for value in found)
     return Speed(step, token, sampled, read, pair, around)
 
 

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.report import percentile
-from benchmarks.results import read_lines
+from benchmarks.results import pick, read_lines
 from benchmarks.scale.capacity import TOKEN_S, Demand, find_capacity, servers_for
 from benchmarks.scale.fleet import Fleet
 from benchmarks.scale.replica import Limits
-from benchmarks.scale.routing import ROUTERS, make_router
+from benchmarks.scale.routing import CAREFUL, ROUTERS, make_router
 from benchmarks.scale.scaling import ScalingRules
 from benchmarks.scale.speed import Speed, assume_gpu, fit
 from benchmarks.scale.traffic import PROFILES, Conversation, Profile, draw
@@ -162,6 +162,24 @@ def study_capacity() -> Iterator[Row]:
                 yield row
 
 
+def study_http() -> Iterator[Row]:
+    """How many tokens a second the HTTP process writes: measured, there is one for each server."""
+    lines = read_lines(MEASURED)
+    (cores,) = {line["machine"]["cores"] for line in pick(lines, "setup")}
+    for server in ("llmplug int4", "llmplug w4a8"):
+        for line in pick(lines, "row", server=server, workload="random-128-128"):
+            rate = line["output_tok_s"]["median"]
+            share = line["http_share"]["median"]
+            yield {
+                "machine": "cpu",
+                "server": server,
+                "clients": line["clients"],
+                "tokens_per_s": rate,
+                "http_share": share,
+                "tokens_per_core_s": round(rate / (share * cores)),
+            }
+
+
 def study_routing() -> Iterator[Row]:
     """Who should be asked, of eight servers: what prefixes and balance are worth."""
     for name, seconds in (("cpu", 3000.0), ("gpu", 300.0)):
@@ -174,11 +192,11 @@ def study_routing() -> Iterator[Row]:
 
 
 def study_admission() -> Iterator[Row]:
-    """More than a server can do: what a bounded queue is worth."""
+    """More than servers can do: what bounds on who runs and who waits are worth."""
     machine = load_machines()["cpu"]
-    for max_waiting in (8, 64, 256, 100_000):
+    for max_sequences, max_waiting in ((64, 256), (8, 256), (8, 32), (8, 8)):
+        limits = replace(machine.limits, max_sequences=max_sequences, max_waiting=max_waiting)
         for load in (1.0, 2.0, 4.0):
-            limits = replace(machine.limits, max_waiting=max_waiting)
             row = run(
                 machine,
                 PROFILES["chat"],
@@ -188,7 +206,7 @@ def study_admission() -> Iterator[Row]:
                 seconds=2000.0,
                 limits=limits,
             )
-            yield {"max_waiting": max_waiting, **row}
+            yield {"bounds": f"{max_sequences} run, {max_waiting} wait", **row}
 
 
 def study_size() -> Iterator[Row]:
@@ -196,7 +214,7 @@ def study_size() -> Iterator[Row]:
     machine = load_machines()["cpu"]
     for num_servers in (1, 10, 100, 1000):
         for router in ROUTERS:
-            seconds = max(600.0, 6000.0 / num_servers)
+            seconds = min(max(600.0, 6000.0 / num_servers), 300_000.0 / num_servers)
             yield run(
                 machine,
                 PROFILES["chat"],
@@ -211,12 +229,12 @@ def study_stale() -> Iterator[Row]:
     """What a router does that hears of loads late, as several routers beside each other do."""
     machine = load_machines()["cpu"]
     for stale_s in (0.0, 1.0, 5.0, 15.0):
-        for router in ("random", "two choices", "least loaded", "prefix affine"):
+        for router in ("two choices", "least loaded", "prefix affine", CAREFUL):
             row = run(
                 machine,
                 PROFILES["chat"],
                 router,
-                num_servers=100,
+                num_servers=40,
                 load=0.9,
                 seconds=600.0,
                 stale_s=stale_s,
@@ -250,6 +268,7 @@ def study_autoscaling() -> Iterator[Row]:
 
 STUDIES: dict[str, Callable[[], Iterator[Row]]] = {
     "capacity": study_capacity,
+    "http": study_http,
     "routing": study_routing,
     "admission": study_admission,
     "size": study_size,
