@@ -29,7 +29,7 @@ def llmplug_samplers():
 def run(folder: Path, *names: str, path: Path | None = None) -> subprocess.CompletedProcess[str]:
     """Run pytest in an empty folder with the tests of these plugins."""
     options = [f"--llmplug-plugin={name}" for name in names]
-    plugins = ["-p", "llmplug.testing.pytest_plugin", "-p", "no:cacheprovider"]
+    plugins = ["-p", "llmplug.testing.pytest_plugin", "--llmplug-quick", "-p", "no:cacheprovider"]
     return subprocess.run(
         [sys.executable, "-m", "pytest", "-v", "-rs", *plugins, *options],
         cwd=folder,
@@ -41,11 +41,13 @@ def run(folder: Path, *names: str, path: Path | None = None) -> subprocess.Compl
 
 
 def test_what_can_be_tried_is_and_the_rest_says_what_it_wants(tmp_path: Path) -> None:
-    done = run(tmp_path, "chatml", "generic")
+    done = run(tmp_path, "chatml", "generic", "harmony")
     assert done.returncode == 0, done.stdout
     assert "calls-generic PASSED" in done.stdout
     assert "chat_templates-chatml SKIPPED" in done.stdout
     assert "check_chat_template wants tokens" in done.stdout
+    assert "thinking-harmony SKIPPED" in done.stdout
+    assert "the parser of its calls reads whole answers" in done.stdout
 
 
 def test_a_broken_plugin_fails(site: Site, tmp_path: Path) -> None:
