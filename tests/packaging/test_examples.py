@@ -20,7 +20,7 @@ from tiny import EOS_ID, make_tokenizer
 
 from tests.packaging.projects import ROOT, Environment, build_wheel, run
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
 EXAMPLES = {
     path.parent.name: f"example_{path.parent.name.replace('-', '_')}"
