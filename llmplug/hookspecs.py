@@ -36,7 +36,7 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 def llmplug_settings() -> type[BaseModel]:  # type: ignore[empty-body]
     """Say what a config may hold under `plugins.settings`: asked first, each field has a default.
 
-    The other hooks get an instance: what the config says, else the defaults; None without a model.
+    The other hooks may take an instance, `settings`: what the config says, else the defaults.
     """
 
 
