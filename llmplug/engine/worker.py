@@ -152,8 +152,10 @@ def run_worker(
         link.send(engine.ready_message())
         try:
             _serve(engine, link)
-        except Exception:
-            _await_loss(others)
+        except Exception as error:
+            if others is not None:
+                _await_loss(others)
+                link.send(EngineFailed(error=to_wire(error)))
             raise
     return 0
 

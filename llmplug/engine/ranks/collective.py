@@ -1,13 +1,14 @@
 """What ranks sum and gather, over torch.distributed: NCCL between GPUs, gloo on the CPU.
 
 Only tensors are sent, and nothing that would be unpickled. The process groups are objects that are
-passed, not torch's global one. On the CPU they talk over the loopback interface.
+passed, not torch's global one. What listens, listens on the loopback interface.
 
 Legend: T packed tokens, O outputs.
 """
 
 from __future__ import annotations
 
+import os
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -95,6 +96,8 @@ def _open_gloo(store: Any, rank: int, num_ranks: int) -> Any:
 
 
 def _open_nccl(store: Any, rank: int, num_ranks: int) -> Any:
+    # By that ranks find each other; what they compute goes from GPU to GPU. No option says it.
+    os.environ.setdefault("NCCL_SOCKET_IFNAME", "lo")
     kind: Any = distributed.ProcessGroupNCCL
     options = kind.Options()
     options._timeout = TIMEOUT

@@ -111,6 +111,7 @@ class RankGroup:
         """End all ranks, and wait until they are gone."""
         with self._lock:
             self._is_closing = True
+            self._lock.notify_all()
         for other in self._others:
             other.link.shut()
         for other in self._others:
@@ -140,6 +141,9 @@ class RankGroup:
                 failure = _name_rank(report, other.rank)
         status = other.process.wait()
         with self._lock:
+            if type(failure) is EngineError and len(self._others) > 1:
+                # Whatever it ran into may be what the end of a third one did to it.
+                self._lock.wait_for(lambda: self._is_closing or self._is_lost, LOSS_S)
             if self._is_closing or self._is_lost:
                 return
             self._is_lost = True

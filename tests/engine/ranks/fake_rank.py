@@ -35,7 +35,7 @@ def main() -> None:
     if is_chosen and options["how"] == "exits":
         sys.exit(7)
     if is_chosen and options["how"] == "fails":
-        error = {"message": "tensor x is missing", "kind": "CheckpointError"}
+        error = {"message": options["why"], "kind": options["kind"]}
         link.send(msgspec.msgpack.encode({"type": "RankFailed", "error": error}))
         os._exit(1)
     link.send(msgspec.msgpack.encode({"type": "RankReady"}))

@@ -17,6 +17,7 @@ from threading import Thread
 import pytest
 
 from llmplug import CheckpointError, EngineError
+from llmplug.engine.ranks import group as group_module
 from llmplug.engine.ranks.group import RankGroup
 from llmplug.errors import EngineUnavailable
 
@@ -25,9 +26,11 @@ DEADLINE_S = 60.0
 
 
 @contextmanager
-def running(folder: Path, how: str = "", who: int = 2) -> Iterator[tuple[RankGroup, Queue]]:
+def running(
+    folder: Path, how: str = "", who: int = 2, **failure: str
+) -> Iterator[tuple[RankGroup, Queue]]:
     """A group of three that has been told to build, and what is told of it."""
-    options = {"how": how, "who": who, "journal": str(folder / "rank")}
+    options = {"how": how, "who": who, "journal": str(folder / "rank"), **failure}
     store = folder / "store"
     store.touch()
     told: Queue = Queue()
@@ -82,10 +85,23 @@ def test_one_that_exits_while_it_loads_is_named(tmp_path: Path) -> None:
 
 
 def test_one_that_says_why_it_fails_is_believed(tmp_path: Path) -> None:
-    with running(tmp_path, "fails", who=1) as (_, told):
+    failure = {"kind": "CheckpointError", "why": "tensor x is missing"}
+    with running(tmp_path, "fails", who=1, **failure) as (_, told):
         error = told.get(timeout=DEADLINE_S)
         assert isinstance(error, CheckpointError)
         assert str(error) == "rank 1: tensor x is missing"
+
+
+def test_one_that_runs_into_the_end_of_another_is_not_blamed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(group_module, "LOSS_S", DEADLINE_S)
+    failure = {"kind": "EngineError", "why": "connection closed"}
+    with running(tmp_path, "fails", who=1, **failure) as (group, told):
+        until(lambda: not is_alive(group.pids[0]))
+        os.kill(group.pids[1], signal.SIGKILL)
+        error = told.get(timeout=DEADLINE_S)
+        assert "rank 2 was killed by signal 9" in str(error)
 
 
 def test_whoever_sees_the_effect_waits_for_the_cause(tmp_path: Path) -> None:
