@@ -46,6 +46,13 @@ def test_it_ends_when_nobody_holds_its_stdin(guarded: subprocess.Popen[bytes]) -
         os.kill(pid, 0)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child of it")
+def test_it_ends_when_its_guard_is_killed(guarded: subprocess.Popen[bytes]) -> None:
+    guarded.stdout.readline()
+    guarded.kill()
+    assert guarded.stdout.read() == b""  # when nobody holds the other end any more
+
+
 def test_signals_are_passed_on(guarded: subprocess.Popen[bytes]) -> None:
     guarded.stdout.readline()
     guarded.send_signal(signal.SIGTERM)

@@ -6,7 +6,9 @@ import os
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +28,9 @@ NAME = "llmplug"
 RAY_ENVIRONMENT = {
     "RAY_SERVE_HANDLE_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "1",
     "RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "1",
+    "RAY_AUTH_MODE": "disabled",  # else a token that somebody made here once is asked for
     "RAY_USAGE_STATS_ENABLED": "0",
+    "LLMPLUG_TEST": uuid.uuid4().hex,  # its processes are known by it
 }
 CONFIG = """
 server:
@@ -48,6 +52,18 @@ def wait_until(is_so: Callable[[], bool], what: str, deadline_s: float = DEADLIN
     while not is_so():
         assert time.monotonic() < deadline, f"{what} after {deadline_s:.0f} s"
         time.sleep(0.2)
+
+
+def list_servers() -> list[str]:
+    """List the processes of servers that this cluster has started and that still run."""
+    mark = RAY_ENVIRONMENT["LLMPLUG_TEST"].encode()
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it has just ended
+            command = (process / "cmdline").read_bytes()
+            if b"\0llmplug\0" in command and mark in (process / "environ").read_bytes():
+                found.append(command.replace(b"\0", b" ").decode())
+    return found
 
 
 @dataclass
@@ -128,3 +144,4 @@ def deployed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
         cluster.shutdown()
         os.environ.clear()
         os.environ.update(before)
+    wait_until(lambda: list_servers() == [], "its servers end", 60)
