@@ -29,7 +29,7 @@ def test_tables_are_those_of_the_results() -> None:
 
 @pytest.mark.parametrize("name", ["capacity", "admission"])
 def test_a_study_says_the_same_again(name: str) -> None:
-    written = pick(LINES, name)[:3]
+    written = pick(LINES, name)[:2]
     again = [{"kind": name, **row} for row in islice(STUDIES[name](), len(written))]
     assert json.loads(json.dumps(again)) == written
 
