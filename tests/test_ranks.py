@@ -6,6 +6,7 @@ Rank 0 runs in the test, the other one in the process that a server would start.
 from __future__ import annotations
 
 import json
+import os
 import random
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
@@ -29,7 +30,7 @@ from llmplug.engine.ranks.group import RankGroup
 from llmplug.errors import ConfigError
 from llmplug.grammar import Json, encode_grammar
 from llmplug.processes import RANK_ARGV, engine_payload
-from llmplug.types import BeamParams, FinishReason, SequenceDelta
+from llmplug.types import BeamParams, FinishReason, PoolRequest, SequenceDelta
 
 VARIANTS = ("llama", "mistral", "qwen2", "qwen3")
 AHEAD = "llama-ahead"  # steps are laid out on the device, one ahead of the host
@@ -46,6 +47,7 @@ models:
     scheduler:
       {{max_sequences: 8, max_batch_tokens: 48, prefill_chunk: 16, launch_ahead: {ahead}}}
 """
+LISTENS, LOOPBACK = "0A", "0100007F"  # as the kernel writes them
 NUM_PAGES = 120  # of 4 tokens: not enough for eight sequences
 Found = dict[tuple[str, int], list[SequenceDelta]]
 
@@ -92,6 +94,7 @@ class Twin:
     one: Engine
     two: Engine
     tokenizer: Tokenizer
+    group: RankGroup
     lost: list[Exception]
 
 
@@ -120,7 +123,7 @@ def twins(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Twin]]
                 served.append(Served(parse(text), stack, tmp_path_factory.mktemp("ranks")))
             planned[name] = served
         yield {
-            name: Twin(one.build(), two.build(), one.plan.tokenizer, two.lost)
+            name: Twin(one.build(), two.build(), one.plan.tokenizer, two.group, two.lost)
             for name, (two, one) in planned.items()
         }
 
@@ -232,6 +235,19 @@ def test_sequences_that_give_way_are_computed_again_by_all(twin: Twin) -> None:
     assert twin.two.stats.num_preemptions > before
 
 
+@pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="reads /proc")
+def test_ranks_listen_to_this_machine_alone(twins: dict[str, Twin]) -> None:
+    (pid,) = twins["llama"].group.pids
+    files = [os.readlink(file) for file in Path(f"/proc/{pid}/fd").iterdir()]
+    listening = []
+    for name in ("tcp", "tcp6"):
+        for line in Path(f"/proc/{pid}/net/{name}").read_text().splitlines()[1:]:
+            _, address, _, state, *rest = line.split()
+            if state == LISTENS and f"socket:[{rest[5]}]" in files:
+                listening.append(address.partition(":")[0])
+    assert set(listening) == {LOOPBACK}
+
+
 def test_each_holds_about_half(twins: dict[str, Twin]) -> None:
     for twin in twins.values():
         assert twin.two.ready_message().report["cache_bytes"] * 2 == pytest.approx(
@@ -254,3 +270,25 @@ def test_ranks_need_processes(tmp_path: Path) -> None:
     plan = assemble.plan_model(config.models[0], registry, ignore)
     with pytest.raises(ConfigError, match="ranks are processes of a server"):
         build_engine(plan, registry, ignore)
+
+
+def test_vectors_of_a_model_that_generates_are_the_same(tmp_path: Path) -> None:
+    make_checkpoint("llama", tmp_path)
+    source = random.Random(5)
+    prompts = [draw_prompt(source, length) for length in (1, 30, 7, 40)]
+    vectors = []
+    with ExitStack() as stack:
+        for tensor in (1, 2):
+            text = CONFIG.format(name="x", folder=tmp_path, tensor=tensor, ahead="false")
+            served = Served(parse(f"{text}    task: embed\n"), stack, tmp_path)
+            engine = build_engine(served.plan, served.registry, ignore, served.group)
+            engine.add(PoolRequest(request_id="a", prompts=prompts))
+            results = []
+            while engine.has_work:
+                results += engine.step().results
+            (result,) = results
+            assert result.error is None
+            vectors.append(torch.frombuffer(bytearray(result.values), dtype=torch.float32))
+        assert served.lost == []
+    assert len(vectors[0]) == 4 * 48
+    torch.testing.assert_close(*vectors, rtol=0, atol=LOGPROB_TOLERANCE)
