@@ -123,6 +123,9 @@ def _check_tensors(
         if tensors is not None:
             expected = tensors[name].to(loaded.dtype)
             expect_close(loaded, expected, tolerances, f"the tensor {name} is not what was written")
+        if isinstance(lazy, SliceableTensor):
+            for dimension in range(len(lazy.shape)):
+                _check_halves(name, lazy, loaded, dimension)
 
 
 def _load(name: str, lazy: LazyTensor) -> torch.Tensor:
@@ -147,9 +150,6 @@ def _load(name: str, lazy: LazyTensor) -> torch.Tensor:
         raw.dim() == 2 and (not is_matrix or raw.shape[0] == lazy.shape[0]),
         f"`raw` of {name} has the shape {tuple(raw.shape)}, not (rows, bytes per row)",
     )
-    if isinstance(lazy, SliceableTensor):
-        for dimension in range(len(lazy.shape)):
-            _check_halves(name, lazy, loaded, dimension)
     return loaded
 
 

@@ -85,6 +85,24 @@ class FlatBytes(ChangedTensor):
         return self.inner.raw().flatten()
 
 
+class SlicesOneTooFar(ChangedTensor):
+    def slice(self, dimension: int, start: int, end: int) -> Any:
+        shift = int(start > 0)
+        return self.inner.slice(dimension, start - shift, end - shift)
+
+
+class CountsTheWhole(ChangedTensor):
+    def slice(self, dimension: int, start: int, end: int) -> Any:
+        part = self.inner.slice(dimension, start, end)
+        return LoadedPart(part, self.inner.num_bytes)
+
+
+class LoadedPart(ChangedTensor):
+    def __init__(self, inner: Any, num_bytes: int) -> None:
+        super().__init__(inner)
+        self.num_bytes = num_bytes
+
+
 def wrap_tensors(kind: type) -> type:
     class Wrapped(Changed):
         @property
@@ -149,6 +167,8 @@ def open_and_guess(path: Path) -> Any:
         (wrap_tensors(Rounds), "is not what was written"),
         (wrap_tensors(CountsElements), "`num_bytes` is .*: uint8, as many as the file holds"),
         (wrap_tensors(FlatBytes), r"not \(rows, bytes per row\)"),
+        (wrap_tensors(SlicesOneTooFar), "from .* to .* of dimension 0 differs from the whole"),
+        (wrap_tensors(CountsTheWhole), "from 0 to .* of dimension 0 says the shape .* bytes, and"),
         (RenamesTensors, "are missing, and .* are made up"),
         (NamesNoArchitecture, "a list of names, as Hugging Face writes them"),
         (NamesNoFiles, "`files` is empty"),
