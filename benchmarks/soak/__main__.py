@@ -40,6 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--storm", type=float, metavar="MINUTES", help="of them with kills")
     parser.add_argument("--clients", type=int, default=200)
+    parser.add_argument("--think", type=float, default=0.0, metavar="S", help="between requests")
     parser.add_argument("--engine-every", type=float, default=20.0, metavar="S", help="0: never")
     parser.add_argument("--http-every", type=float, default=45.0, metavar="S", help="0: never")
     parser.add_argument("--seed", type=int, default=0)
@@ -52,6 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         calm_s=max(0.0, args.minutes * 60 - storm_s),
         engine_every_s=args.engine_every,
         http_every_s=args.http_every,
+        think_s=args.think,
         seed=args.seed,
     )
     with tempfile.TemporaryDirectory() as folder:

@@ -48,11 +48,13 @@ class Crowd:
 
     Attributes:
         answers: by path and text, from before the storm.
+        think_s: mean of what a client waits between two requests.
     """
 
     url: str
     model: str
     answers: Mapping[tuple[str, int], str]
+    think_s: float = 0.0
     outcomes: list[Outcome] = field(default_factory=list)
 
     async def run(self, num_clients: int, has_ended: Callable[[], bool], seed: int) -> None:
@@ -74,6 +76,7 @@ class Crowd:
             self.outcomes.append(Outcome(kind, started, time.monotonic(), words))
             if kind in {Kind.REFUSED, Kind.LOST}:
                 await asyncio.sleep(rng.uniform(*PAUSES_S))
+            await asyncio.sleep(rng.uniform(0.0, 2 * self.think_s))
 
     async def _ask(
         self, http: httpx.AsyncClient, question: Question, *, leaves: bool
