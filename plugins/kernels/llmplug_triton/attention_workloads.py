@@ -76,7 +76,7 @@ def _lay_out(lens: list[tuple[int, int]], device: torch.device) -> tuple[Attenti
     """
     counts = [-(-cached // _PAGE_SIZE) for _, cached in lens]
     generator = torch.Generator().manual_seed(7)
-    pages = torch.randperm(sum(counts), generator=generator).split(counts)
+    pages = list(torch.split(torch.randperm(sum(counts), generator=generator), counts))
     slots = [(each[:, None] * _PAGE_SIZE + torch.arange(_PAGE_SIZE)).flatten() for each in pages]
     table_SM = pad_sequence(pages, batch_first=True, padding_value=-1)
     query_lens, cached_lens = (tuple(each) for each in zip(*lens, strict=True))
