@@ -99,18 +99,21 @@ def run_engine_process(socket_path: str, clock: StageClock) -> int:
     Returns:
         The exit status.
     """
-    from llmplug.engine.worker import read_payload, run_worker
+    from llmplug.engine.worker import has_payload, read_payload, run_worker
 
-    _import_engine()
-    gc.freeze()  # the modules live on: no collection need look at them
-    clock.begin("waiting")
+    is_told = has_payload()
+    if not is_told:  # the server plans meanwhile
+        _import_engine()
+        clock.begin("waiting")
     payload = read_payload(socket_path)
-    clock.begin("plugins")
     order = _read_order(payload)
     with ExitStack() as stack:
         group = None
         if order.model.parallel.tensor > 1:
             group = stack.enter_context(closing(_start_ranks(order, payload, socket_path)))
+        if is_told:  # the other ranks import at the same time
+            _import_engine()
+        clock.begin("plugins")
 
         def build(progress: Progress) -> Engine | PoolingEngine:
             timed = clock.watch(progress)
@@ -218,6 +221,8 @@ def _import_engine() -> None:
     import llmplug.engine.engine
     import llmplug.engine.loading
     import llmplug.ops  # noqa: F401
+
+    gc.freeze()  # the modules live on: no collection need look at them
 
 
 def grammar_payload(plan: TextPlan, config: Config) -> bytes:

@@ -10,10 +10,10 @@ from array import array
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import msgspec
 import numpy as np
 import torch
 
+from llmplug.engine.steps import HostStep
 from llmplug.ops import AttentionBatch
 
 if TYPE_CHECKING:
@@ -27,17 +27,6 @@ class Batch:
     token_ids_T: torch.Tensor  # int64
     positions_T: torch.Tensor  # int64, in the token's own sequence
     attention: AttentionBatch
-
-
-class HostStep(msgspec.Struct, frozen=True, array_like=True, tag="host"):
-    """A schedule in numbers: all that its tensors are made of, in the order of the schedule."""
-
-    num_decodes: int
-    query_lens: tuple[int, ...]  # new tokens of each sequence
-    cached_lens: tuple[int, ...]  # its tokens in the cache, these included
-    num_pages: tuple[int, ...]
-    token_ids: bytes  # the new ones of all sequences, int64
-    pages: bytes  # of all sequences, int32
 
 
 def pack_step(schedule: Schedule) -> HostStep:

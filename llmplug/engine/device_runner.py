@@ -12,12 +12,11 @@ from __future__ import annotations
 from array import array
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from llmplug.engine.device_state import DeviceState, StateLayout
 from llmplug.engine.graphs import DecodeGraphs
 from llmplug.engine.row_table import RowTable
 from llmplug.engine.runner import Runner
+from llmplug.engine.steps import DeviceStep
 from llmplug.engine.transfers import send_array
 
 if TYPE_CHECKING:
@@ -31,17 +30,6 @@ if TYPE_CHECKING:
     from llmplug.engine.settings import EngineSettings
     from llmplug.ops import KernelTable
     from llmplug.specs import Model, ModelShape
-
-
-class DeviceStep(msgspec.Struct, frozen=True, array_like=True, tag="device"):
-    """What a step tells the device."""
-
-    num_sequences: int
-    num_changes: int
-    query_lens: tuple[int, ...]  # of a step with prompts: new tokens of each; else none
-    cached_lens: tuple[int, ...]  # of each row with its new tokens, padding included: 0
-    # int64: places that change, their values; with prompts also rows, `query_lens`, ids of chunks.
-    sent: bytes
 
 
 class DeviceRunner(Runner):

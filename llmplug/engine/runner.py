@@ -16,10 +16,11 @@ from llmplug.ops import send_to_device
 if TYPE_CHECKING:
     from collections.abc import Sequence as SequenceOf
 
-    from llmplug.engine.batch import Batch, HostStep
+    from llmplug.engine.batch import Batch
     from llmplug.engine.scheduler import Schedule
     from llmplug.engine.sequence import Sequence
     from llmplug.engine.settings import EngineSettings
+    from llmplug.engine.steps import HostStep
     from llmplug.ops import KernelTable, KVCache
     from llmplug.specs import Model, ModelShape
 

@@ -93,6 +93,14 @@ class OtherRanks(Protocol):
         """Wait a moment whether one is found to have ended; if so, never return."""
 
 
+def has_payload() -> bool:
+    """Whether the parent has written something already, as for a process that follows a dead one.
+
+    Or it is gone.
+    """
+    return bool(select.select([STDIN], [], [], 0)[0])
+
+
 def read_payload(socket_path: str) -> bytes:
     """Read what the parent writes to stdin before anything else.
 

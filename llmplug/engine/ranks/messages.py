@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from llmplug.engine.batch import HostStep
-from llmplug.engine.device_runner import DeviceStep
+from llmplug.engine.steps import DeviceStep, HostStep
 from llmplug.errors import WireError
 
 

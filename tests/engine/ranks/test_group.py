@@ -22,7 +22,7 @@ from llmplug.engine.ranks.group import RankGroup
 from llmplug.errors import EngineUnavailable
 
 ARGV = (sys.executable, str(Path(__file__).with_name("fake_rank.py")))
-DEADLINE_S = 60.0
+DEADLINE_S = 120.0
 
 
 @contextmanager
