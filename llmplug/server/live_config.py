@@ -57,6 +57,7 @@ def merge(running: Config, wanted: Config, report: PluginReport) -> Config:
             "settings": _merge_settings(running, wanted, report),
         },
         "log": _take(running.log, wanted.log, LOG_KEYS),
+        "deploy": running.deploy.model_dump(),  # `llmplug deploy` looks at it, no server does
     }
     try:
         config = Config.model_validate(merged)

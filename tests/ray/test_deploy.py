@@ -21,7 +21,9 @@ from .conftest import Deployed, list_servers, wait_until
 pytestmark = pytest.mark.slow
 
 ONE = {"deploy.max_servers": 1}
-TWO = {"deploy.min_servers": 2, "deploy.max_servers": 2}
+# What servers do not read starts none of them anew; what they read stays as the update left it.
+RENAMED = {"models.0.aliases": "[renamed]"}
+TWO = {"deploy.min_servers": 2, "deploy.max_servers": 2, **RENAMED}
 
 LOST = {openai.APIConnectionError, openai.APIError, openai.InternalServerError}
 
@@ -113,7 +115,7 @@ def test_an_update_drops_no_stream(deployed: Deployed, client: Any) -> None:
     expected, _ = join(client.chat.completions.create(**ask("And?", max_tokens=200), stream=True))
     with load(client, 2) as asked:
         wait_until(lambda: len(asked.texts) > 2, "streams run")
-        deployed.deploy(**ONE, **{"models.0.aliases": "[renamed]"})
+        deployed.deploy(**ONE, **RENAMED)
         num_before = len(asked.texts)
         wait_until(lambda: deployed.count_servers() == 1, "the old server is gone")
         wait_until(lambda: len(asked.texts) > num_before + 2, "streams run on")
@@ -125,7 +127,7 @@ def test_an_update_drops_no_stream(deployed: Deployed, client: Any) -> None:
 def test_more_servers_come_with_load_and_go_with_it(deployed: Deployed, client: Any) -> None:
     quick = {"upscale_delay_s": 1.0, "downscale_delay_s": 2.0, "look_back_s": 10.5}
     keys = {"target_requests": 1.5, "max_servers": 2, **quick}
-    deployed.deploy(**{f"deploy.{key}": value for key, value in keys.items()})
+    deployed.deploy(**RENAMED, **{f"deploy.{key}": value for key, value in keys.items()})
     assert deployed.count_servers() == 1
     with load(client, 3) as asked:
         wait_until(lambda: deployed.count_servers() == 2, "a second server")
