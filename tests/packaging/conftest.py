@@ -18,6 +18,7 @@ from tests.packaging.projects import (
     STRANGER,
     Environment,
     build_wheel,
+    build_wheels,
 )
 
 
@@ -66,13 +67,12 @@ def core_wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def stranger_wheels(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Each bundled plugin, moved into a project of its own."""
-    out = tmp_path_factory.mktemp("strangers")
     folders = {path.name: path for path in FOLDERS}
-    wheels = []
+    projects = []
     for name, package in ENTRY_POINTS.items():
         project = tmp_path_factory.mktemp(f"stranger-{name}")
         ignore = shutil.ignore_patterns("__pycache__")
         shutil.copytree(folders[package], project / package, ignore=ignore)
         (project / "pyproject.toml").write_text(STRANGER.format(name=name, package=package))
-        wheels.append(build_wheel(project, out))
-    return wheels
+        projects.append(project)
+    return build_wheels(projects, tmp_path_factory.mktemp("strangers"))

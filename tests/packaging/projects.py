@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,6 +101,20 @@ class Environment:
 
 def build_wheel(project: Path, out: Path) -> Path:
     """Build a project's wheel with the installed hatchling."""
-    code = "import sys, hatchling.build as b; print(b.build_wheel(sys.argv[1]))"
-    name = run(sys.executable, "-c", code, out, cwd=project).splitlines()[-1]
-    return out / name
+    (wheel,) = build_wheels([project], out)
+    return wheel
+
+
+def build_wheels(projects: Sequence[Path], out: Path) -> list[Path]:
+    """Build the wheels of projects, one after the other, in one process."""
+    code = """
+import os, sys
+from hatchling.build import build_wheel
+out, *projects = sys.argv[1:]
+for project in projects:
+    os.chdir(project)
+    print("built", build_wheel(out))
+"""
+    printed = run(sys.executable, "-c", code, out, *projects, cwd=out)
+    words = [line.split() for line in printed.splitlines()]
+    return [out / line[1] for line in words if line[:1] == ["built"]]
