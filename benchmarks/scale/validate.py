@@ -205,13 +205,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="python -m benchmarks.scale.validate", description=__doc__
     )
     parser.add_argument("--config", type=Path, default=Path("config/llama.yaml"))
+    parser.add_argument("--set", action="append", default=[], help="of that config: key=value")
     parser.add_argument("--load", type=float, default=0.6, help="of what is possible without hits")
     parser.add_argument("--seconds", type=float, default=240.0, help="in which conversations begin")
     args = parser.parse_args(argv)
     port = find_free_port()
     url = f"http://127.0.0.1:{port}"
     program = str(Path(sys.executable).with_name("llmplug"))
-    command = [program, "serve", "--config", str(args.config), "--set", f"server.port={port}"]
+    sets = [word for each in (*args.set, f"server.port={port}") for word in ("--set", each)]
+    command = [program, "serve", "--config", str(args.config), *sets]
     with (
         tempfile.TemporaryDirectory() as folder,
         ServerProcess(command, url, Path(folder, "log.txt"), READY_TIMEOUT_S),
@@ -229,6 +231,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     line = {
         "kind": "validation",
         "load": args.load,
+        "sets": args.set,
         **compare(real, hold_simulated(speed, conversations)),
         "fit_errors": [round(error, 3) for error in errors],
         # What the machine had become meanwhile: of a prompt's cost, and of a step of eight.
