@@ -124,6 +124,16 @@ def test_an_update_drops_no_stream(deployed: Deployed, client: Any) -> None:
     client.chat.completions.create(**ask("And?", model="renamed"))
 
 
+def test_an_update_that_cannot_start_leaves_what_runs(deployed: Deployed, client: Any) -> None:
+    deployed.deploy(**ONE, **RENAMED)
+    refused = deployed.try_deploy({**ONE, **RENAMED, "models.0.tool_parser": "no-such-dialect"})
+    deployed.keys = None
+    assert refused.returncode == 2
+    assert "does not come up" in refused.stderr
+    assert "no-such-dialect" in refused.stderr
+    assert join(client.chat.completions.create(**ask("And?"), stream=True))[1] == "length"
+
+
 def test_more_servers_come_with_load_and_go_with_it(deployed: Deployed, client: Any) -> None:
     quick = {"upscale_delay_s": 1.0, "downscale_delay_s": 2.0, "look_back_s": 10.5}
     keys = {"target_requests": 1.5, "max_servers": 2, **quick}
