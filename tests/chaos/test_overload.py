@@ -46,8 +46,9 @@ def test_a_flood_leaves_the_server_its_capacity(line: dict[str, Any]) -> None:
 
 @pytest.mark.slow
 def test_who_is_admitted_starts_in_turn_and_who_is_not_knows_at_once(line: dict[str, Any]) -> None:
-    # Whoever waits already, and those that run, whose first words may be on their way.
-    assert line["waited_for"] <= NUM_WAITING + NUM_RUNNING
+    # Whoever waits already, and those that run, whose first words may be on their way. With a
+    # queue that has no bound it would be half of all answers.
+    assert line["waited_for"]["p50"] <= NUM_WAITING + NUM_RUNNING
     assert line["refusal_s"]["p50"] < line["ttft_s"]["p50"] / 2
     assert line["refusal_cpu_ms"]["server"] < line["answer_cpu_ms"]["busy"] / 10
 
@@ -66,7 +67,7 @@ def test_the_numbers_of_a_line() -> None:
     assert (line["capacity_per_s"], line["goodput_per_s"]) == (1.0, 0.9)
     assert (line["answered"], line["refused"], line["wrong"]) == (10, 40, {})
     assert line["ttft_s"]["max"] == 3.0
-    assert line["waited_for"] == 3  # the one of 10.5 was sent at 6.5, and began at 9.5
+    assert line["waited_for"]["max"] == 3  # the one of 10.5 was sent at 6.5, and began at 9.5
     assert line["refusal_s"]["p99"] == 0.01
     assert line["answer_cpu_ms"] == {"busy": 100.0, "flooded": 100.0}
     assert line["cores"]["flooded"] == {"generator": 0.05, "server": 0.1}
