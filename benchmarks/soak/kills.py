@@ -76,9 +76,12 @@ class Killer:
         await self.wait_ready()
         self.downtimes.append((kills[-1], time.monotonic()))
 
-    def was_down(self, at: float) -> bool:
-        """Whether the server was on its way back then, or just about it."""
-        return any(start <= at <= end + SLACK_S for start, end in self.downtimes)
+    def was_down(self, since: float, until: float) -> bool:
+        """Whether the server was on its way back at some time of these, or just about it.
+
+        A refusal may be read a while after it was sent: by then the server can be ready.
+        """
+        return any(start <= until and since <= end + SLACK_S for start, end in self.downtimes)
 
     async def wait_ready(self) -> None:
         """Wait until the server says that it is ready."""

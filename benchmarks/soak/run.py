@@ -174,7 +174,7 @@ def judge(outcomes: Sequence[Outcome], killer: Killer) -> list[str]:
             Kind.LOST: broke > 0,
             # What was in the batch at two deaths is not asked a third time, and is told 500.
             Kind.FAILED: died > 1 if outcome.words.startswith("500") else died > 0,
-            Kind.REFUSED: killer.was_down(outcome.ended),
+            Kind.REFUSED: killer.was_down(outcome.started, outcome.ended),
         }
         if not is_explained[outcome.kind]:
             problems.append(f"{outcome.kind}: {outcome.words}")
