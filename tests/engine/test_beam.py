@@ -118,8 +118,8 @@ def test_one_beam_is_greedy(tiny) -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"graphs": EagerGraphs()},
-        {"graphs": EagerGraphs(), "num_pages": 16, "is_prefix_cached": False},
+        {"graphs": EagerGraphs},
+        {"graphs": EagerGraphs, "num_pages": 16, "is_prefix_cached": False},
         {"page_size": 1, "num_pages": 400},
         {"page_size": 16, "num_pages": 40},
         {"prefill_chunk": 2, "max_batch_tokens": 16},
@@ -131,7 +131,8 @@ def test_one_beam_is_greedy(tiny) -> None:
     ids=str,
 )
 def test_little_room_changes_nothing(tiny, changes) -> None:
-    engine = tiny.make_engine(**changes)
+    make_graphs = changes.get("graphs", lambda: None)
+    engine = tiny.make_engine(**{**changes, "graphs": make_graphs()})
     for i, prompt in enumerate(PROMPTS[:2]):
         engine.add(ask(i, prompt, 4, stop_token_ids=STOP_IDS))
     engine.add(make_request("greedy", PROMPTS[0], max_tokens=20))
