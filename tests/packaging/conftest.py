@@ -76,3 +76,17 @@ def stranger_wheels(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
         (project / "pyproject.toml").write_text(STRANGER.format(name=name, package=package))
         projects.append(project)
     return build_wheels(projects, tmp_path_factory.mktemp("strangers"))
+
+
+@pytest.fixture(scope="module")
+def environment(
+    projects: dict[str, Path],
+    bundled_wheel: Path,
+    make_environment: Callable[[], Environment],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Environment:
+    """The whole, and a module's `projects`, installed side by side."""
+    out = tmp_path_factory.mktemp("wheels")
+    made = make_environment()
+    made.install(bundled_wheel, *(build_wheel(project, out) for project in projects.values()))
+    return made

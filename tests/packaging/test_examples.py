@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import pytest
 import torch
 from tiny import EOS_ID, make_tokenizer
 
-from tests.packaging.projects import ROOT, Environment, build_wheel, run
+from tests.packaging.projects import ROOT, Environment, run
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
@@ -47,19 +47,6 @@ def projects(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     for name in EXAMPLES:
         shutil.copytree(ROOT / "examples" / name, home / name, ignore=ignore)
     return {name: home / name for name in EXAMPLES}
-
-
-@pytest.fixture(scope="module")
-def environment(
-    projects: dict[str, Path],
-    bundled_wheel: Path,
-    make_environment: Callable[[], Environment],
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Environment:
-    out = tmp_path_factory.mktemp("wheels")
-    made = make_environment()
-    made.install(bundled_wheel, *(build_wheel(project, out) for project in projects.values()))
-    return made
 
 
 @pytest.mark.parametrize("name", EXAMPLES)

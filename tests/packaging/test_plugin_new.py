@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sys
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from tiny import make_checkpoint, make_tokenizer
 
 from llmplug.errors import PluginError
 from llmplug.skeletons import KINDS, write_plugin
-from tests.packaging.projects import Environment, build_wheel, run
+from tests.packaging.projects import Environment, run
 
 pytestmark = pytest.mark.slow
 
@@ -35,19 +35,6 @@ def projects(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     for kind in KINDS:
         write_plugin(kind, name_of(kind), home / kind)
     return {kind: home / kind for kind in KINDS}
-
-
-@pytest.fixture(scope="module")
-def environment(
-    projects: dict[str, Path],
-    bundled_wheel: Path,
-    make_environment: Callable[[], Environment],
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Environment:
-    out = tmp_path_factory.mktemp("wheels")
-    made = make_environment()
-    made.install(bundled_wheel, *(build_wheel(project, out) for project in projects.values()))
-    return made
 
 
 @pytest.mark.parametrize("kind", KINDS)
