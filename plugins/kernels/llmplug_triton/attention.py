@@ -18,9 +18,10 @@ import torch
 
 from llmplug import KernelInputError
 from llmplug.ops import AttentionBatch, KVCache
-from llmplug_triton.attention_decode import CHUNK_TOKENS, attend_decodes, count_chunks
+from llmplug_triton.attention_decode import CHUNK_TOKENS, attend_decodes, choose_programs
 from llmplug_triton.attention_prefill import ROWS, attend_prompts, count_rows
 from llmplug_triton.attention_tiles import count_tile_tokens
+from llmplug_triton.attention_work import DecodeWork, list_work
 from llmplug_triton.cache_store import store_in_cache
 from llmplug_triton.tensors import (
     DTYPES,
@@ -43,7 +44,7 @@ SHAPE_NAMES = ("group", "head_width", "page_size", "cache_bytes")
 class _Plan:
     """What all layers of a step share."""
 
-    num_chunks: int  # of the decode that sees the most tokens
+    work: DecodeWork | None  # None: no decodes
     tiles: torch.Tensor  # int32 (tiles, 2): sequence, first query
 
 
@@ -111,10 +112,10 @@ class PagedAttention:
         group = num_heads // num_kv_heads
         decode, prefill = self._find_sizes(q_TNH.dtype, group, cache)
         tile_queries = prefill["BLOCK_M"] // group
-        key = ("triton", tile_queries, decode["CHUNK"], window)
+        key = ("triton", tile_queries, num_kv_heads, decode["CHUNK"], window)
         plan = batch.plans.get(key)
         if plan is None:
-            plan = batch.plans[key] = _plan(batch, tile_queries, decode["CHUNK"], window)
+            plan = batch.plans[key] = _plan(batch, *key[1:])
         block_H = round_up_to_power(width, MIN_SIDE)
         log2_e = math.log2(math.e)
         settings = {
@@ -130,8 +131,8 @@ class PagedAttention:
             "DTYPE": choose_dot_dtype(q_TNH.dtype),
         }
         out_TNH = torch.empty(q_TNH.shape, device=q_TNH.device, dtype=q_TNH.dtype)
-        if batch.num_decodes > 0:
-            attend_decodes(q_TNH, cache, batch, plan.num_chunks, out_TNH, sinks_N, settings, decode)
+        if plan.work is not None:
+            attend_decodes(q_TNH, cache, batch, plan.work, out_TNH, sinks_N, settings, decode)
         if len(plan.tiles) > 0:
             attend_prompts(q_TNH, cache, batch, plan.tiles, out_TNH, sinks_N, settings, prefill)
         return out_TNH
@@ -142,20 +143,22 @@ class PagedAttention:
         tile = count_tile_tokens(round_up_to_power(width, MIN_SIDE), dtype.itemsize)
         shape = (group, width, cache.page_size, cache.key.dtype.itemsize)
         common = {"BLOCK_C": tile, "num_warps": 4, "num_stages": 2}
-        decode = find_sizes(self._tuning, "decode", dtype, shape, {"CHUNK": CHUNK_TOKENS, **common})
+        own = {"CHUNK": CHUNK_TOKENS, "PROGRAMS": choose_programs(group, width)}
+        decode = find_sizes(self._tuning, "decode", dtype, shape, {**own, **common})
         prefill = find_sizes(self._tuning, "prefill", dtype, shape, {"BLOCK_M": ROWS, **common})
         return decode, {**prefill, "BLOCK_M": count_rows(group, prefill["BLOCK_M"])}
 
 
-def _plan(batch: AttentionBatch, tile_queries: int, chunk: int, window: int | None) -> _Plan:
-    seen = [min(n, window or n) for n in batch.cached_lens[: batch.num_decodes]]
+def _plan(
+    batch: AttentionBatch, tile_queries: int, num_kv_heads: int, chunk: int, window: int | None
+) -> _Plan:
     tiles = [
         (s, first)
         for s in range(batch.num_decodes, len(batch.query_lens))
         for first in range(0, batch.query_lens[s], tile_queries)
     ]
     return _Plan(
-        num_chunks=count_chunks(max(1, *seen), chunk) if seen else 0,
+        work=list_work(batch, num_kv_heads, chunk, window) if batch.num_decodes > 0 else None,
         # Of decodes alone nothing may come from the host, as their launches are captured.
         tiles=torch.tensor(tiles, dtype=torch.int32, device=batch.cached_lens_S.device)
         if tiles
