@@ -7,6 +7,7 @@ speed, memory or what the GPU's own instructions round.
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -289,3 +290,19 @@ def test_kernels_compile_for_a_gpu(ops: list[str], tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert {line.split()[0] for line in done.stdout.splitlines()} == set(ops)
+    compiled = [path.read_text() for path in tmp_path.rglob("_decode_kernel.ptx")]
+    assert bool(compiled) == ("attention" in ops)
+    for program in compiled:
+        check_parts_are_stored_before_they_are_joined(program)
+
+
+def check_parts_are_stored_before_they_are_joined(program: str) -> None:
+    """All threads store; one counts, releasing what they stored; all wait for it, and load."""
+    word = r"\b(?:st\.global|bar\.sync|ld\.global|cp\.async\.c[ag]|atom\.global\S+|red\.global)\b"
+    words = re.findall(word, program)
+    (count,) = [place for place, word in enumerate(words) if word.startswith(("atom", "red"))]
+    assert words[count] == "atom.global.gpu.acq_rel.add.u32"
+    before, after = words[:count], words[count + 1 :]
+    assert before[-1] == after[0] == "bar.sync"
+    assert [word for word in before if word != "bar.sync"][-1] == "st.global"
+    assert {"ld.global", "cp.async.cg"} & set(after)

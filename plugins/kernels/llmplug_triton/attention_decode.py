@@ -37,8 +37,8 @@ _CANDIDATES = cross(
     num_warps=(4, 8),
     num_stages=(2, 3),
 )
-# Numbers of a key head's queries up to which three programs have the registers of a multiprocessor:
-# 168 a thread at most, compiled for Hopper with 4 warps. Beyond there are up to 241.
+# Numbers of a key head's queries, in blocks, up to which three programs have the registers of a
+# multiprocessor: 168 a thread at most, compiled for Hopper with 4 warps. Beyond it is up to 248.
 _SMALL_TILE = 1024
 # Parts that are joined at once, and numbers of them: 64 of each thread where there are 4 warps.
 _JOINED_PARTS = 16
@@ -183,7 +183,7 @@ def choose_programs(group: int, width: int) -> int:
 
     No more than run at once, as those that come later would have a whole share of the work left.
     """
-    return 3 if group * width <= _SMALL_TILE else 2
+    return 3 if round_up_to_power(group) * round_up_to_power(width) <= _SMALL_TILE else 2
 
 
 @remember
