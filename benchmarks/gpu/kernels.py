@@ -6,6 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from benchmarks.gpu.models import take_kernels
 from benchmarks.gpu.rows import Row
@@ -31,13 +32,20 @@ def list_kernel_rows(bench: Bench, ceilings: Ceilings) -> list[Row]:
         for num_tokens in ((1, 17) if bench.is_tiny else (1, 16, 64, 256, 2048))
     ]
     decodes = [(2, 33)] if bench.is_tiny else [(1, 1024), (32, 4096), (256, 1024)]
-    return rows + [
+    decode_rows = [
         Row(
             f"attention decode B={batch} context={context}",
-            partial(_run_decode, bench, ceilings, batch, context),
+            partial(_run_decode, bench, ceilings, (context,) * batch),
         )
         for batch, context in decodes
     ]
+    # The time of one long context is shared by all multiprocessors, or it is the batch's.
+    batch, context, longest = (3, 33, 600) if bench.is_tiny else (32, 512, 32768)
+    ragged = Row(
+        f"attention decode B={batch} context={context} longest={longest}",
+        partial(_run_decode, bench, ceilings, (longest, *(context,) * (batch - 1))),
+    )
+    return [*rows, *decode_rows, ragged]
 
 
 def _share(ceilings: Ceilings, seconds: float, num_bytes: float, flops: float) -> dict[str, Any]:
@@ -60,24 +68,26 @@ def _run_linear(
     return _share(ceilings, seconds, num_bytes, 2.0 * num_tokens * outputs * inputs)
 
 
-def _run_decode(bench: Bench, ceilings: Ceilings, batch: int, context: int) -> dict[str, Any]:
+def _run_decode(bench: Bench, ceilings: Ceilings, contexts: tuple[int, ...]) -> dict[str, Any]:
     """One token of each sequence, 32 heads over 8 of keys and values, pages in random order."""
     attention, heads, kv_heads, width, page = take_kernels(bench).attention, 32, 8, 128, 16
-    pages = -(-context // page)
+    batch, counts = len(contexts), [-(-context // page) for context in contexts]
     cache = attention.allocate(
-        pages * batch, page, kv_heads, width, device=bench.device, dtype=bench.dtype
+        sum(counts), page, kv_heads, width, device=bench.device, dtype=bench.dtype
     )
-    order = torch.randperm(pages * batch).int().view(batch, pages)
+    tables = torch.randperm(sum(counts)).int().split(counts)
+    table_SM = pad_sequence(list(tables), batch_first=True, padding_value=-1)
     tokens = AttentionBatch(
         num_decodes=batch,
         query_lens=(1,) * batch,
-        cached_lens=(context,) * batch,
+        cached_lens=contexts,
         query_starts_S1=torch.arange(batch + 1, dtype=torch.int32, device=bench.device),
-        cached_lens_S=torch.full((batch,), context, dtype=torch.int32, device=bench.device),
-        block_table_SM=order.to(bench.device),
+        cached_lens_S=torch.tensor(contexts, dtype=torch.int32, device=bench.device),
+        block_table_SM=table_SM.to(bench.device),
         slots_T=torch.zeros(batch, dtype=torch.int64, device=bench.device),
     )
     q_TNH = torch.randn(batch, heads, width, device=bench.device, dtype=bench.dtype)
     seconds = bench.measure_s(lambda: attention.attend(q_TNH, cache, tokens, scale=width**-0.5))
-    num_bytes = 2.0 * batch * context * kv_heads * width * bench.dtype.itemsize
-    return _share(ceilings, seconds, num_bytes, 4.0 * batch * context * heads * width)
+    num_tokens = sum(contexts)
+    num_bytes = 2.0 * num_tokens * kv_heads * width * bench.dtype.itemsize
+    return _share(ceilings, seconds, num_bytes, 4.0 * num_tokens * heads * width)

@@ -46,6 +46,7 @@ def test_rows_of_a_model_are_measured_once(
     lines = [json.loads(text) for text in file.read_text().splitlines()]
     assert [line["row"] for line in lines] == [
         "attention decode B=2 context=33",
+        "attention decode B=3 context=33 longest=600",
         "smollm2-135m decode B=1 context=20",
         "smollm2-135m decode B=3 context=20",
     ]

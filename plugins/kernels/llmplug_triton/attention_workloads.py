@@ -17,8 +17,14 @@ from llmplug_triton.attention_prefill import make_prefill_tunable
 _PAGE_SIZE = 16
 
 _Steps = tuple[list[tuple[int, int]], ...]  # (new tokens, cached tokens) of each sequence
-# Chats, long contexts, many at once.
-_DECODES: _Steps = ([(1, 1024)], [(1, 8192)] * 4, [(1, 4096)] * 32, [(1, 1024)] * 128)
+# Chats, long contexts, many at once, one of them much longer than the others.
+_DECODES: _Steps = (
+    [(1, 1024)],
+    [(1, 8192)] * 4,
+    [(1, 4096)] * 32,
+    [(1, 1024)] * 128,
+    [(1, 32768)] + [(1, 512)] * 31,
+)
 _PROMPTS: _Steps = ([(512, 512)], [(2048, 2048)], [(512, 8192)])
 # For CPUs, whose interpreter takes its time.
 _FEW_DECODES: _Steps = ([(1, 300), (1, 40)],)
