@@ -75,7 +75,7 @@ def _run_decode(bench: Bench, ceilings: Ceilings, contexts: tuple[int, ...]) -> 
     cache = attention.allocate(
         sum(counts), page, kv_heads, width, device=bench.device, dtype=bench.dtype
     )
-    tables = torch.randperm(sum(counts)).int().split(counts)
+    tables = torch.split(torch.randperm(sum(counts)).int(), counts)
     table_SM = pad_sequence(list(tables), batch_first=True, padding_value=-1)
     tokens = AttentionBatch(
         num_decodes=batch,
