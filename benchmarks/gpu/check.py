@@ -21,6 +21,7 @@ import torch
 from benchmarks.gpu.device import Bench, open_bench
 from benchmarks.gpu.fresh import shifted_seeds
 from benchmarks.gpu.greedy import SMOLLM2, find_other_tokens, find_other_tokens_of_file
+from benchmarks.gpu.races import find_races
 from llmplug.ops import REFERENCES, KernelTable, LoadedTensor, Op
 from llmplug.ops.attacker_rows import count_rows, find_other_outputs, with_attacker
 from llmplug.ops.attention_examples import apply_attention
@@ -158,6 +159,8 @@ def _find_all(bench: Bench, specs: Sequence[KernelSpec], seed: int) -> Iterator[
         for dtype in dtypes:
             yield from find_unlike(spec, bench.device, dtype, seed)
             yield from find_leaks(spec, bench.device, dtype, seed)
+        if spec.op == "attention":
+            yield from find_races(spec, bench, 2 if bench.device.type == "cpu" else 500)
     if any(spec.op == "linear" for spec in specs):
         yield from find_wrong_products(bench.device)
 

@@ -13,9 +13,13 @@ from benchmarks.gpu.rows import Row
 from llmplug.ops import AttentionBatch, LoadedTensor
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from benchmarks.gpu.device import Bench, Ceilings
 
 FORMATS = ("auto", "int8", "int4", "fp8")
+# Attention of models of 8 billion weights: heads of queries, and of keys and values.
+HEADS, KV_HEADS, WIDTH, PAGE = 32, 8, 128, 16
 
 
 def list_kernel_rows(bench: Bench, ceilings: Ceilings) -> list[Row]:
@@ -69,12 +73,22 @@ def _run_linear(
 
 
 def _run_decode(bench: Bench, ceilings: Ceilings, contexts: tuple[int, ...]) -> dict[str, Any]:
-    """One token of each sequence, 32 heads over 8 of keys and values, pages in random order."""
-    attention, heads, kv_heads, width, page = take_kernels(bench).attention, 32, 8, 128, 16
-    batch, counts = len(contexts), [-(-context // page) for context in contexts]
+    seconds = bench.measure_s(prepare_decode(bench, take_kernels(bench).attention, contexts))
+    num_tokens = sum(contexts)
+    num_bytes = 2.0 * num_tokens * KV_HEADS * WIDTH * bench.dtype.itemsize
+    return _share(ceilings, seconds, num_bytes, 4.0 * num_tokens * HEADS * WIDTH)
+
+
+def prepare_decode(
+    bench: Bench, attention: Any, contexts: tuple[int, ...]
+) -> Callable[[], torch.Tensor]:
+    """Return a call of attention: one token of each sequence, whose pages are in random order."""
+    batch, counts = len(contexts), [-(-context // PAGE) for context in contexts]
     cache = attention.allocate(
-        sum(counts), page, kv_heads, width, device=bench.device, dtype=bench.dtype
+        sum(counts), PAGE, KV_HEADS, WIDTH, device=bench.device, dtype=bench.dtype
     )
+    for kept in (cache.key, cache.value):
+        kept.normal_()
     tables = torch.split(torch.randperm(sum(counts)).int(), counts)
     table_SM = pad_sequence(list(tables), batch_first=True, padding_value=-1)
     tokens = AttentionBatch(
@@ -86,8 +100,5 @@ def _run_decode(bench: Bench, ceilings: Ceilings, contexts: tuple[int, ...]) -> 
         block_table_SM=table_SM.to(bench.device),
         slots_T=torch.zeros(batch, dtype=torch.int64, device=bench.device),
     )
-    q_TNH = torch.randn(batch, heads, width, device=bench.device, dtype=bench.dtype)
-    seconds = bench.measure_s(lambda: attention.attend(q_TNH, cache, tokens, scale=width**-0.5))
-    num_tokens = sum(contexts)
-    num_bytes = 2.0 * num_tokens * kv_heads * width * bench.dtype.itemsize
-    return _share(ceilings, seconds, num_bytes, 4.0 * num_tokens * heads * width)
+    q_TNH = torch.randn(batch, HEADS, WIDTH, device=bench.device, dtype=bench.dtype)
+    return partial(attention.attend, q_TNH, cache, tokens, scale=WIDTH**-0.5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
 from dataclasses import replace
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks.gpu import bench, check, greedy, peer
+from benchmarks.gpu import bench, check, greedy, peer, races
 from benchmarks.gpu.device import Bench, Ceilings, HostClock
 from benchmarks.gpu.fresh import shifted_seeds
 from benchmarks.gpu.models import TINY, build_model
@@ -184,6 +185,23 @@ def test_rows_that_notice_an_attacker_are_found() -> None:
         return silu_mul(x_T2F) * (1 + x_T2F[-1:].isnan().sum())
 
     assert list(check.find_leaks(replace(spec, load=lambda: leak), BENCH.device, "float32", 3))
+
+
+def test_attention_that_gives_other_bits_at_times_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    from llmplug_triton import llmplug_kernels
+
+    monkeypatch.setattr(races, "PROGRAMS", (3, 1))
+    (spec,) = [spec for spec in llmplug_kernels() if spec.op == "attention"]
+    assert list(races.find_races(spec, BENCH, 1)) == []
+
+    class TooEarly(type(spec.load())):
+        def attend(self, *tensors: Any, **settings: Any) -> torch.Tensor:
+            parts = super().attend(*tensors, **settings)
+            return parts * 2 if next(calls) == 1 else parts
+
+    calls = itertools.count()
+    (line,) = races.find_races(replace(spec, load=TooEarly), BENCH, 1)
+    assert line.startswith("attention with 1 programs: 1 of 1")
 
 
 def test_memory_that_is_not_filled_is_told() -> None:

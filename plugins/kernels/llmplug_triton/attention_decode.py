@@ -154,7 +154,7 @@ def _decode_kernel(
         )  # fmt: skip
         first_head = (sequence * NUM_KV_HEADS + kv_head) * GROUP
         if count <= 1:
-            out_MH = out_MH / tl.where(num_cached > 0, sum_M, 1.0)[:, None]
+            out_MH = out_MH / tl.where(is_row_M & (num_cached > 0), sum_M, 1.0)[:, None]
             out_there_MH = out + (first_head + row_M)[:, None] * WIDTH + lane_1H
             tl.store(out_there_MH, out_MH.to(out.dtype.element_ty), mask=is_there_MH)
         else:
@@ -172,9 +172,11 @@ def _decode_kernel(
                     count, most_chunks, GROUP, WIDTH, BLOCK_B, BLOCK_G, BLOCK_H,
                 )  # fmt: skip
                 head_G = tl.arange(0, BLOCK_G)
+                is_head_G = head_G < GROUP
+                out_GH = out_GH / tl.where(is_head_G, sum_G, 1.0)[:, None]
                 out_there_GH = out + (first_head + head_G)[:, None] * WIDTH + lane_1H
-                out_GH = (out_GH / sum_G[:, None]).to(out.dtype.element_ty)
-                tl.store(out_there_GH, out_GH, mask=(head_G < GROUP)[:, None] & (lane_1H < WIDTH))
+                is_there_GH = is_head_G[:, None] & (lane_1H < WIDTH)
+                tl.store(out_there_GH, out_GH.to(out.dtype.element_ty), mask=is_there_GH)
                 tl.store(done, 0)  # for the next layer
 
 
