@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from llmplug.engine.pool_limits import PoolLimits, check_pooling
 from llmplug.engine.runner import RunnerLost
 from llmplug.errors import EngineError, InvalidRequest, to_wire
-from llmplug.ops import TextBatch
+from llmplug.ops import TextBatch, TextStarts
 from llmplug.types import EngineReady, EngineStats, PoolOutput, PoolRequest, PoolResult
 
 if TYPE_CHECKING:
@@ -281,5 +281,5 @@ def make_text_batch(
         type_ids_T=torch.tensor([i for ids in types for i in ids], device=device)
         if has_types
         else None,
-        starts=[0, *accumulate(lengths)],
+        starts=TextStarts([0, *accumulate(lengths)]),
     )

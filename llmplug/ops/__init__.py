@@ -29,7 +29,7 @@ from llmplug.ops.route_experts import ROUTE_EXPERTS, route_experts
 from llmplug.ops.silu_mul import SILU_MUL, silu_mul
 from llmplug.ops.split_kernels import split_kernels
 from llmplug.ops.table import KernelChoice, KernelTable, Op, choose_kernels, load_kernels
-from llmplug.ops.text_attention import TEXT_ATTENTION, TextBatch, text_attention
+from llmplug.ops.text_attention import TEXT_ATTENTION, TextBatch, TextStarts, text_attention
 from llmplug.ops.transfer import send_to_device
 from llmplug.ops.tuning import (
     ROW_BUCKETS,
@@ -92,6 +92,7 @@ __all__ = [
     "Shape",
     "Sizes",
     "TextBatch",
+    "TextStarts",
     "Tunable",
     "Tuning",
     "TuningTable",

@@ -5,7 +5,7 @@ Legend: T packed tokens, N texts, H heads, W head width.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -19,6 +19,17 @@ from llmplug.ops.table import Op
 _TOLERANCES = {"float32": (1e-5, 1e-5), "bfloat16": (2e-2, 1e-2), "float16": (4e-3, 2e-3)}
 
 
+class TextStarts(tuple[int, ...]):
+    """Where each of N texts begins, and T at the end, with what kernels compute of it once.
+
+    Attributes:
+        plans: what all layers of a step share, under keys of the kernels' own.
+    """
+
+    def __init__(self, starts: Iterable[int]) -> None:
+        self.plans: dict[Any, Any] = {}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextBatch:
     """Whole texts behind each other, on one device.
@@ -27,7 +38,7 @@ class TextBatch:
         token_ids_T: int64.
         positions_T: int64, of each token in its own text.
         type_ids_T: int64, which segment of its text a token belongs to; None: all to the first.
-        starts: where each of N texts begins, and T at the end.
+        starts: where each of N texts begins, and T at the end; `TextStarts` in the engine.
     """
 
     token_ids_T: torch.Tensor
@@ -48,7 +59,8 @@ def text_attention(
     """Let every token of a text look at all tokens of that text.
 
     Args:
-        starts: where each of N texts begins, and T at the end.
+        starts: where each of N texts begins, and T at the end. If they are `TextStarts`, a kernel
+            may keep there what it would compute again for the next layer.
         scale: of the scores.
         window: tokens further away than this on either side are not seen; None: all are.
 

@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from engine.fake_reader import FakeReader, expected_mean, make_pooling_engine
 
 from llmplug import ContextLengthExceeded, EngineError, InvalidRequest, UnsupportedParameter
-from llmplug.engine.pooling import MAX_FAILED_STEPS, PoolingEngine
+from llmplug.engine.pooling import MAX_FAILED_STEPS, PoolingEngine, make_text_batch
 from llmplug.types import PoolRequest, PoolResult
 
 
@@ -54,6 +55,15 @@ def test_vectors_are_the_texts_own_in_their_order() -> None:
     for name, result in run(engine).items():
         for vector, prompt in zip(vectors_of(result), asked[name], strict=True):
             assert vector == pytest.approx(expected_mean(prompt))
+
+
+def test_each_step_has_a_place_for_what_its_layers_share() -> None:
+    first, second = (
+        make_text_batch([[5, 6], [7]], [[], []], torch.device("cpu")).starts for _ in range(2)
+    )
+    assert list(first) == [0, 2, 3]
+    first.plans["mine"] = 1
+    assert second.plans == {}
 
 
 def test_a_text_without_types_beside_one_with_some() -> None:

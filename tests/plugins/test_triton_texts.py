@@ -7,7 +7,7 @@ from itertools import accumulate, pairwise
 import pytest
 import torch
 
-from llmplug.ops import REFERENCES, layer_norm, pool_texts
+from llmplug.ops import REFERENCES, TextStarts, layer_norm, pool_texts, send_to_device
 from llmplug_triton import llmplug_kernels
 from tests.ops.kernel_checks import poisoned_memory  # noqa: F401 - a fixture
 
@@ -47,6 +47,29 @@ def test_attention_around_the_borders_of_tiles_equals_the_formula(window: int | 
         text = slice(start, end)
         expected = attend_one(q_THW[text], k_THW[text], v_THW[text], 0.3, window)
         torch.testing.assert_close(got[text].double(), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_texts_are_cut_into_tiles_once_for_all_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+    from llmplug_triton import text_attention
+
+    sent = []
+
+    def send(numbers, *where):
+        sent.append(numbers)
+        return send_to_device(numbers, *where)
+
+    monkeypatch.setattr(text_attention, "send_to_device", send)
+    plain = starts_of([63, 0, 70])
+    q_THW, k_THW, v_THW = randn(3, plain[-1], 2, 16, seed=4)
+    for starts, count in ((plain, 2), (TextStarts(plain), 1)):
+        sent.clear()
+        for window in (None, 3):  # two layers
+            got, expected = (
+                attend(q_THW, k_THW, v_THW, starts, scale=1.0, window=window)
+                for attend in (KERNELS["text_attention"], REFERENCES["text_attention"].reference)
+            )
+            torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
+        assert len(sent) == count
 
 
 def test_attention_reads_heads_within_a_joined_projection() -> None:

@@ -19,7 +19,7 @@ import triton
 import triton.language as tl
 
 from llmplug import KernelInputError
-from llmplug.ops import send_to_device
+from llmplug.ops import TextStarts, send_to_device
 from llmplug_triton.attention_tiles import count_tile_tokens, weigh_tile
 from llmplug_triton.tensors import (
     DTYPES,
@@ -31,6 +31,7 @@ from llmplug_triton.tensors import (
 
 # Rows of a tile, as prompts have them. Reasoned, not measured yet.
 _ROWS = 64
+_TILES = ("triton", "tiles")  # in the plans of TextStarts
 
 
 @triton.jit
@@ -115,18 +116,27 @@ def text_attention(
         return out_THW
     query_THW, key_THW, value_THW = map(with_dense_rows, (query_THW, key_THW, value_THW))
     num_heads, width = query_THW.shape[1:]
-    tiles = _cut_into_tiles(starts)
-    numbers = list(chain.from_iterable(tiles))
+    tiles = _find_tiles(starts, query_THW.device)
     block_W = round_up_to_power(width, MIN_SIDE)
     _text_attention_kernel[(len(tiles), num_heads)](
-        query_THW, key_THW, value_THW, send_to_device(numbers, query_THW.device, torch.int32),
-        out_THW, query_THW.stride(0), query_THW.stride(1), key_THW.stride(0), key_THW.stride(1),
-        value_THW.stride(0), value_THW.stride(1), scale * math.log2(math.e),
+        query_THW, key_THW, value_THW, tiles, out_THW, query_THW.stride(0), query_THW.stride(1),
+        key_THW.stride(0), key_THW.stride(1), value_THW.stride(0), value_THW.stride(1),
+        scale * math.log2(math.e),
         NUM_HEADS=num_heads, WIDTH=width, REACH=-1 if window is None else window, BLOCK_M=_ROWS,
         BLOCK_W=block_W, BLOCK_C=count_tile_tokens(block_W, query_THW.dtype.itemsize),
         DTYPE=choose_dot_dtype(query_THW.dtype), num_warps=4, num_stages=2,
     )  # fmt: skip
     return out_THW
+
+
+def _find_tiles(starts: Sequence[int], device: torch.device) -> torch.Tensor:
+    """Return the tiles of texts, int32 (tiles, 3): those that a layer before has sent, if any."""
+    plans = starts.plans if isinstance(starts, TextStarts) else {}
+    tiles: torch.Tensor | None = plans.get(_TILES)
+    if tiles is None:
+        numbers = list(chain.from_iterable(_cut_into_tiles(starts)))
+        tiles = plans[_TILES] = send_to_device(numbers, device, torch.int32).view(-1, 3)
+    return tiles
 
 
 def _cut_into_tiles(starts: Sequence[int]) -> list[tuple[int, int, int]]:
