@@ -69,14 +69,9 @@ def write_hooks() -> str:
         )
         spec = getattr(specs, str(returned).removeprefix("list[").removesuffix("]"), None)
         lines += [] if spec is None else describe_spec(spec)
-    named = {
-        name: thing
-        for name, thing in vars(specs).items()
-        if inspect.isclass(thing) and thing.__module__ == specs.__name__
-    }
     lines.append("## What specs and their functions are given, and give\n")
-    for name, thing in named.items():
-        if name.endswith("Spec") or not inspect.getdoc(thing):
+    for name, thing in ((name, getattr(specs, name)) for name in specs.__all__):
+        if name.endswith("Spec") or not inspect.isclass(thing) or not inspect.getdoc(thing):
             continue
         lines += describe_protocol(thing) if is_protocol(thing) else describe_spec(thing)
     return "\n".join(lines)
