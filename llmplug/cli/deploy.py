@@ -65,7 +65,7 @@ def _deploy(config: Config, args: argparse.Namespace) -> None:
     from llmplug.deploy import cluster
     from llmplug.deploy.application import make_application
     from llmplug.deploy.plugin_lists import list_plugins
-    from llmplug.deploy.server import make_source
+    from llmplug.deploy.source import make_source
 
     text = Path(args.config).read_text(encoding="utf-8")
     source = make_source(text, args.sets, os.getcwd())

@@ -12,7 +12,10 @@ needs.py       what one server takes of its node, and of requests
 ingress.py     HTTP as Ray's proxies hand it on -> a replica -> HTTP
 replica.py     one server, its health and its load, as Ray asks for them
 server.py      that server's process
-guard.py       ends a server whose replica is gone; a program of its own
+guarded.py     what a process of ours is started with, watched and ended by
+source.py      the config that servers are started with, without what is Ray's
+ports.py       ports for those that listen only later
+guard.py       ends a process whose starter is gone; a program of its own
 refusals.py    what an ingress says itself, in the protocol of a path
 messages.py    what goes between ingress and replica
 prefixes.py    what a prompt begins with, and who has seen that

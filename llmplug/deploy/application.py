@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from llmplug.config import Config, DeployConfig
     from llmplug.deploy.plugin_lists import PluginList
-    from llmplug.deploy.server import ServerSource
+    from llmplug.deploy.source import ServerSource
 
 NUM_INGRESSES = 2  # Ray spreads them: with one node goes one of them
 # Far above what the servers behind it take: they say themselves when it is enough.

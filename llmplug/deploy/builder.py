@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from llmplug.config import load
 from llmplug.deploy.application import make_application
 from llmplug.deploy.plugin_lists import list_plugins
-from llmplug.deploy.server import make_source
+from llmplug.deploy.source import make_source
 
 if TYPE_CHECKING:
     from ray.serve import Application

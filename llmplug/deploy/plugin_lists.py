@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 
 from llmplug import __version__
+from llmplug.errors import PluginError
 from llmplug.plugins import find
 
 # Long name of a plugin -> its distribution's version.
@@ -17,6 +18,17 @@ def list_plugins() -> PluginList:
     """List llmplug and the plugins that are installed here, without importing any."""
     found = {one.long_name: f"{one.version} ({one.value})" for one in find()}
     return {"llmplug": __version__, **found}
+
+
+def check_here(plugins: PluginList) -> None:
+    """Raise unless the plugins of this node are those of the machine that deploys.
+
+    Raises:
+        PluginError: they are not; the message names them.
+    """
+    differences = compare({"the deploying machine": plugins, "here": list_plugins()})
+    if differences:
+        raise PluginError("plugins differ: " + "; ".join(differences))
 
 
 def compare(lists: Mapping[str, PluginList]) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import aiohttp
 from multidict import CIMultiDict
@@ -12,10 +13,13 @@ from prometheus_client.parser import text_string_to_metric_families
 from yarl import URL
 
 from llmplug.deploy.messages import ForwardedRequest, ReplyHead, end_to_end
-from llmplug.deploy.plugin_lists import PluginList, compare, list_plugins
+from llmplug.deploy.plugin_lists import PluginList, check_here
 from llmplug.deploy.scaling import CACHE_SHARE
-from llmplug.deploy.server import ServerProcess, ServerSource
-from llmplug.errors import EngineUnavailable, PluginError
+from llmplug.deploy.server import ServerProcess
+from llmplug.errors import EngineUnavailable
+
+if TYPE_CHECKING:
+    from llmplug.deploy.source import ServerSource
 
 READY_POLL_S = 0.2  # between two questions whether a server that starts is ready
 PROBE_TIMEOUT_S = 10.0  # an answer that takes longer is none
@@ -41,9 +45,7 @@ class Replica:
     """Starts a server when Ray makes it, answers for it, and ends it when Ray lets go."""
 
     async def __init__(self, settings: ReplicaSettings) -> None:  # type: ignore[misc]  # Ray awaits
-        differences = compare({"the deploying machine": settings.plugins, "here": list_plugins()})
-        if differences:
-            raise PluginError("plugins differ: " + "; ".join(differences))
+        check_here(settings.plugins)
         self._stop_s = settings.stop_s
         self._server = await asyncio.to_thread(ServerProcess, settings.source)
         self._http = aiohttp.ClientSession(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from llmplug.config import DeployConfig, parse
-from llmplug.deploy.server import make_source
+from llmplug.deploy.source import make_source
 from llmplug.errors import ConfigError
 
 MODELS = "models:\n  - source: /nowhere/model\n"
