@@ -8,9 +8,18 @@ from collections.abc import Iterator
 from importlib import metadata
 from importlib.metadata import EntryPoint
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from llmplug import plugins
+from llmplug.plugin_report import Plugin
+
+GOOD = """
+@hookimpl
+def llmplug_samplers():
+    return [sampler("good")]
+"""
 HEAD = """\
 from llmplug import ChatTemplateSpec, KernelSpec, LoaderSpec, ModelSpec, SamplerSpec, SourceSpec
 from llmplug import ToolParserSpec, hookimpl
@@ -107,3 +116,14 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     yield site
     for name in site.modules:
         sys.modules.pop(name, None)
+
+
+def load_all(site: Site, **options: Any) -> dict[str, Plugin]:
+    """Load what is installed, by long name."""
+    report = plugins.load_all(entry_points=site.entry_points(), **options)
+    return {plugin.found.long_name: plugin for plugin in report.plugins}
+
+
+def hook(body: str, name: str = "llmplug_samplers", marker: str = "@hookimpl") -> str:
+    """Write a hook's function."""
+    return f"{marker}\ndef {name}: {body}" if "(" in name else f"{marker}\ndef {name}(): {body}"
