@@ -1,7 +1,8 @@
 """The op `attention`: softmax(q k^T scale) v over the pages of each sequence.
 
-Two launches: `attention_decode.py` for sequences with one new token, `attention_prefill.py` for
-prompts; `attention_tiles.py` is the loop that both run, `cache_store.py` fills the cache.
+Two launches: `attention_decode.py` for sequences with one new token, which shares out the list that
+`attention_work.py` makes, `attention_prefill.py` for prompts; `attention_tiles.py` is the loop that
+both run, `cache_store.py` fills the cache.
 
 Legend: T packed tokens, S sequences, N query heads, K key/value heads, H head width, P page size
 (tokens), M pages a sequence may have.
