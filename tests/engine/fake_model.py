@@ -186,3 +186,10 @@ def output_of(deltas: Iterable[SequenceDelta]) -> list[int]:
 
 def finish_of(deltas: Sequence[SequenceDelta]) -> FinishReason | None:
     return deltas[-1].finish_reason
+
+
+def assert_is_empty(engine: Engine) -> None:
+    """Nothing runs, waits, or holds a page."""
+    stats = engine.stats
+    assert (stats.num_running, stats.num_waiting, stats.num_pages_used) == (0, 0, 0)
+    assert not engine.has_work

@@ -23,10 +23,8 @@ from llmplug.assemble import cache_dir, load_registry, plan_model, sampler_field
 from llmplug.build import build_engine
 from llmplug.config import from_source
 from llmplug.engine.engine import Engine
-from llmplug.plan import format_bytes
+from llmplug.plan import MIB, format_bytes
 from tests.plans.tiny_plans import choice_of, ignore_progress, make_plan
-
-MIB = 2**20
 
 
 @pytest.mark.parametrize(("sets", "expected"), [((), None), (("35",), 35.0), (("auto",), None)])

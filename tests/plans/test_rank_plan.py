@@ -12,10 +12,7 @@ from tiny import make_checkpoint
 from llmplug import LLM, ConfigError, assemble, resources
 from llmplug.config import Config, from_source
 from llmplug.plan import MIB, ModelPlan, Place
-
-
-def ignore(stage: str, done: int, total: int) -> None:
-    """Tests draw no bars."""
+from tests.plans.tiny_plans import ignore_progress
 
 
 @pytest.fixture(scope="module")
@@ -33,8 +30,8 @@ def make_plan(folder: Path, *sets: str, place: Place | None = None) -> ModelPlan
     registry = assemble.load_registry(config)
     (model,) = config.models
     if place is None:
-        return assemble.plan_model(model, registry, ignore)
-    text = assemble.plan_text(model, registry, ignore)
+        return assemble.plan_model(model, registry, ignore_progress)
+    text = assemble.plan_text(model, registry, ignore_progress)
     return assemble.plan_engine(model, text.files, text.rules, registry, place)
 
 
@@ -97,7 +94,7 @@ def test_a_kernel_of_whole_layers_is_refused_with_its_reason(made: Path) -> None
     if (reason := find_reason_against()) is not None:
         pytest.skip(reason)
     config = make_config(made, "parallel.tensor=2")
-    plan = assemble.plan_model(config.models[0], assemble.load_registry(config), ignore)
+    plan = assemble.plan_model(config.models[0], assemble.load_registry(config), ignore_progress)
     (choice,) = [choice for choice in plan.kernels if choice.op == "decoder_layer"]
     assert choice.kernel == "composed"
     assert "avx2" in dict(choice.refused)
@@ -106,4 +103,4 @@ def test_a_kernel_of_whole_layers_is_refused_with_its_reason(made: Path) -> None
 def test_llm_runs_one_rank(made: Path) -> None:
     config = make_config(made, "parallel.tensor=2")
     with pytest.raises(ConfigError, match=r"parallel.tensor: ranks are processes of a server"):
-        LLM(config, progress=ignore)
+        LLM(config, progress=ignore_progress)

@@ -6,17 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_assemble import MIB, choice_of, ignore_progress, make_plan
-from tiny import make_checkpoint
 
 from llmplug import LLM, ConfigError, resources
 from llmplug.config import from_source
-from llmplug.plan import Place, format_bytes
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_checkpoint("llama", tmp_path_factory.mktemp("made"))
+from llmplug.plan import MIB, Place, format_bytes
+from tests.plans.tiny_plans import choice_of, ignore_progress, make_plan
 
 
 def test_replicas_divide_memory_and_threads(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
