@@ -27,6 +27,7 @@ class Limits(BaseModel):
 class Settings(BaseModel):
     name: str = "plain"
     token: SecretStr | None = None
+    tokens: list[SecretStr] = []
     headers: dict[str, SecretStr] = {}
     limits: Limits = Limits()
     sizes: tuple[int, ...] = ()
@@ -278,6 +279,7 @@ def test_explain_says_each_value_and_where_it_came_from(site: Site) -> None:
     assert {key: row for key, row in rows.items() if ".settings" in key} == {
         "plugins.settings.mine.name": ("odd", "x.yaml:6"),
         "plugins.settings.mine.token": ("null", "default"),
+        "plugins.settings.mine.tokens": ("[]", "default"),
         "plugins.settings.mine.headers": ("{}", "default"),
         "plugins.settings.mine.limits.most": ("3", "--set plugins.settings.mine.limits.most"),
         "plugins.settings.mine.sizes": ("[]", "default"),
@@ -329,6 +331,41 @@ def test_a_variable_is_written_back_as_it_is(site: Site, monkeypatch: pytest.Mon
     )
 
 
+def test_what_is_dumped_of_settings_says_the_same_and_no_secret(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.install("named", ALIASED)
+    sets = [
+        "plugins.settings.mine={name: plain to read, token: hush, sizes: [1, 2]}",
+        "plugins.settings.mine.tokens=[hush, '${TOKEN}']",
+        "plugins.settings.mine.headers={b: '${TOKEN}', c: 'Bearer ${TOKEN}'}",
+        "plugins.settings.dist-named:named.api-token=hush",
+    ]
+    monkeypatch.setenv("TOKEN", "hush")
+    config, report = load(site, "", *sets)
+    dumped = dump_yaml(config, report.plugins)
+    assert "hush" not in dumped
+    assert yaml.safe_load(dumped)["plugins"]["settings"]["mine"] == {
+        "name": "plain to read",
+        "token": "${SETTINGS_MINE_TOKEN}",
+        "tokens": ["${SETTINGS_MINE_TOKENS_0}", "${TOKEN}"],
+        "headers": {"b": "${TOKEN}", "c": "${SETTINGS_MINE_HEADERS_C}"},
+        "sizes": [1, 2],
+    }
+    for name in ("MINE_TOKEN", "MINE_TOKENS_0", "DIST_NAMED_NAMED_API_TOKEN"):
+        monkeypatch.setenv(f"SETTINGS_{name}", "hush")
+    monkeypatch.setenv("SETTINGS_MINE_HEADERS_C", "Bearer hush")
+    _, again = load(site, "", f"plugins={yaml.safe_load(dumped)['plugins']}")
+    assert [plugin.settings for plugin in again.plugins] == [
+        plugin.settings for plugin in report.plugins
+    ]
+
+
+def test_settings_of_plugins_that_nobody_asked_are_secrets(site: Site) -> None:
+    config, _ = load(site, "    mine: {name: hush, tokens: [hush]}\n")
+    assert "hush" not in dump_yaml(config)
+
+
 def test_keys_may_have_other_names_than_fields(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TOKEN", "hush")
     site.install("named", ALIASED)
@@ -352,7 +389,7 @@ def test_schema_has_what_installed_plugins_take(site: Site) -> None:
     assert section["additionalProperties"] is False
     assert section["properties"].keys() == {"mine", "dist-mine:mine"}
     own = whole["$defs"]["mine"]
-    assert own["properties"].keys() == {"name", "token", "headers", "limits", "sizes"}
+    assert own["properties"].keys() == {*("name", "token", "tokens", "headers", "limits", "sizes")}
     assert own["properties"]["limits"]["$ref"] == "#/$defs/mine.Limits"
     assert whole["$defs"]["mine.Limits"]["properties"]["most"]["default"] == 4
     assert schema()["$defs"]["PluginsConfig"]["properties"]["settings"]["type"] == "object"

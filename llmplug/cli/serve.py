@@ -11,12 +11,13 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import Awaitable, Callable, Iterator, Sequence
 
     from llmplug.config import Config, ModelConfig
     from llmplug.engine.client import EngineClient
     from llmplug.engine.process import EngineProcess
     from llmplug.plan import TextPlan
+    from llmplug.plugin_report import Plugin
     from llmplug.registry import Registry
     from llmplug.server.engine_connection import EngineConnection
     from llmplug.server.missing_model import MissingModel
@@ -61,14 +62,12 @@ def run_http(args: argparse.Namespace, supervisor: Supervisor | None) -> int:
         # config says, it has a model, and hardly ever one that waits for requests.
         processes = [stack.enter_context(EngineProcess(ENGINE_ARGV))]
         config = _read_config(args)
-        if args.source is not None:
-            _show_config(config)
         num_eager = count_eager(config)
         if not num_eager:
             processes.pop().discard()
         processes += [stack.enter_context(EngineProcess(ENGINE_ARGV)) for _ in range(1, num_eager)]
         try:
-            _serve(config, partial(_read_config, args), iter(processes), supervisor)
+            _serve(args, config, iter(processes), supervisor)
         except LlmplugError as error:
             if config.log.format == "text":
                 raise
@@ -83,15 +82,16 @@ def _read_config(args: argparse.Namespace) -> Config:
     return read_config_or_source(args, host=args.host, port=args.port, api_key=args.api_key)
 
 
-def _show_config(config: Config) -> None:
+def _show_config(config: Config, plugins: Sequence[Plugin]) -> None:
     from llmplug.config import dump_yaml
 
-    sys.stderr.write(f"# the same as --config with this file:\n{dump_yaml(config)}\n")
+    shown = dump_yaml(config, plugins)
+    sys.stderr.write(f"# the same as --config with this file:\n{shown}\n")
 
 
 def _serve(
+    args: argparse.Namespace,
     config: Config,
-    read_config: Callable[[], Config],
     processes: Iterator[EngineProcess],
     supervisor: Supervisor | None,
 ) -> None:
@@ -108,13 +108,15 @@ def _serve(
     registry = assemble.load_registry(config)
     for plugin in registry.report.problems:
         logging.getLogger("llmplug").warning("%s", plugin)
+    if args.source is not None:
+        _show_config(config, registry.report.plugins)
     with TerminalProgress(logs.LineLog() if config.log.format == "json" else None) as progress:
         models, missing, plans = make_models(config, registry, progress, processes)
         gc.freeze()  # tokenizers live on: no collection need look at them while requests wait
         gc.enable()
         try:
             service = Service(models, assemble.describe_samplers(registry), missing)
-            origin = Origin(config, read_config, registry, plans)
+            origin = Origin(config, partial(_read_config, args), registry, plans)
             app = create_app(service, config.server, origin)
             serve(app, config.server, supervisor)
         except OSError as error:

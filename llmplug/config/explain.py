@@ -6,6 +6,7 @@ Settings of plugins are told by those that are loaded: they alone know what ther
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,10 +14,10 @@ from pydantic import BaseModel
 
 from llmplug.config.document import PLUGIN_SETTINGS, dotted, is_variable, write_document
 from llmplug.config.fields import Config
-from llmplug.config.shape import is_secret
+from llmplug.config.shape import field_at, is_secret
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from llmplug.config.values import Path
     from llmplug.plugin_report import Plugin
@@ -90,9 +91,21 @@ def _settings_schemas(name: str, model: type[BaseModel]) -> dict[str, Any]:
     return {**parts, name: {**own, "additionalProperties": False}}
 
 
-def dump_yaml(config: Config) -> str:
-    """Write a config as YAML, defaults included; each secret becomes `${API_KEYS_0}`, ..."""
-    return write_document(_plain(config.model_dump(), ()))
+def dump_yaml(config: Config, plugins: Sequence[Plugin] = ()) -> str:
+    """Write a config as YAML, defaults included; each secret becomes `${API_KEYS_0_KEY}`, ...
+
+    A secret is not shown to whoever wrote it either: a shell may have read it from a variable.
+
+    Args:
+        plugins: which know the secrets among their settings; all text for others is one.
+    """
+    models = {
+        name: type(plugin.settings)
+        for name in config.plugins.settings
+        for plugin in plugins
+        if plugin.found.is_called(name) and plugin.is_loaded and plugin.settings is not None
+    }
+    return write_document(_plain(config.model_dump(), (), models))
 
 
 def _leaves(value: Any, path: Path) -> Iterator[Path]:
@@ -131,12 +144,24 @@ def _origin(config: Config, path: Path) -> str:
     return "derived from source" if is_derived else "default"
 
 
-def _plain(value: Any, path: Path) -> Any:
+def _plain(value: Any, path: Path, models: Mapping[Any, type[BaseModel]]) -> Any:
     if isinstance(value, dict):
-        return {key: _plain(item, (*path, key)) for key, item in value.items()}
-    if isinstance(value, tuple):
-        return [_plain(item, (*path, index)) for index, item in enumerate(value)]
-    if is_secret(Config, path) and isinstance(value, str) and not is_variable(value):
+        return {key: _plain(item, (*path, key), models) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item, (*path, index), models) for index, item in enumerate(value)]
+    if _is_hidden(path, models) and isinstance(value, str) and not is_variable(value):
         name = "_".join(str(part) for part in path[1:]).upper()
-        return f"${{{name}}}"
+        return f"${{{re.sub(r'[^A-Z0-9_]', '_', name)}}}"  # what a shell can set
     return value
+
+
+def _is_hidden(path: Path, models: Mapping[Any, type[BaseModel]]) -> bool:
+    """Return whether text at a path is a secret, or may be one.
+
+    Args:
+        models: of the settings of plugins, by the name that they stand under.
+    """
+    if path[:2] != PLUGIN_SETTINGS or path[2] not in models:
+        return is_secret(Config, path)
+    model, key = models[path[2]], path[3:]
+    return field_at(model, key) is None or is_secret(model, key)  # None: perhaps by an alias
