@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from llmplug.engine.caches import allocate_caches
 from llmplug.ops import AttentionBatch
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from llmplug.engine.settings import EngineSettings
-    from llmplug.ops import KVCache, TextBatch
+    from llmplug.ops import TextBatch
     from llmplug.specs import BuildContext, Model
 
 
@@ -30,17 +31,14 @@ class CausalReader:
         self._page_size = settings.page_size
         self._device = device = context.device
         self._dtype = context.dtype
-        self._caches: list[KVCache] = [
-            context.ops.attention.allocate(
-                settings.num_pages,
-                settings.page_size,
-                layer.num_kv_heads,
-                layer.head_width,
-                device=device,
-                dtype=getattr(torch, settings.cache_dtype),
-            )
-            for layer in context.shape.layers
-        ]
+        self._caches = allocate_caches(
+            context.ops,
+            context.shape.layers,
+            settings.num_pages,
+            settings.page_size,
+            device=device,
+            dtype=getattr(torch, settings.cache_dtype),
+        )
 
     def encode(self, batch: TextBatch) -> torch.Tensor:
         """Run packed texts through all layers; return hidden_TD, in their order.

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 
 from llmplug.engine.batch import make_batch, pack_step
+from llmplug.engine.caches import allocate_caches
 from llmplug.errors import EngineError
 from llmplug.ops import send_to_device
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from llmplug.engine.sequence import Sequence
     from llmplug.engine.settings import EngineSettings
     from llmplug.engine.steps import HostStep
-    from llmplug.ops import KernelTable, KVCache
+    from llmplug.ops import KernelTable
     from llmplug.specs import Model, ModelShape
 
 
@@ -68,17 +69,14 @@ class Runner:
         self._page_size = settings.page_size
         self._device = device
         dtype: torch.dtype = getattr(torch, settings.cache_dtype)
-        self._caches: list[KVCache] = [
-            ops.attention.allocate(
-                settings.num_pages,
-                settings.page_size,
-                layer.num_kv_heads,
-                layer.head_width,
-                device=device,
-                dtype=dtype,
-            )
-            for layer in shape.layers
-        ]
+        self._caches = allocate_caches(
+            ops,
+            shape.layers,
+            settings.num_pages,
+            settings.page_size,
+            device=device,
+            dtype=dtype,
+        )
 
     @property
     def cache_bytes(self) -> int:

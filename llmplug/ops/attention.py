@@ -45,11 +45,17 @@ class AttentionBatch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KVCache:
-    """One layer's keys and values, in the layout of the kernel that allocated it."""
+    """One layer's keys and values, in the layout of the kernel that allocated it.
+
+    A cache of 8-bit floats may have scales: it holds what was stored divided by them. They are
+    plain numbers, the same as long as the cache lives, so that graphs may keep them.
+    """
 
     key: torch.Tensor
     value: torch.Tensor
     page_size: int
+    key_scale: float = 1.0  # > 0; 1 in caches of other numbers
+    value_scale: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,15 +137,19 @@ class PagedAttention:
     ) -> None:
         """Write new keys (already rotated) and values into their slots; -1 is no slot.
 
-        In a cache of 8-bit floats numbers beyond 448 become 448; NaN stays NaN.
+        In a cache of 8-bit floats numbers beyond 448 times the scale become that; NaN stays NaN.
+        They are multiplied by 1 / scale, rounded to float32, so that all kernels store the same.
         """
         if len(slots_T) and int(slots_T.min()) < 0:
             is_there_T = slots_T >= 0
             k_TKH, v_TKH, slots_T = k_TKH[is_there_T], v_TKH[is_there_T], slots_T[is_there_T]
         pages_T, offsets_T = slots_T // cache.page_size, slots_T % cache.page_size
-        for kept, x_TKH in ((cache.key, k_TKH), (cache.value, v_TKH)):
+        for kept, scale, x_TKH in (
+            (cache.key, cache.key_scale, k_TKH), (cache.value, cache.value_scale, v_TKH)
+        ):  # fmt: skip
             if kept.dtype is torch.float8_e4m3fn:
-                fp8_TKH = x_TKH.float().clamp(-_LARGEST_FP8, _LARGEST_FP8).to(kept.dtype)
+                scaled_TKH = x_TKH.float() * (1 / scale)
+                fp8_TKH = scaled_TKH.clamp(-_LARGEST_FP8, _LARGEST_FP8).to(kept.dtype)
                 kept.view(torch.uint8)[pages_T, :, offsets_T] = fp8_TKH.view(torch.uint8)
             else:
                 kept[pages_T, :, offsets_T] = x_TKH.to(kept.dtype)
@@ -179,7 +189,7 @@ class PagedAttention:
             parts = batch.plans[key] = _plan(batch, cache, window)
         make = torch.zeros if 0 in batch.cached_lens else torch.empty
         out_TNH = make(q_TNH.shape, device=q_TNH.device, dtype=q_TNH.dtype)
-        scores = _Scores(scale, soft_cap, sinks_N)
+        scores = _Scores(scale * cache.key_scale, soft_cap, sinks_N)
         for part in parts:
             if isinstance(part, _Group):
                 out_TNH[part.tokens_G] = _attend_group(q_TNH[part.tokens_G], cache, part, scores)
@@ -207,7 +217,7 @@ def _attend_group(
     scores_GKqC = scores.cap(scores_BqC.view(num_sequences, num_kv_heads, *scores_BqC.shape[1:]))
     scores_GKqC.add_(group.mask_G11C)
     weights_BqC = scores.weigh(scores_GKqC).flatten(0, 1)
-    out_BqH = torch.bmm(weights_BqC, group.value.float().view(shape_BCH))
+    out_BqH = torch.bmm(weights_BqC, group.value.float().view(shape_BCH)) * cache.value_scale
     return out_BqH.view(num_sequences, num_heads, width).to(q_GNH.dtype)
 
 
@@ -221,7 +231,8 @@ def _attend_chunk(
         for kept in (cache.key, cache.value)
     )
     if scores.soft_cap is not None or scores.sinks_N is not None:
-        return _attend_chunk_in_parts(q_QNH, key.float(), value.float(), chunk, scores)
+        out_QNH = _attend_chunk_in_parts(q_QNH, key.float(), value.float(), chunk, scores)
+        return out_QNH * cache.value_scale
     out_1NQH = F.scaled_dot_product_attention(
         q_QNH.transpose(0, 1)[None],
         key[None].to(q_QNH.dtype),
@@ -231,7 +242,7 @@ def _attend_chunk(
         scale=scores.scale,
         enable_gqa=True,
     )
-    return out_1NQH[0].transpose(0, 1)
+    return out_1NQH[0].transpose(0, 1) * cache.value_scale
 
 
 def _attend_chunk_in_parts(

@@ -7,6 +7,7 @@ key/value heads, H head width, C cached tokens of a sequence.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -25,6 +26,7 @@ def make_attention_example(
     soft_cap: float | None = None,
     has_sinks: bool = False,
     cache_dtype: torch.dtype | None = None,
+    scales: tuple[float, float] = (1.0, 1.0),
     seed: int = 7,
 ) -> dict[str, Any]:
     """Describe a step: (new tokens, cached tokens) of each sequence, decodes first; (1, 0) is none.
@@ -32,6 +34,7 @@ def make_attention_example(
     Args:
         heads: query heads, key/value heads, head width.
         cache_dtype: None: that of the queries.
+        scales: of keys and of values, in a cache of 8-bit floats.
     """
     num_heads, num_kv_heads, head_width = heads
     return {
@@ -44,6 +47,7 @@ def make_attention_example(
         "soft_cap": soft_cap,
         "has_sinks": has_sinks,
         "cache_dtype": cache_dtype,
+        "scales": scales,
         "seed": seed,
     }
 
@@ -74,6 +78,21 @@ def make_scored_examples(device: torch.device, dtype: torch.dtype) -> list[dict[
         ),
         make_attention_example([], heads=(4, 2, 16), soft_cap=2.0, has_sinks=True),
     ]
+    return [{**example, "device": device, "dtype": dtype} for example in examples]
+
+
+def make_scaled_examples(device: torch.device, dtype: torch.dtype) -> list[dict[str, Any]]:
+    """Steps over caches of 8-bit floats with scales, for kernels that heed these."""
+    lens = [(1, 33), (1, 1), (1, 0), (5, 40), (17, 17)]
+    fp8 = torch.float8_e4m3fn
+    examples = [
+        make_attention_example(lens, heads=(4, 2, 16), cache_dtype=fp8, scales=(0.0123, 0.7)),
+        make_attention_example(
+            [(1, 50), (30, 70)], heads=(2, 1, 20), page_size=8, window=20, soft_cap=5.0,
+            has_sinks=True, cache_dtype=fp8, scales=(0.25, 3.0),
+        ),
+        make_attention_example([], heads=(4, 2, 16), cache_dtype=fp8, scales=(0.5, 0.5)),
+    ]  # fmt: skip
     return [{**example, "device": device, "dtype": dtype} for example in examples]
 
 
@@ -135,6 +154,8 @@ def apply_attention(kernel: Any, example: Mapping[str, Any]) -> torch.Tensor:
     cache = kernel.allocate(
         num_pages, example["page_size"], *kv_shape, device=device, dtype=cache_dtype
     )
+    key_scale, value_scale = example["scales"]
+    cache = replace(cache, key_scale=key_scale, value_scale=value_scale)
     poison = torch.full((len(unused), *kv_shape), float("nan"), device=device, dtype=dtype)
     kernel.store(cache, poison, poison, unused)
     queries = [torch.zeros(0, example["num_heads"], example["head_width"])]
@@ -177,5 +198,6 @@ ATTENTION = Op(
     # before they weigh the values, and the result is rounded once more.
     tolerances={"float32": (1e-5, 1e-5), "bfloat16": (1.6e-2, 1.6e-2), "float16": (2e-3, 2e-3)},
     example_inputs=_example_inputs,
+    scaled_inputs=make_scaled_examples,
     compare=_compare,
 )

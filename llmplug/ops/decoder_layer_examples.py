@@ -7,6 +7,7 @@ the feed-forward layer.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -44,6 +45,11 @@ def _example_inputs(device: torch.device, dtype: torch.dtype) -> list[dict[str, 
     return examples
 
 
+def _scaled_inputs(device: torch.device, dtype: torch.dtype) -> list[dict[str, Any]]:
+    cache = {"cache_dtype": torch.float8_e4m3fn, "scales": (0.25, 0.3)}
+    return [{**example, **cache} for example in _example_inputs(device, dtype)[2:4]]
+
+
 def apply_decoder_layer(ops: KernelTable, example: Mapping[str, Any]) -> torch.Tensor:
     """Run the example's step through two layers of `ops.decoder_layer`: their output_TD.
 
@@ -72,8 +78,11 @@ def apply_decoder_layer(ops: KernelTable, example: Mapping[str, Any]) -> torch.T
     for number in range(2):
         layer = ops.decoder_layer.prepare(_make_layer(ops, example, number))
         cache = ops.attention.allocate(
-            num_pages, example["page_size"], heads[1], heads[2], device=device, dtype=dtype
-        )
+            num_pages, example["page_size"], heads[1], heads[2], device=device,
+            dtype=example["cache_dtype"] or dtype,
+        )  # fmt: skip
+        key_scale, value_scale = example["scales"]
+        cache = replace(cache, key_scale=key_scale, value_scale=value_scale)
         for slots, past_kv in zip(past, pasts, strict=True):
             ops.attention.store(cache, past_kv[number, 0], past_kv[number, 1], slots)
         x_TD, residual_TD = ops.decoder_layer(layer, x_TD, residual_TD, positions_T, cache, batch)
@@ -137,5 +146,6 @@ DECODER_LAYER = Op(
     # The bounds of its parts, through two layers of them: outputs are near 3.
     tolerances={"float32": (1e-4, 1e-4), "bfloat16": (6e-2, 6e-2), "float16": (1e-2, 1e-2)},
     example_inputs=_example_inputs,
+    scaled_inputs=_scaled_inputs,
     compare=_compare,
 )

@@ -6,6 +6,7 @@ Legend: T packed tokens, N query heads, K key/value heads, H head width.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -78,10 +79,21 @@ def _example_inputs(device: torch.device, dtype: torch.dtype) -> list[dict[str, 
     ]  # fmt: skip
 
 
+def _scaled_inputs(device: torch.device, dtype: torch.dtype) -> list[dict[str, Any]]:
+    return [
+        {"num_tokens": num_tokens, "heads": heads, "rotary": rotary, "has_norms": has_norms,
+         "cache_dtype": torch.float8_e4m3fn, "scales": scales, "device": device, "dtype": dtype}
+        for num_tokens, heads, rotary, has_norms, scales in (
+            (5, (4, 2, 16), 16, (False, False), (0.01, 0.3)),
+            (4, (3, 1, 20), 12, (True, True), (0.25, 1e-3)),
+        )
+    ]  # fmt: skip
+
+
 def apply_rope_store(
     ops: KernelTable, example: Mapping[str, Any]
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Run the example: (q_TNH, keys and values of the whole cache, in float32).
+    """Run the example: (q_TNH, keys and values of the whole cache as they mean, in float32).
 
     `example["factor"]` multiplies all tokens but the first, if it is there; the numbers of the
     token `example["attacker"]` are extreme.
@@ -111,8 +123,10 @@ def apply_rope_store(
     cache = ops.attention.allocate(
         num_pages, page_size, num_kv_heads, width, device=device, dtype=example["cache_dtype"]
     )
+    key_scale, value_scale = example.get("scales", (1.0, 1.0))
+    cache = replace(cache, key_scale=key_scale, value_scale=value_scale)
     q_TNH = ops.rope_store(qkv_TNH.to(device, dtype), layer, positions_T, cache, slots_T)
-    return q_TNH, cache.key.float(), cache.value.float()
+    return q_TNH, cache.key.float() * key_scale, cache.value.float() * value_scale
 
 
 def _compare(
@@ -128,5 +142,6 @@ ROPE_STORE = Op(
     # Three roundings in a row may each fall to the next number; a bfloat16 cache rounds float32.
     tolerances={"float32": (8e-3, 1e-5), "bfloat16": (1.6e-2, 1e-2), "float16": (8e-3, 2e-3)},
     example_inputs=_example_inputs,
+    scaled_inputs=_scaled_inputs,
     compare=_compare,
 )

@@ -26,6 +26,8 @@ class Op:
             several others in a row: what serves them where no kernel fuses them.
         tolerances: dtype name -> (rtol, atol) that a kernel must keep, reasons beside them.
         example_inputs: (device, dtype) -> calls to compare, odd sizes and an empty batch included.
+        scaled_inputs: of an op that reads or fills caches: (device, dtype) -> calls with scales of
+            the cache, for kernels that support them.
         compare: (kernel, reference, example) -> pairs (got, expected) for ops that are not a
             plain function of tensors; None: call both with the example's arguments. Of a composed
             op, two tables instead of kernel and reference.
@@ -34,6 +36,7 @@ class Op:
     name: str
     tolerances: Mapping[str, tuple[float, float]]
     example_inputs: Callable[[Any, Any], Sequence[Mapping[str, Any]]]
+    scaled_inputs: Callable[[Any, Any], Sequence[Mapping[str, Any]]] | None = None
     reference: Any = None
     compose: Callable[[KernelTable], Any] | None = None
     compare: Callable[[Any, Any, Mapping[str, Any]], Sequence[tuple[Any, Any]]] | None = None

@@ -37,6 +37,9 @@ class KernelSpec:
             Raises KernelInputError.
         needs: for a kernel that fuses other ops, such as `decoder_layer`: ops whose packed weights
             or caches it reads. It is chosen only where kernels of its own name serve these.
+        supports_scales: for an op that reads or fills caches (`attention`, `rope_store`,
+            `decoder_layer`): device type -> None if it heeds the scales of a `KVCache` of 8-bit
+            floats there, else the reason why not. None: it knows none, and gets no such cache.
         tunables: device type -> the free parameters that `llmplug tune` can try there, also where
             the kernel only runs to be tested. None: it has none.
     """
@@ -48,4 +51,5 @@ class KernelSpec:
     priority: int = 0
     keep: Callable[[LazyTensor, str], KeptWeight | None] | None = None
     needs: tuple[str, ...] = ()
+    supports_scales: Callable[[str], str | None] | None = None
     tunables: Callable[[str], Sequence[Tunable]] | None = None

@@ -63,6 +63,9 @@ class LayerCache:
     num_kv_heads: int
     head_width: int
     window: int | None = None  # tokens a query sees, itself included; None: all
+    # Of a cache of 8-bit floats, as in `llmplug.ops.KVCache`; the engine reads them from the file.
+    key_scale: float = 1.0
+    value_scale: float = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

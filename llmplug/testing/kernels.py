@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from llmplug.ops import REFERENCES, KernelTable
+from llmplug.ops.cache_scales import explain_no_scales
 from llmplug.testing.expect import expect
 from llmplug.testing.guarded_memory import poisoned_memory
 from llmplug.testing.kernel_properties import (
@@ -38,7 +39,7 @@ def check_kernel(
     inputs stay as they are; nothing is read or written beyond a tensor.
 
     Args:
-        spec: from `llmplug_kernels()`.
+        spec: from `llmplug_kernels()`; where it supports scales of a cache, these are tried too.
         device: type of the device, one that `spec.supports`.
         dtype: name of the dtype, the same.
         others: kernels of the same plugin, of which those that `spec.needs` are used.
@@ -49,6 +50,8 @@ def check_kernel(
     kernel = load_kernel(spec, device, dtype, others)
     op = REFERENCES[spec.op]
     examples = list(op.example_inputs(torch.device(device), DTYPES[dtype]))
+    if op.scaled_inputs is not None and explain_no_scales(spec, device) is None:
+        examples += op.scaled_inputs(torch.device(device), DTYPES[dtype])
     with poisoned_memory():
         check_equals_reference(op, kernel, examples, dtype)
         check_first_row_stands_alone(op, kernel, examples)

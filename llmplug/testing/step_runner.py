@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from llmplug.engine.caches import allocate_caches
 from llmplug.engine.loading import load_weights
 from llmplug.engine.split import split_shape
-from llmplug.ops import REFERENCES, AttentionBatch, KernelTable, KVCache
+from llmplug.ops import REFERENCES, AttentionBatch, KernelTable
 from llmplug.ops.split_kernels import split_kernels
 from llmplug.ops.table import make_reference_table
 from llmplug.specs import BuildContext
@@ -85,21 +86,20 @@ class StepRunner:
         num_cached: tokens of each sequence so far.
     """
 
-    def __init__(self, built: BuiltModel, num_sequences: int) -> None:
+    def __init__(
+        self, built: BuiltModel, num_sequences: int, cache_dtype: torch.dtype | None = None
+    ) -> None:
         self._model: Model = built.model
         pages_each = -(-built.shape.context_length // PAGE_SIZE)
         num_pages = pages_each * num_sequences
-        self._caches: list[KVCache] = [
-            built.ops.attention.allocate(
-                num_pages,
-                PAGE_SIZE,
-                layer.num_kv_heads,
-                layer.head_width,
-                device=CPU,
-                dtype=built.dtype,
-            )
-            for layer in built.shape.layers
-        ]
+        self._caches = allocate_caches(
+            built.ops,
+            built.shape.layers,
+            num_pages,
+            PAGE_SIZE,
+            device=CPU,
+            dtype=cache_dtype or built.dtype,
+        )
         order = torch.randperm(num_pages, generator=torch.Generator().manual_seed(0))
         self._table_SM = order.int().view(num_sequences, pages_each)
         self.num_cached = [0] * num_sequences

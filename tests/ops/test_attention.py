@@ -14,6 +14,7 @@ from llmplug.ops.attention_examples import (
     apply_attention,
     make_attention_batch,
     make_attention_example,
+    make_scaled_examples,
     make_scored_examples,
 )
 
@@ -21,18 +22,24 @@ CPU = torch.device("cpu")
 EXAMPLES = [
     *ATTENTION.example_inputs(CPU, torch.float32),
     *make_scored_examples(CPU, torch.float32),
+    *make_scaled_examples(CPU, torch.float32),
 ]
 
 
 class DirectAttention(PagedAttention):
     """The same cache, and the formula in float64, with a sink as a token whose value is 0.
 
-    softmax(cap * tanh(scale * q @ k / cap) over the window) @ v
+    softmax(cap * tanh(scale * q @ k / cap) over the window) @ v, with k and v as they were before
+    they were divided by the scales of the cache
     """
 
     def attend(self, q_TNH, cache, batch, *, scale, window=None, soft_cap=None, sinks_N=None):
         key, value = (
-            kept.float().transpose(1, 2).flatten(0, 1).double() for kept in (cache.key, cache.value)
+            kept.float().transpose(1, 2).flatten(0, 1).double() * kept_scale
+            for kept, kept_scale in (
+                (cache.key, cache.key_scale),
+                (cache.value, cache.value_scale),
+            )
         )
         group = q_TNH.shape[1] // key.shape[1]
         out_TNH = torch.empty_like(q_TNH)
@@ -116,6 +123,28 @@ def test_a_cache_of_8_bit_floats_keeps_what_they_can_hold() -> None:
         attention.store(cache, value_TKH, value_TKH, batch.slots_T)
         got = attention.attend(torch.ones(len(lens), 1, 4), cache, batch, scale=1.0)
         assert got.tolist() == [[[448.0, -448.0, 0.3125, 0.0]]] * len(lens)
+
+
+def test_scales_are_a_change_of_units() -> None:
+    """Scales that are powers of two: to the bit as without, and the rest done by hand."""
+    example = make_attention_example([(1, 30), (9, 20)], heads=(4, 2, 8), page_size=4)
+    batch, _, past, num_pages = make_attention_batch({**example, "device": CPU})
+    slots_T = torch.cat([past[0], batch.slots_T[:1], past[1], batch.slots_T[1:]])
+    k_TKH, v_TKH = torch.randn(2, len(slots_T), 2, 8) * 100
+    q_TNH = torch.randn(10, 4, 8)
+    attention, key_scale, value_scale = PagedAttention(), 2.0**-3, 4.0
+    plain = attention.allocate(num_pages, 4, 2, 8, device=CPU, dtype=torch.float8_e4m3fn)
+    scaled = attention.allocate(num_pages, 4, 2, 8, device=CPU, dtype=torch.float8_e4m3fn)
+    scaled = replace(scaled, key_scale=key_scale, value_scale=value_scale)
+    attention.store(scaled, k_TKH, v_TKH, slots_T)
+    attention.store(plain, k_TKH / key_scale, v_TKH / value_scale, slots_T)
+    assert k_TKH.abs().max() / key_scale > 448  # some are clipped
+    assert torch.equal(scaled.key.view(torch.uint8), plain.key.view(torch.uint8))
+    assert torch.equal(scaled.value.view(torch.uint8), plain.value.view(torch.uint8))
+    for settings in ({}, {"soft_cap": 3.0, "sinks_N": torch.ones(4)}):
+        got = attention.attend(q_TNH, scaled, batch, scale=0.01, **settings)
+        by_hand = attention.attend(q_TNH, plain, batch, scale=0.01 * key_scale, **settings)
+        assert torch.equal(got, by_hand * value_scale)
 
 
 @pytest.mark.parametrize("cache_dtype", [torch.float16, torch.float8_e4m3fn])

@@ -50,6 +50,7 @@ ATTENTION = [
             soft_cap=50.0,
             has_sinks=True,
             cache_dtype=torch.float8_e4m3fn,
+            scales=(0.01, 0.3),
         ),
     ),
 ]
@@ -113,7 +114,10 @@ def main() -> None:
             kernels = {"attention": PagedAttention(), spec.op: kernel}
             for dtype in (torch.bfloat16, torch.float32):
                 examples = list(REFERENCES[spec.op].example_inputs(CPU, dtype))
-                for example in examples[2:4] + examples[8:9]:  # some have rarer settings last
+                make_scaled = REFERENCES[spec.op].scaled_inputs
+                scaled = [] if make_scaled is None else list(make_scaled(CPU, dtype))
+                # Some have rarer settings last.
+                for example in examples[2:4] + examples[8:9] + scaled[:1]:
                     if spec.op == "rope_store":
                         apply_rope_store(KernelTable(kernels), example)
                     else:

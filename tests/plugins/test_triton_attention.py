@@ -135,7 +135,8 @@ def test_a_cache_of_8_bit_floats_equals_reference(dtype: str) -> None:
     check_equals_reference(REFERENCES["attention"], KERNEL, [example], dtype)
 
 
-def test_8_bit_floats_are_stored_as_the_reference_stores_them() -> None:
+@pytest.mark.parametrize("scales", [(1.0, 1.0), (0.0123, 3e4)])
+def test_8_bit_floats_are_stored_as_the_reference_stores_them(scales) -> None:
     special = [1e9, -1e9, float("inf"), float("nan"), 448.0, 463.9, 2.0**-10, 3 * 2.0**-10, -0.0]
     generator = torch.Generator().manual_seed(0)
     numbers = torch.cat([torch.tensor(special), torch.randn(119, generator=generator) * 8])
@@ -144,6 +145,7 @@ def test_8_bit_floats_are_stored_as_the_reference_stores_them() -> None:
     stored = []
     for kernel in (KERNEL, PagedAttention()):
         cache = kernel.allocate(3, 4, 2, 16, device=DEVICE, dtype=torch.float8_e4m3fn)
+        cache = replace(cache, key_scale=scales[0], value_scale=scales[1])
         kernel.store(cache, new_TKH, -new_TKH, slots_T)
         stored.append(torch.cat([cache.key.float(), cache.value.float()]))
     torch.testing.assert_close(stored[0], stored[1], rtol=0, atol=0, equal_nan=True)

@@ -50,7 +50,9 @@ COMPILE = Path(__file__).parent / "compile_triton_kernels.py"
 
 
 def examples_of(op: str, dtype: str):
-    return list(REFERENCES[op].example_inputs(DEVICE, DTYPES[dtype]))
+    examples = list(REFERENCES[op].example_inputs(DEVICE, DTYPES[dtype]))
+    make_scaled = REFERENCES[op].scaled_inputs
+    return examples if make_scaled is None else [*examples, *make_scaled(DEVICE, DTYPES[dtype])]
 
 
 @pytest.mark.parametrize(

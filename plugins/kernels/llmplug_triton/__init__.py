@@ -139,6 +139,14 @@ def _keep_weight(source: LazyTensor, wanted: str) -> KeptWeight | None:
     return keep_weight(source, wanted)
 
 
+def _supports_scales(device: str) -> str | None:
+    import torch
+
+    from llmplug_triton.tensors import explain_no_fp8
+
+    return explain_no_fp8(torch.device(device))
+
+
 def _list_tunables(op: str, device: str) -> list[Tunable]:
     """Return the free parameters of a kernel; on a CPU the interpreter tries them."""
     if device == "cpu":
@@ -160,6 +168,7 @@ _TUNABLE = {
     "rope_store",
     "silu_mul",
 }
+_WITH_CACHE = {"attention", "rope_store"}
 # What a fused op reads of other ops: the cache.
 _NEEDS = {"rope_store": ("attention",)}
 
@@ -195,6 +204,7 @@ def llmplug_kernels() -> list[KernelSpec]:
             priority=20,
             keep=_keep_weight if op == "linear" else None,
             needs=_NEEDS.get(op, ()),
+            supports_scales=_supports_scales if op in _WITH_CACHE else None,
             tunables=partial(_list_tunables, op) if op in _TUNABLE else None,
         )
         for op, load in loaders.items()

@@ -119,8 +119,10 @@ class PagedAttention:
             plan = batch.plans[key] = _plan(batch, *key[1:])
         block_H = round_up_to_power(width, MIN_SIDE)
         log2_e = math.log2(math.e)
+        scale *= cache.key_scale
         settings = {
             "scale": scale * log2_e if soft_cap is None else scale / soft_cap,
+            "value_scale": cache.value_scale,
             "cap": 1.0 if soft_cap is None else soft_cap * log2_e,
             "HAS_CAP": soft_cap is not None,
             "WINDOW": window or 0,

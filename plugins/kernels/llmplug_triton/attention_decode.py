@@ -103,6 +103,7 @@ def _decode_kernel(
     table_stride: tl.tensor,
     most_chunks: tl.tensor,
     scale: tl.tensor,
+    value_scale: tl.tensor,
     cap: tl.tensor,
     HAS_CAP: tl.constexpr,
     HAS_SINKS: tl.constexpr,
@@ -149,7 +150,7 @@ def _decode_kernel(
         max_M, sum_M, out_MH = attend_tiles(
             q_MH.to(DTYPE), max_M, sum_M, row_M * 0, tl.where(is_row_M, num_cached - 1, -1),
             start, tl.minimum(start + CHUNK, num_cached), key, value,
-            block_table + sequence * table_stride, kv_head, scale,
+            block_table + sequence * table_stride, kv_head, scale, value_scale,
             cap, HAS_CAP, NUM_KV_HEADS, WIDTH, PAGE, BLOCK_M, BLOCK_H, BLOCK_C, DTYPE,
         )  # fmt: skip
         first_head = (sequence * NUM_KV_HEADS + kv_head) * GROUP

@@ -41,6 +41,7 @@ def _prefill_kernel(
     q_stride_head: tl.tensor,
     table_stride: tl.tensor,
     scale: tl.tensor,
+    value_scale: tl.tensor,
     cap: tl.tensor,
     HAS_CAP: tl.constexpr,
     HAS_SINKS: tl.constexpr,
@@ -88,7 +89,7 @@ def _prefill_kernel(
     _, sum_M, out_MH = attend_tiles(
         tl.load(q_MH, mask=is_there_MH, other=0.0).to(DTYPE), max_M, sum_M, first_M, last_M,
         start, tl.minimum(num_past + first_query + TILE_QUERIES, num_cached), key, value,
-        block_table + sequence * table_stride, kv_head, scale,
+        block_table + sequence * table_stride, kv_head, scale, value_scale,
         cap, HAS_CAP, NUM_KV_HEADS, WIDTH, PAGE, BLOCK_M, BLOCK_H, BLOCK_C, DTYPE,
     )  # fmt: skip
     out_MH = out_MH / tl.where(is_row_M, sum_M, 1.0)[:, None]

@@ -72,7 +72,8 @@ def attend_tiles(
     value: tl.tensor,
     pages: tl.tensor,  # the sequence's row of the block table
     kv_head: tl.tensor,
-    scale: tl.tensor,  # as in weigh_tile
+    scale: tl.tensor,  # as in weigh_tile, the keys' included
+    value_scale: tl.tensor,
     cap: tl.tensor,
     HAS_CAP: tl.constexpr,
     NUM_KV_HEADS: tl.constexpr,
@@ -101,4 +102,4 @@ def attend_tiles(
             q_MH, k_CH, v_CH, is_seen_MC & is_cached_C[None, :], max_M, sum_M, out_MH, scale, cap,
             HAS_CAP, DTYPE,
         )  # fmt: skip
-    return max_M, sum_M, out_MH
+    return max_M, sum_M, out_MH * value_scale

@@ -38,6 +38,8 @@ def _store_kernel(
     v_stride_token: tl.tensor,
     v_stride_head: tl.tensor,
     num_tokens: tl.tensor,
+    inverse_key_scale: tl.tensor,  # read only if LARGEST
+    inverse_value_scale: tl.tensor,
     NUM_KV_HEADS: tl.constexpr,
     WIDTH: tl.constexpr,
     PAGE: tl.constexpr,
@@ -58,8 +60,10 @@ def _store_kernel(
     new_v_TE = tl.load(v_TE, mask=is_there)
     if LARGEST > 0:  # NaN stays NaN
         all_nan: tl.constexpr = tl.PropagateNan.ALL
-        new_k_TE = tl.clamp(new_k_TE.to(tl.float32), -LARGEST, LARGEST, propagate_nan=all_nan)
-        new_v_TE = tl.clamp(new_v_TE.to(tl.float32), -LARGEST, LARGEST, propagate_nan=all_nan)
+        new_k_TE = new_k_TE.to(tl.float32) * inverse_key_scale
+        new_v_TE = new_v_TE.to(tl.float32) * inverse_value_scale
+        new_k_TE = tl.clamp(new_k_TE, -LARGEST, LARGEST, propagate_nan=all_nan)
+        new_v_TE = tl.clamp(new_v_TE, -LARGEST, LARGEST, propagate_nan=all_nan)
     row_TE = (slot_T1 // PAGE * NUM_KV_HEADS + head_1E) * PAGE + slot_T1 % PAGE
     place_TE = row_TE * WIDTH + lane_1E
     tl.store(key + place_TE, new_k_TE.to(key.dtype.element_ty), mask=is_there)
@@ -85,6 +89,7 @@ def store_in_cache(
     _store_kernel[(triton.cdiv(num_tokens, block_T),)](
         k_TKH, v_TKH, slots_T.contiguous(), cache.key, cache.value,
         k_TKH.stride(0), k_TKH.stride(1), v_TKH.stride(0), v_TKH.stride(1), num_tokens,
+        1 / cache.key_scale, 1 / cache.value_scale,
         NUM_KV_HEADS=num_kv_heads, WIDTH=width, PAGE=page_size,
         LARGEST=LARGEST.get(cache.key.dtype, 0.0), BLOCK_T=block_T, BLOCK_E=block_E,
     )  # fmt: skip

@@ -31,10 +31,13 @@ _CANDIDATES = cross(num_warps=(1, 2, 4, 8))
 
 
 @triton.jit
-def _put(y: tl.tensor, x: tl.tensor, mask: tl.tensor, LARGEST: tl.constexpr) -> None:
-    """Store in the dtype of y, within what it can hold; NaN stays NaN."""
+def _put(
+    y: tl.tensor, x: tl.tensor, mask: tl.tensor, inverse_scale: tl.tensor, LARGEST: tl.constexpr
+) -> None:
+    """Store in the dtype of y, scaled and within what it can hold; NaN stays NaN."""
     if LARGEST > 0:
-        x = tl.clamp(x.to(tl.float32), -LARGEST, LARGEST, propagate_nan=tl.PropagateNan.ALL)
+        x = x.to(tl.float32) * inverse_scale
+        x = tl.clamp(x, -LARGEST, LARGEST, propagate_nan=tl.PropagateNan.ALL)
     tl.store(y, x.to(y.dtype.element_ty), mask=mask)
 
 
@@ -47,6 +50,7 @@ def _norm_and_rotate(
     cos_r: tl.tensor,
     sin_r: tl.tensor,
     eps: tl.tensor,
+    inverse_scale: tl.tensor,  # of y, read only if LARGEST
     HAS_NORM: tl.constexpr,
     NUM_HEADS: tl.constexpr,
     Y_STRIDE: tl.constexpr,  # from head to head
@@ -81,9 +85,10 @@ def _norm_and_rotate(
         rest_Nh = rest_Nh * scale_N1 * weight_1h
     new_first_Nr = first_Nr * cos_r[None, :] - second_Nr * sin_r[None, :]
     new_second_Nr = second_Nr * cos_r[None, :] + first_Nr * sin_r[None, :]
-    _put(y_N1 + column_1r, new_first_Nr.to(dtype), is_there_Nr & is_kept, LARGEST)
-    _put(y_N1 + HALF + column_1r, new_second_Nr.to(dtype), is_there_Nr & is_kept, LARGEST)
-    _put(y_N1 + column_1h, rest_Nh.to(dtype), is_there_Nh & is_kept, LARGEST)
+    is_kept_Nr, is_kept_Nh = is_there_Nr & is_kept, is_there_Nh & is_kept
+    _put(y_N1 + column_1r, new_first_Nr.to(dtype), is_kept_Nr, inverse_scale, LARGEST)
+    _put(y_N1 + HALF + column_1r, new_second_Nr.to(dtype), is_kept_Nr, inverse_scale, LARGEST)
+    _put(y_N1 + column_1h, rest_Nh.to(dtype), is_kept_Nh, inverse_scale, LARGEST)
 
 
 @triton.jit
@@ -100,6 +105,8 @@ def _rope_store_kernel(
     stride_token: tl.tensor,
     stride_head: tl.tensor,
     eps: tl.tensor,
+    inverse_key_scale: tl.tensor,
+    inverse_value_scale: tl.tensor,
     HAS_Q_NORM: tl.constexpr,
     HAS_K_NORM: tl.constexpr,
     NUM_HEADS: tl.constexpr,
@@ -126,11 +133,11 @@ def _rope_store_kernel(
     k, v = q + NUM_HEADS * stride_head, q + (NUM_HEADS + NUM_KV_HEADS) * stride_head
     _norm_and_rotate(
         q, stride_head, q_norm, new_q + token * NUM_HEADS * WIDTH, cos_r, sin_r, eps,
-        HAS_Q_NORM, NUM_HEADS, WIDTH, WIDTH, HALF, 0, BLOCK_N, BLOCK_r, BLOCK_REST,
+        1.0, HAS_Q_NORM, NUM_HEADS, WIDTH, WIDTH, HALF, 0, BLOCK_N, BLOCK_r, BLOCK_REST,
         True,
     )  # fmt: skip
     _norm_and_rotate(
-        k, stride_head, k_norm, key + place, cos_r, sin_r, eps,
+        k, stride_head, k_norm, key + place, cos_r, sin_r, eps, inverse_key_scale,
         HAS_K_NORM, NUM_KV_HEADS, PAGE * WIDTH, WIDTH, HALF, LARGEST, BLOCK_K, BLOCK_r, BLOCK_REST,
         has_slot,
     )  # fmt: skip
@@ -139,7 +146,8 @@ def _rope_store_kernel(
     is_there_KH = (head_K1 < NUM_KV_HEADS) & (lane_1H < WIDTH)
     v_KH = tl.load(v + head_K1 * stride_head + lane_1H, mask=is_there_KH, other=0.0)
     is_kept_KH = is_there_KH & has_slot
-    _put(value + place + head_K1 * (PAGE * WIDTH) + lane_1H, v_KH, is_kept_KH, LARGEST)
+    value_KH = value + place + head_K1 * (PAGE * WIDTH) + lane_1H
+    _put(value_KH, v_KH, is_kept_KH, inverse_value_scale, LARGEST)
 
 
 def rope_store(
@@ -184,7 +192,8 @@ def rope_store(
         qkv_TNH, qkv_TNH if layer.q_norm is None else layer.q_norm,
         qkv_TNH if layer.k_norm is None else layer.k_norm, positions_T.contiguous(),
         layer.rope_table_CR.contiguous(), slots_T.contiguous(), new_q_TNH, cache.key, cache.value,
-        qkv_TNH.stride(0), qkv_TNH.stride(1), layer.eps,
+        qkv_TNH.stride(0), qkv_TNH.stride(1), layer.eps, 1 / cache.key_scale,
+        1 / cache.value_scale,
         HAS_Q_NORM=layer.q_norm is not None, HAS_K_NORM=layer.k_norm is not None,
         NUM_HEADS=num_heads, NUM_KV_HEADS=num_kv_heads, WIDTH=width, HALF=half,
         PAGE=cache.page_size, LARGEST=LARGEST.get(cache.key.dtype, 0.0), BLOCK_N=block_N,

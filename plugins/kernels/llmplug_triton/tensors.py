@@ -37,12 +37,18 @@ def choose_dot_dtype(dtype: torch.dtype) -> Any:
     return DTYPES[dtype]
 
 
-def refuse_gpu_without_fp8(device: torch.device, way_out: str) -> None:
-    """Raise KernelInputError on a GPU that has no 8-bit floats: before Ada and Hopper."""
+def explain_no_fp8(device: torch.device) -> str | None:
+    """Say that a GPU has no 8-bit floats, as those before Ada and Hopper; None: it has."""
     if device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 9):
-        raise KernelInputError(
-            f"{torch.cuda.get_device_name(device)} has no 8-bit floats: set {way_out}"
-        )
+        return f"{torch.cuda.get_device_name(device)} has no 8-bit floats"
+    return None
+
+
+def refuse_gpu_without_fp8(device: torch.device, way_out: str) -> None:
+    """Raise KernelInputError on a GPU that has no 8-bit floats."""
+    reason = explain_no_fp8(device)
+    if reason is not None:
+        raise KernelInputError(f"{reason}: set {way_out}")
 
 
 def with_dense_rows(x: torch.Tensor) -> torch.Tensor:
