@@ -20,6 +20,7 @@ from benchmarks.processes import list_tree, read_rss
 from benchmarks.server import ServerProcess, find_free_port
 from benchmarks.soak.__main__ import write_tiny_config
 from benchmarks.soak.kills import find_engine, find_http
+from tests.certificates import make_certificate
 
 from .tiny_server import open_tiny
 
@@ -122,27 +123,21 @@ def test_a_server_that_cannot_come_back_says_so_in_the_end(tmp_path: Path) -> No
 
 
 @pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     if shutil.which("openssl") is None:
         pytest.skip("openssl is not installed")
-    folder = tmp_path_factory.mktemp("certificate")
-    names = ("-subj", "/CN=server", "-addext", "subjectAltName=IP:127.0.0.1")
-    files = ("-keyout", str(folder / "key.pem"), "-out", str(folder / "cert.pem"))
-    kind = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2")
-    subprocess.run(
-        ["openssl", "req", "-x509", *kind, *names, *files], check=True, capture_output=True
-    )
-    return folder
+    return make_certificate(tmp_path_factory.mktemp("certificate"), "server")
 
 
-def test_tls_is_spoken_by_the_next_process_too(certificate: Path, tmp_path: Path) -> None:
+def test_tls_is_spoken_by_the_next_process_too(
+    certificate: tuple[Path, Path], tmp_path: Path
+) -> None:
     port = find_free_port()
     config = write_tiny_config(tmp_path, port)
-    files = [("certificate", "cert"), ("private_key", "key")]
     argv = [sys.executable, "-m", "llmplug", "serve", "--config", str(config)]
-    for field, name in files:
-        argv += ["--set", f"server.tls.{field}={certificate / name}.pem"]
-    trusted = ssl.create_default_context(cafile=certificate / "cert.pem")
+    for field, path in zip(("certificate", "private_key"), certificate, strict=True):
+        argv += ["--set", f"server.tls.{field}={path}"]
+    trusted = ssl.create_default_context(cafile=certificate[0])
     with (
         (tmp_path / "log.txt").open("wb") as log,
         subprocess.Popen(argv, stderr=log) as server,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import socket
 import ssl
-import subprocess
 from pathlib import Path
 
 import httpx
@@ -16,6 +15,7 @@ from llmplug.errors import ConfigError
 from llmplug.server.app import create_app, start_server, stop_server
 from llmplug.server.service import Service
 from llmplug.server.tls import open_tls
+from tests.certificates import make_certificate
 
 pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed")
 
@@ -25,16 +25,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two self-signed certificates: of a server at 127.0.0.1, and of a client."""
     folder = tmp_path_factory.mktemp("certificates")
     for name in ("server", "client"):
-        subprocess.run(
-            [
-                *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt"),
-                *("ec_paramgen_curve:prime256v1", "-nodes", "-days", "2", "-subj", f"/CN={name}"),
-                *("-addext", "subjectAltName=IP:127.0.0.1"),
-                *("-keyout", str(folder / f"{name}.key"), "-out", str(folder / f"{name}.pem")),
-            ],
-            check=True,
-            capture_output=True,
-        )
+        make_certificate(folder, name)
     return folder
 
 
