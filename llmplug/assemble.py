@@ -23,6 +23,7 @@ from llmplug import (
     rank_plan,
     resources,
 )
+from llmplug.cache_choice import choose_cache
 from llmplug.config.plugin_settings import PluginSettings
 from llmplug.did_you_mean import did_you_mean
 from llmplug.engine.settings import EngineSettings
@@ -160,15 +161,15 @@ def plan_engine(
     if device.chosen == "cuda":
         resources.take_gpu(place)
     dtype = resources.choose_dtype(config, device.chosen)
-    cache_dtype = resources.choose_cache_dtype(config, dtype.chosen)
-    choices += [device, dtype, cache_dtype]
-    if files.pooling is None:
-        choices.append(resources.choose_launch(config, device.chosen))
-    kernels = choose_kernels(
-        REFERENCES, allowed_kernels(config, registry, choices), device.chosen, dtype.chosen
-    )
+    choices += [device, dtype]
+    allowed = allowed_kernels(config, registry, choices)
+    kernels = choose_kernels(REFERENCES, allowed, device.chosen, dtype.chosen)
     if config.parallel.tensor > 1:
         kernels = refuse_fused_layers(kernels)
+    cache_dtype, scales = choose_cache(config, files, dtype.chosen, device.chosen, kernels, allowed)
+    choices.append(cache_dtype)
+    if files.pooling is None:
+        choices.append(resources.choose_launch(config, device.chosen))
     tuning, tuned = kernel_tuning.choose_tuning(
         config, kernels, registry, device.chosen, cache_dir()
     )
@@ -225,6 +226,7 @@ def plan_engine(
         pooling=files.pooling,
         choices=tuple(choices),
         place=place,
+        scales=scales,
     )
 
 

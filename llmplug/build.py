@@ -12,6 +12,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from llmplug import grammar_backends, resources
+from llmplug.cache_choice import refuse_obstacle
+from llmplug.cache_scales import read_scales
 from llmplug.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -134,6 +136,7 @@ def _load_model(
 
     from llmplug.engine.loading import load_weights
     from llmplug.ops import REFERENCES, load_kernels, split_kernels
+    from llmplug.ops.cache_scales import find_obstacle
     from llmplug.specs import BuildContext
 
     threads = resources.share_threads(plan.config)
@@ -144,6 +147,8 @@ def _load_model(
     ops = load_kernels(REFERENCES, list(registry.kernels), plan.kernels, plan.tuning)
     if ranks is not None:
         ops = split_kernels(ops, ranks.collective)
+    if plan.scales:  # what was planned may not have loaded
+        refuse_obstacle(find_obstacle(ops.choices, list(registry.kernels), plan.device))
     progress("kernels", len(plan.kernels), len(plan.kernels))
     config = plan.checkpoint.config
     weights = load_weights(
@@ -161,7 +166,11 @@ def _load_model(
     )
     return BuildContext(
         config=config,
-        shape=dataclasses.replace(plan.shape, context_length=plan.settings.context_length),
+        shape=dataclasses.replace(
+            plan.shape,
+            context_length=plan.settings.context_length,
+            layers=read_scales(plan.shape.layers, plan.scales, plan.checkpoint.tensors),
+        ),
         weights=weights,
         ops=ops,
         device=device,

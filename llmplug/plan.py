@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from llmplug.cache_scales import ScaleNames
     from llmplug.chat.channels import Dialect
     from llmplug.chat.render import ChatRenderer
     from llmplug.chat.tokenizer import Tokenizer
@@ -127,6 +128,7 @@ class EnginePlan:
     pooling: Pooling | None  # None: it generates
     choices: tuple[Choice, ...]
     place: Place = Place()
+    scales: tuple[ScaleNames, ...] = ()  # of each layer's cache; empty: it has none
 
     @property
     def num_ranks(self) -> int:

@@ -91,18 +91,6 @@ def choose_dtype(config: ModelConfig, device: str) -> Choice:
     return Choice(topic="dtype", chosen="bfloat16", why="the default on GPUs")
 
 
-def choose_cache_dtype(config: ModelConfig, dtype: str) -> Choice:
-    """Choose the number format of cached keys and values."""
-    if config.cache.dtype == "fp8":
-        return Choice(topic="cache dtype", chosen="float8_e4m3fn", why="the config says so")
-    if config.cache.dtype != "auto":
-        return Choice(topic="cache dtype", chosen=config.cache.dtype, why="the config says so")
-    if dtype == "float32":
-        why = "half the bytes of float32, and 11 bits of precision for numbers of one size"
-        return Choice(topic="cache dtype", chosen="float16", why=why)
-    return Choice(topic="cache dtype", chosen=dtype, why="as the model computes")
-
-
 def choose_launch(config: ModelConfig, device: str) -> Choice:
     """Choose whether a step waits for the tokens of the last one: `ahead` or `in turn`."""
     wanted = config.scheduler.launch_ahead

@@ -1,7 +1,8 @@
 """Weights: from a checkpoint's files to what a model is built from.
 
-Every tensor of the checkpoint is accounted for: read by the table, or on the ignored list. A
-missing, extra or wrongly shaped tensor names itself and stops the start.
+Every tensor of the checkpoint is accounted for: read by the table, on the ignored list, or a scale
+of a cache (`llmplug.cache_scales`). A missing, extra or wrongly shaped tensor names itself and
+stops the start.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from llmplug.cache_scales import is_scale
 from llmplug.engine.split import split_weights, take_share
 from llmplug.errors import CheckpointError
 from llmplug.ops.split_kernels import GatheredWeight, SplitTable, SummedWeight
@@ -96,6 +98,22 @@ def list_weights(
 ) -> list[Weight]:
     """Return a table with its layers filled in, and what is tied read from where it is."""
     return _resolve_ties(_fill_in_layers(table, num_layers), tensors)
+
+
+def find_unread(
+    weights: Sequence[Weight],
+    ignored: Sequence[str],
+    num_layers: int,
+    tensors: Mapping[str, LazyTensor],
+) -> set[str]:
+    """Return the names of tensors that a model has no use for: no weight, nor ignored.
+
+    Args:
+        weights: as `list_weights` returns them.
+    """
+    known = {name for weight in weights for name in _names(weight)}
+    known |= {name for layer in range(num_layers) for name in _numbered(ignored, layer)}
+    return set(tensors) - known
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -189,9 +207,8 @@ def _refuse_missing(weights: list[Weight], checkpoint: Checkpoint) -> None:
 def _refuse_extra(
     weights: list[Weight], ignored: Sequence[str], num_layers: int, checkpoint: Checkpoint
 ) -> None:
-    known = {name for weight in weights for name in _names(weight)}
-    known |= {name for layer in range(num_layers) for name in _numbered(ignored, layer)}
-    extra = sorted(set(checkpoint.tensors) - known)
+    unread = find_unread(weights, ignored, num_layers, checkpoint.tensors)
+    extra = sorted(name for name in unread if not is_scale(name))
     if extra:
         raise CheckpointError(
             f"{checkpoint.path}: the model has no use for {_listed(extra)}; a tensor left unread "

@@ -149,6 +149,14 @@ def describe_compressed(strategy: str, **changes: Any) -> dict[str, Any]:
             "quantization_status": "compressed", **changes}  # fmt: skip
 
 
+def describe_cache(**changes: Any) -> dict[str, Any]:
+    """Weights with one scale, and caches with scales of their own, as llm-compressor writes it."""
+    scheme = {"num_bits": 8, "type": "float", "strategy": "tensor", "dynamic": False,
+              "symmetric": True, "group_size": None, "block_structure": None, "actorder": None,
+              "observer": "minmax", "observer_kwargs": {}, **changes}  # fmt: skip
+    return describe_compressed("tensor", kv_cache_scheme=scheme)
+
+
 FP8_BLOCKS = {"quant_method": "fp8", "activation_scheme": "dynamic", "fmt": "e4m3",
               "weight_block_size": [128, 128]}  # fmt: skip
 FORMATS: dict[str, tuple[Callable[[torch.Tensor], Stored], dict[str, Any]]] = {

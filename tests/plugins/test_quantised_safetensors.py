@@ -30,6 +30,7 @@ from tests.plugins.quantised_folders import (
     FORMATS,
     FP8_BLOCKS,
     describe_awq,
+    describe_cache,
     describe_compressed,
     describe_gptq,
     set_settings,
@@ -201,9 +202,14 @@ REFUSED: list[tuple[Any, str]] = [
     (describe_awq(bits=8), "bits is 8"),
     ({**FP8_BLOCKS, "weight_block_size": [64, 64]}, r"weight_block_size is \[64, 64\]"),
     ({**FP8_BLOCKS, "fmt": "e5m2"}, "fmt is 'e5m2'"),
-    ({**FP8_BLOCKS, "kv_cache_scheme": "static"}, "kv_cache_scheme is 'static'"),
+    ({**FP8_BLOCKS, "kv_cache_scheme": "dynamic"}, "kv_cache_scheme is 'dynamic'"),
     (describe_compressed("channel", format="pack-quantized"), "format is 'pack-quantized'"),
-    (describe_compressed("channel", kv_cache_scheme={"num_bits": 8}), "kv_cache_scheme is"),
+    (describe_cache(num_bits=4), "kv_cache_scheme: num_bits is 4"),
+    (describe_cache(type="int"), "kv_cache_scheme: type is 'int'"),
+    (describe_cache(strategy="attn_head"), "kv_cache_scheme: strategy is 'attn_head'"),
+    (describe_cache(dynamic=True), "kv_cache_scheme: dynamic is True"),
+    (describe_cache(symmetric=False), "kv_cache_scheme: symmetric is False"),
+    (describe_cache(rotation=1), "kv_cache_scheme: rotation: not known"),
     (describe_compressed("channel", sparsity_config={"format": "sparse-24"}), "sparse-24"),
     (describe_compressed("group"), "strategy is 'group'"),
     (change_weights(describe_compressed("channel"), type="int"), "type is 'int'"),
@@ -255,6 +261,13 @@ def test_groups_that_are_not_there_are_refused(gptq_folder: Path) -> None:
     change_tensors(gptq_folder, f"{LAYER}.g_idx", torch.full((64,), -1, dtype=torch.int32))
     with pytest.raises(KernelInputError, match="groups that it has not"):
         LOADER.open(gptq_folder).tensors[f"{LAYER}.weight"].load()
+
+
+def test_a_scheme_for_caches_without_scales_is_refused(tmp_path: Path) -> None:
+    quantise, _ = FORMATS["compressed, one scale"]
+    folder = write_folders(tmp_path, quantise, describe_cache())[0]
+    with pytest.raises(CheckpointError, match="kv_cache_scheme promises scales"):
+        LOADER.open(folder).tensors  # noqa: B018 - they are gathered when first read
 
 
 def test_fp8_without_its_scale_is_refused(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""How a checkpoint says that its linear weights are quantised; what is not known is refused.
+"""How a checkpoint says that its weights or its caches are quantised; the unknown is refused.
 
 `quantization_config` of config.json rules; older checkpoints have a file of their own beside it.
 Every field is read, known to change no number, or refused: a setting that changes the result is
@@ -59,11 +59,13 @@ class Quantisation:
         layout: `GPTQ`, `GPTQ_V2` and `AWQ` as `llmplug.PackedIntTensor` says, or `F8_E4M3`.
         bits: of a number.
         group_size: inputs that share a scale; None: all of an output, or as the scales say.
+        has_cache_scales: whether the tensors have scales of keys and values.
     """
 
     layout: Literal["GPTQ", "GPTQ_V2", "AWQ", "F8_E4M3"]
     bits: Literal[4, 8]
     group_size: int | None = None
+    has_cache_scales: bool = False
 
 
 def read_quantisation(config: Mapping[str, Any], folder: Path) -> Quantisation | None:
@@ -163,37 +165,45 @@ def _read_fp8(settings: _Settings) -> Quantisation:
     settings.choose("fmt", ("e4m3", "float8_e4m3fn"), "e4m3")
     settings.choose("weight_block_size", (_FP8_BLOCK,), _FP8_BLOCK)
     settings.choose("dequantize", (False,), False)
-    settings.refuse_any("kv_cache_scheme", "kv_cache_quant_method")
+    settings.refuse_any("kv_cache_quant_method")
+    scheme = settings.choose("kv_cache_scheme", (None, "static"))
     settings.refuse_unknown(_FP8_FREE)
-    return Quantisation("F8_E4M3", 8)
+    return Quantisation("F8_E4M3", 8, has_cache_scales=scheme is not None)
 
 
 def _read_compressed(settings: _Settings) -> Quantisation:
     settings.choose("format", ("float-quantized", "naive-quantized"))
-    settings.refuse_any("kv_cache_scheme", "transform_config")
+    settings.refuse_any("transform_config")
     sparsity = settings.inner("sparsity_config")
     if sparsity.get("format", "dense") != "dense":
         raise sparsity.refuse(f"format is {sparsity.get('format')!r}; served: 'dense'")
     groups = settings.inner("config_groups")
     for name in groups.names():
         _check_scheme(groups.inner(name))
+    has_cache_scales = bool(settings.get("kv_cache_scheme"))
+    if has_cache_scales:
+        _check_numbers(settings.inner("kv_cache_scheme"), ("tensor",))
     settings.refuse_unknown(_COMPRESSED_FREE)
-    return Quantisation("F8_E4M3", 8)
+    return Quantisation("F8_E4M3", 8, has_cache_scales=has_cache_scales)
 
 
 def _check_scheme(scheme: _Settings) -> None:
     """Refuse what is no fp8 weight with scales for all, for outputs or for blocks."""
     scheme.choose("format", ("float-quantized", "naive-quantized"), "float-quantized")
-    weights = scheme.inner("weights")
-    weights.choose("num_bits", (8,))
-    weights.choose("type", ("float",))
-    weights.choose("strategy", ("tensor", "channel", "block"))
-    weights.choose("block_structure", (_FP8_BLOCK, "128x128"), _FP8_BLOCK)
-    weights.choose("symmetric", (True,), True)
-    weights.choose("dynamic", (False,), False)
-    weights.refuse_any("group_size", "actorder")
-    weights.refuse_unknown(_SCHEME_FREE)
+    _check_numbers(scheme.inner("weights"), ("tensor", "channel", "block"))
     scheme.refuse_unknown(_SCHEME_FREE)
+
+
+def _check_numbers(numbers: _Settings, strategies: Collection[str]) -> None:
+    """Refuse what is no e4m3 with scales found beforehand, of one of these kinds."""
+    numbers.choose("num_bits", (8,))
+    numbers.choose("type", ("float",))
+    numbers.choose("strategy", strategies)
+    numbers.choose("block_structure", (_FP8_BLOCK, "128x128"), _FP8_BLOCK)
+    numbers.choose("symmetric", (True,), True)
+    numbers.choose("dynamic", (False,), False)
+    numbers.refuse_any("group_size", "actorder")
+    numbers.refuse_unknown(_SCHEME_FREE)
 
 
 def _read_group_size(settings: _Settings, name: str) -> int | None:

@@ -22,6 +22,8 @@ _FP8_FORMAT = "F8_E4M3"
 # The second is what checkpoints with blocks call it; it multiplies too.
 _SCALE_NAMES = ("weight_scale", "weight_scale_inv")
 _ACTIVATION_SCALE = "input_scale"
+# Of keys, as programs have called them; they stay as they are, for the core to read.
+_CACHE_SCALES = (".k_scale", ".kv_scale", ".k_proj.output_scale")
 
 
 def gather_weights(
@@ -32,6 +34,11 @@ def gather_weights(
     Raises:
         CheckpointError: a part is missing or does not fit the others or the settings.
     """
+    if quantisation.has_cache_scales and not any(name.endswith(_CACHE_SCALES) for name in stored):
+        raise CheckpointError(
+            "kv_cache_scheme promises scales of keys and values, and no tensor ends with one of "
+            f"{_CACHE_SCALES}: its files are incomplete"
+        )
     tensors, layout = dict(stored), quantisation.layout
     if layout == "F8_E4M3":
         _gather_floats(tensors)
