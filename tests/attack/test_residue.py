@@ -55,10 +55,18 @@ def refuse_many(target: Target, count: int) -> set[int]:
     return statuses
 
 
+def wait_for_grammars(target: Target) -> None:
+    """Have the process that tries grammars up, which the first request that may need it starts."""
+    fields: dict[str, Any] = {"model": "tiny", "messages": QUESTION, "max_tokens": 1}
+    fields["response_format"] = {"type": "json_object"}
+    assert target.ask("POST", "/v1/chat/completions", fields).status == 200
+
+
 @pytest.mark.slow
 def test_ten_thousand_refusals_leave_nothing(tiny_server: TinyServer) -> None:
     target, memory = tiny_server.target, ProcessMemory(tiny_server.pid)
     refuse_many(target, 200)
+    wait_for_grammars(target)
     before, num_files = memory.read(), tiny_server.num_files()
     with ThreadPoolExecutor(NUM_CLIENTS) as pool:
         share = NUM_REFUSED // NUM_CLIENTS

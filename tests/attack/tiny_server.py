@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import os
-import re
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from llmplug.attack.leftovers import find_processes
 from llmplug.conformance.target import Target
+from tests.served import Process, serving
 from tests.tiny import make_checkpoint
 
 DEADLINE_S = 60.0
@@ -35,12 +32,8 @@ models:
 
 
 @dataclass
-class TinyServer:
-    """A server that runs; its log is in a file."""
-
-    popen: subprocess.Popen[bytes]
-    log: Path
-    url: str = ""
+class TinyServer(Process):
+    """A server that runs, as programs that attack it see it."""
 
     @property
     def pid(self) -> int:
@@ -49,19 +42,6 @@ class TinyServer:
     @property
     def target(self) -> Target:
         return Target(url=self.url, model="tiny", api_key=KEY, timeout_s=DEADLINE_S)
-
-    def until(self, condition: Callable[[], bool]) -> None:
-        """Wait for a condition, with a deadline; a server that ends meanwhile is an error."""
-        deadline = time.monotonic() + DEADLINE_S
-        while not condition():
-            assert self.popen.poll() is None, self.log.read_text()
-            assert time.monotonic() < deadline, self.log.read_text()
-            time.sleep(0.05)
-
-    def find_url(self) -> bool:
-        match = re.search(r"listening on (http://\S+)", self.log.read_text())
-        self.url = match[1] if match else ""
-        return bool(match)
 
     def num_files(self) -> int:
         """Open files, sockets and pipes of all its processes."""
@@ -72,21 +52,9 @@ class TinyServer:
 def serving_tiny(folder: Path) -> Iterator[TinyServer]:
     """A server that is ready; it is ended afterwards."""
     source = make_checkpoint("llama", folder / "model", max_position_embeddings=CONTEXT_LENGTH)
-    config, log = folder / "config.yaml", folder / "log.txt"
-    config.write_text(CONFIG.format(key=KEY, source=source, files=folder / "files"))
-    with log.open("wb") as file:
-        popen = subprocess.Popen(
-            [sys.executable, "-m", "llmplug", "serve", "--config", str(config)],
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            # Without asserts: no attack may be withstood by one alone.
-            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONOPTIMIZE": "1"},
-        )
-    server = TinyServer(popen, log)
-    try:
-        server.until(server.find_url)
+    config = CONFIG.format(key=KEY, source=source, files=folder / "files")
+    # Without asserts: no attack may be withstood by one alone.
+    with serving(config, folder, OMP_NUM_THREADS="1", PYTHONOPTIMIZE="1") as process:
+        server = TinyServer(process.popen, process.log, process.url)
         server.until(lambda: server.target.ask("GET", "/ready").status == 200)
         yield server
-    finally:
-        popen.terminate()
-        popen.wait(DEADLINE_S)

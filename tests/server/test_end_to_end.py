@@ -6,14 +6,10 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +17,12 @@ import httpx
 import openai
 import pytest
 
-from benchmarks.processes import list_tree
 from llmplug.conformance.run import run_checks
 from llmplug.conformance.target import Target
+from tests.served import DEADLINE_S, Process, launch, serving
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(os.name != "posix", reason="signals")]
 
-DEADLINE_S = 120.0
 CONFIG = """
 server: {{port: 0, drain_s: 20, responses: {{path: {folder}/responses.sqlite}}}}
 models:
@@ -41,84 +36,22 @@ models:
 QUESTION: list[Any] = [{"role": "user", "content": "What is the capital of France?"}]
 
 
-@dataclass
-class Process:
-    """A server in a process of its own."""
-
-    popen: subprocess.Popen[bytes]
-    log: Path
-    url: str = ""
-
-    def until(self, condition: Callable[[], bool]) -> None:
-        """Wait for a condition, with a deadline; a server that ends meanwhile is an error."""
-        deadline = time.monotonic() + DEADLINE_S
-        while not condition():
-            assert self.popen.poll() is None, self.log.read_text()
-            assert time.monotonic() < deadline, self.log.read_text()
-            time.sleep(0.05)
-
-    def find_url(self) -> bool:
-        match = re.search(r"listening on (http://\S+)", self.log.read_text())
-        self.url = match[1] if match else ""
-        return bool(match)
-
-    def is_ready(self) -> bool:
-        return httpx.get(f"{self.url}/ready", timeout=DEADLINE_S).status_code == 200
-
-    def metric(self, name: str) -> float:
-        for line in httpx.get(f"{self.url}/metrics", timeout=DEADLINE_S).text.splitlines():
-            if line.startswith(name):
-                return float(line.rsplit(" ", 1)[1])
-        raise KeyError(name)
-
-    def engine_pids(self) -> list[int]:
-        return self.pids_of(b"engine")
-
-    def pids_of(self, command: bytes) -> list[int]:
-        """Processes of the server that run a command of `llmplug`."""
-        return [
-            pid
-            for pid in list_tree(self.popen.pid)
-            if b"\0%b\0" % command in Path(f"/proc/{pid}/cmdline").read_bytes()
-        ]
-
-    def client(self) -> openai.OpenAI:
-        return openai.OpenAI(
-            base_url=f"{self.url}/v1", api_key="none", max_retries=0, timeout=DEADLINE_S
-        )
-
-
-def launch(source: Path, folder: Path) -> Process:
-    config, log = folder / "config.yaml", folder / "log.txt"
-    config.write_text(CONFIG.format(source=source, folder=folder))
-    with log.open("wb") as file:
-        popen = subprocess.Popen(
-            [sys.executable, "-m", "llmplug", "serve", "--config", str(config)],
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )
-    process = Process(popen, log)
-    process.until(process.find_url)
-    return process
+def write_config(source: Path, folder: Path) -> str:
+    return CONFIG.format(source=source, folder=folder)
 
 
 @contextmanager
-def serving(source: Path, folder: Path) -> Iterator[Process]:
+def serving_small(source: Path, folder: Path) -> Iterator[Process]:
     """A server of one model, ready; it is ended afterwards."""
-    process = launch(source, folder)
-    try:
+    with serving(write_config(source, folder), folder, OMP_NUM_THREADS="1") as process:
         assert httpx.get(f"{process.url}/live").status_code == 200  # at once, while it loads
         process.until(process.is_ready)
         yield process
-    finally:
-        process.popen.terminate()
-        process.popen.wait(DEADLINE_S)
 
 
 @pytest.fixture(scope="module")
 def process(smollm2_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
-    with serving(smollm2_gguf, tmp_path_factory.mktemp("server")) as process:
+    with serving_small(smollm2_gguf, tmp_path_factory.mktemp("server")) as process:
         yield process
 
 
@@ -350,7 +283,7 @@ def test_killed_engine_comes_back(process: Process, client: openai.OpenAI) -> No
 
 
 def test_sigterm_lets_a_stream_finish(smollm2_gguf: Path, tmp_path: Path) -> None:
-    process = launch(smollm2_gguf, tmp_path)
+    process = launch(write_config(smollm2_gguf, tmp_path), tmp_path, OMP_NUM_THREADS="1")
     process.until(process.is_ready)
     engines = process.engine_pids()
     with process.client() as client:

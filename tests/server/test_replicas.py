@@ -7,8 +7,6 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -26,8 +24,7 @@ from llmplug.processes import connect_engine
 from llmplug.server.replicas.replica_set import ReplicaSet
 from llmplug.server.replicas.routing import Candidate, Route, choose_route
 from llmplug.types import EngineStats, GenerateRequest, SamplingParams
-
-from .test_end_to_end import DEADLINE_S, Process
+from tests.served import DEADLINE_S, Process, serving
 
 pytestmark = [
     pytest.mark.slow,
@@ -58,23 +55,10 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def server(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
     """A server of a model with two replicas, and of one with two that run when they are wanted."""
-    folder = tmp_path_factory.mktemp("replicas")
-    config, log = folder / "config.yaml", folder / "log.txt"
-    config.write_text(CONFIG.format(source=source, settings=SETTINGS))
-    with log.open("wb") as file:
-        popen = subprocess.Popen(
-            [sys.executable, "-m", "llmplug", "serve", "--config", str(config)],
-            stdout=file,
-            stderr=subprocess.STDOUT,
-        )
-    process = Process(popen, log)
-    try:
-        process.until(process.find_url)
+    config = CONFIG.format(source=source, settings=SETTINGS)
+    with serving(config, tmp_path_factory.mktemp("replicas")) as process:
         process.until(lambda: count_ready(process) == 2)
         yield process
-    finally:
-        popen.terminate()
-        popen.wait(DEADLINE_S)
 
 
 def read_state(server: Process, model: str) -> dict[str, Any]:

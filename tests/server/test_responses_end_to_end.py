@@ -11,7 +11,9 @@ from typing import Any
 import openai
 import pytest
 
-from .test_end_to_end import Process, serving
+from tests.served import Process
+
+from .test_end_to_end import serving_small
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(os.name != "posix", reason="signals")]
 
@@ -20,7 +22,7 @@ QUESTION = "What is the capital of France?"
 
 @pytest.fixture(scope="module")
 def process(smollm2_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
-    with serving(smollm2_gguf, tmp_path_factory.mktemp("server")) as process:
+    with serving_small(smollm2_gguf, tmp_path_factory.mktemp("server")) as process:
         yield process
 
 
@@ -81,7 +83,7 @@ def test_background(client: openai.OpenAI) -> None:
 
 def test_restart(smollm2_gguf: Path, tmp_path: Path) -> None:
     """A response of one server is there in the next; one that it could not finish has failed."""
-    with serving(smollm2_gguf, tmp_path) as process, process.client() as client:
+    with serving_small(smollm2_gguf, tmp_path) as process, process.client() as client:
         done = create(client, input=QUESTION, max_output_tokens=20)
         cut = create(
             client, input="Tell a story.", background=True, extra_body={"ignore_eos": True}
@@ -90,7 +92,7 @@ def test_restart(smollm2_gguf: Path, tmp_path: Path) -> None:
             next(each for each in stream if each.type == "response.output_text.delta")
         process.popen.terminate()
         process.popen.send_signal(signal.SIGINT)  # the second does not wait for what runs
-    with serving(smollm2_gguf, tmp_path) as process, process.client() as client:
+    with serving_small(smollm2_gguf, tmp_path) as process, process.client() as client:
         assert client.responses.retrieve(done.id) == done
         failed = client.responses.retrieve(cut.id)
         assert failed.status == "failed"
@@ -100,7 +102,7 @@ def test_restart(smollm2_gguf: Path, tmp_path: Path) -> None:
 
 def test_kill(smollm2_gguf: Path, tmp_path: Path) -> None:
     """A server that is killed has no last words: the next one finds out, and nobody waits on."""
-    with serving(smollm2_gguf, tmp_path) as process, process.client() as client:
+    with serving_small(smollm2_gguf, tmp_path) as process, process.client() as client:
         cut = create(
             client, input="Tell a story.", background=True, extra_body={"ignore_eos": True}
         )
@@ -108,7 +110,7 @@ def test_kill(smollm2_gguf: Path, tmp_path: Path) -> None:
             next(each for each in stream if each.type == "response.output_text.delta")
         process.popen.kill()
         process.popen.wait()
-    with serving(smollm2_gguf, tmp_path) as process, process.client() as client:
+    with serving_small(smollm2_gguf, tmp_path) as process, process.client() as client:
         events = list(client.responses.retrieve(cut.id, stream=True))
         assert [event.sequence_number for event in events] == list(range(len(events)))
         assert events[-1].type == "response.failed"

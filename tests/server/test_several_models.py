@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from tiny import make_checkpoint
 from tiny_encoders import make_encoder
 
-from .test_end_to_end import DEADLINE_S, Process
+from tests.served import DEADLINE_S, Process, serving
 
 pytestmark = [
     pytest.mark.slow,
@@ -46,23 +44,11 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
     tensors = load_file(broken / "model.safetensors")
     del tensors["model.norm.weight"]
     save_file(tensors, broken / "model.safetensors", {"format": "pt"})
-    config, log = folder / "config.yaml", folder / "log.txt"
-    config.write_text(CONFIG.format(whole=whole, broken=broken, reader=reader, settings=SETTINGS))
-    with log.open("wb") as file:
-        popen = subprocess.Popen(
-            [sys.executable, "-m", "llmplug", "serve", "--config", str(config)],
-            stdout=file,
-            stderr=subprocess.STDOUT,
-        )
-    process = Process(popen, log)
-    try:
-        process.until(process.find_url)
+    config = CONFIG.format(whole=whole, broken=broken, reader=reader, settings=SETTINGS)
+    with serving(config, folder) as process:
         process.until(lambda: states(process)["broken"] == "failed")
         process.until(process.is_ready)
         yield process
-    finally:
-        popen.terminate()
-        popen.wait(DEADLINE_S)
 
 
 def complete(server: Process, model: str) -> httpx.Response:

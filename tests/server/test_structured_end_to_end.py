@@ -15,7 +15,9 @@ from typing import Any
 import openai
 import pytest
 
-from .test_end_to_end import DEADLINE_S, Process, serving
+from tests.served import DEADLINE_S, Process
+
+from .test_end_to_end import serving_small
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(os.name != "posix", reason="signals")]
 
@@ -37,7 +39,7 @@ CITY = {
 
 @pytest.fixture(scope="module")
 def process(smollm2_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
-    with serving(smollm2_gguf, tmp_path_factory.mktemp("server")) as process:
+    with serving_small(smollm2_gguf, tmp_path_factory.mktemp("server")) as process:
         yield process
 
 

@@ -15,7 +15,9 @@ import pytest
 from tiny import make_checkpoint
 from tokenizers import AddedToken, Tokenizer
 
-from .test_end_to_end import Process, serving
+from tests.served import Process
+
+from .test_end_to_end import serving_small
 from .test_tools_end_to_end import NAMED, TOOLS, check_calls
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(os.name != "posix", reason="signals")]
@@ -57,7 +59,7 @@ def process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
     tokenizer.save(str(folder / "model/tokenizer.json"))
     settings = folder / "model/tokenizer_config.json"
     settings.write_text(json.dumps({**json.loads(settings.read_text()), "chat_template": TEMPLATE}))
-    with serving(folder / "model", folder) as process:
+    with serving_small(folder / "model", folder) as process:
         yield process
 
 

@@ -15,7 +15,9 @@ import openai
 import pytest
 from pydantic import BaseModel, ConfigDict, Field
 
-from .test_end_to_end import Process, serving
+from tests.served import Process
+
+from .test_end_to_end import serving_small
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(os.name != "posix", reason="signals")]
 
@@ -66,7 +68,7 @@ cold_and_warm = pytest.mark.parametrize("temperature", [0, 1])
 
 @pytest.fixture(scope="module")
 def process(smollm2_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
-    with serving(smollm2_gguf, tmp_path_factory.mktemp("server")) as process:
+    with serving_small(smollm2_gguf, tmp_path_factory.mktemp("server")) as process:
         yield process
 
 
