@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import ssl
 import subprocess
 import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ RAY_ENVIRONMENT = {
 CONFIG = """
 server:
   port: {port}
+  tls: {tls}
   drain_s: 120.0
   responses: {{path: memory}}
   batches: {{path: none}}
@@ -54,15 +56,17 @@ def wait_until(is_so: Callable[[], bool], what: str, deadline_s: float = DEADLIN
         time.sleep(0.2)
 
 
-def list_servers() -> list[str]:
-    """List the processes of servers that this cluster has started and that still run."""
+def list_servers(command: str = "") -> dict[int, str]:
+    """List what this cluster has started of `llmplug COMMAND`, and still runs: pid -> words."""
     mark = RAY_ENVIRONMENT["LLMPLUG_TEST"].encode()
-    found = []
+    found = {}
     for process in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):  # it has just ended
-            command = (process / "cmdline").read_bytes()
-            if b"\0llmplug\0" in command and mark in (process / "environ").read_bytes():
-                found.append(command.replace(b"\0", b" ").decode())
+            words = (process / "cmdline").read_bytes()
+            if b"\0llmplug\0" + command.encode() not in words:
+                continue
+            if mark in (process / "environ").read_bytes():
+                found[int(process.name)] = words.replace(b"\0", b" ").decode()
     return found
 
 
@@ -71,13 +75,15 @@ class Deployed:
     """A cluster, and what `llmplug deploy` makes of it.
 
     Attributes:
-        cluster: `ray.cluster_utils.Cluster`, two nodes of two processors each.
+        cluster: `ray.cluster_utils.Cluster`.
         url: where its proxies answer.
+        certificate: theirs; None: they speak no TLS.
     """
 
     cluster: Any
     url: str
     config: Path
+    certificate: Path | None = None
     keys: Mapping[str, Any] | None = None  # of what runs
 
     def add_node(self, **fields: Any) -> Any:
@@ -116,26 +122,34 @@ class Deployed:
         return servers.replica_states.get(state, 0)
 
 
-@pytest.fixture(scope="module")
-def deployed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
-    """A cluster with nothing on it yet."""
+@contextmanager
+def run_cluster(
+    folder: Path, *, head_cpus: int, num_workers: int, has_tls: bool = False
+) -> Iterator[Deployed]:
+    """Run a cluster with nothing on it yet, of a head and workers of two processors each."""
     from ray.cluster_utils import Cluster
 
     from benchmarks.server import find_free_port
+    from tests.certificates import make_certificate
     from tests.tiny import make_checkpoint
 
-    folder = tmp_path_factory.mktemp("ray")
     source = make_checkpoint("llama", folder / "tiny", max_position_embeddings=16384)
     port = find_free_port()
     config = folder / "config.yaml"
-    config.write_text(CONFIG.format(port=port, source=source))
+    certificate, tls = None, "null"
+    if has_tls:
+        certificate, key = make_certificate(folder, "server")
+        tls = f"{{certificate: {certificate}, private_key: {key}}}"
+    config.write_text(CONFIG.format(port=port, source=source, tls=tls))
+    scheme = "https" if has_tls else "http"
     before = dict(os.environ)
     os.environ.update(RAY_ENVIRONMENT)
     cluster = Cluster()
-    deployed = Deployed(cluster, f"http://127.0.0.1:{port}", config)
+    deployed = Deployed(cluster, f"{scheme}://127.0.0.1:{port}", config, certificate)
     try:
-        deployed.add_node(num_cpus=2, include_dashboard=False)  # the head
-        deployed.add_node(num_cpus=2)
+        deployed.add_node(num_cpus=head_cpus, include_dashboard=False)
+        for _ in range(num_workers):
+            deployed.add_node(num_cpus=2)
         ray.init(address=cluster.address, log_to_driver=False)
         yield deployed
     finally:
@@ -144,4 +158,23 @@ def deployed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
         cluster.shutdown()
         os.environ.clear()
         os.environ.update(before)
-    wait_until(lambda: list_servers() == [], "its servers end", 60)
+    wait_until(lambda: list_servers() == {}, "its servers end", 60)
+
+
+@pytest.fixture(scope="module")
+def deployed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
+    """Two nodes that both may run servers."""
+    folder = tmp_path_factory.mktemp("ray")
+    with run_cluster(folder, head_cpus=2, num_workers=1) as deployed:
+        yield deployed
+
+
+@pytest.fixture(scope="module")
+def client(deployed: Deployed) -> Iterator[Any]:
+    """OpenAI's client, which does not try again."""
+    import openai
+
+    http = openai.DefaultHttpxClient(verify=ssl.create_default_context(cafile=deployed.certificate))
+    url = f"{deployed.url}/v1"
+    with openai.OpenAI(base_url=url, api_key="none", max_retries=0, http_client=http) as client:
+        yield client

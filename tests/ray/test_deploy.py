@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import os
 import re
-import threading
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+import signal
 from pathlib import Path
 from typing import Any
 
-import httpx
 import openai
 import pytest
 
+from .clients import LOST, ask, join, load, read_metric
 from .conftest import Deployed, list_servers, wait_until
 
 pytestmark = pytest.mark.slow
@@ -24,67 +20,6 @@ ONE = {"deploy.max_servers": 1}
 # What servers do not read starts none of them anew; what they read stays as the update left it.
 RENAMED = {"models.0.aliases": "[renamed]"}
 TWO = {"deploy.min_servers": 2, "deploy.max_servers": 2, **RENAMED}
-
-LOST = {openai.APIConnectionError, openai.APIError, openai.InternalServerError}
-
-
-def ask(question: str, **fields: Any) -> dict[str, Any]:
-    messages = [{"role": "user", "content": question}]
-    more = {"temperature": 0, "max_tokens": 32, "extra_body": {"ignore_eos": True}}
-    return {"model": "tiny", "messages": messages, **more, **fields}
-
-
-def join(stream: Any) -> tuple[str, str | None]:
-    """Read a stream to its end: its text, and why it ended."""
-    text, reason = "", None
-    for chunk in stream:
-        for choice in chunk.choices:
-            text += choice.delta.content or ""
-            reason = choice.finish_reason or reason
-    return text, reason
-
-
-def read_metric(url: str, name: str) -> float:
-    lines = httpx.get(f"{url}/metrics", timeout=30).raise_for_status().text.splitlines()
-    return sum(float(line.split()[-1]) for line in lines if line.startswith(name))
-
-
-@pytest.fixture(scope="module")
-def client(deployed: Deployed) -> Iterator[Any]:
-    with openai.OpenAI(base_url=f"{deployed.url}/v1", api_key="none", max_retries=0) as client:
-        yield client
-
-
-@dataclass
-class Load:
-    """What clients that ask without a pause were told so far."""
-
-    texts: list[str | None] = field(default_factory=list)
-    failures: list[Exception] = field(default_factory=list)
-    is_over: threading.Event = field(default_factory=threading.Event)
-
-    def ask_on(self, client: Any) -> None:
-        while not self.is_over.is_set():
-            try:
-                stream = client.chat.completions.create(**ask("And?", max_tokens=200), stream=True)
-                text, reason = join(stream)
-                self.texts.append(text if reason == "length" else None)
-            except openai.OpenAIError as error:
-                self.failures.append(error)
-
-
-@contextmanager
-def load(client: Any, num_clients: int) -> Iterator[Load]:
-    """Ask while the block runs; at its end all that was begun is answered."""
-    asked = Load()
-    with ThreadPoolExecutor(num_clients) as pool:
-        tasks = [pool.submit(asked.ask_on, client) for _ in range(num_clients)]
-        try:
-            yield asked
-        finally:
-            asked.is_over.set()
-    for task in tasks:
-        task.result()
 
 
 def test_answers_stream_through(deployed: Deployed, client: Any) -> None:
@@ -134,16 +69,46 @@ def test_an_update_that_cannot_start_leaves_what_runs(deployed: Deployed, client
     assert join(client.chat.completions.create(**ask("And?"), stream=True))[1] == "length"
 
 
-def test_more_servers_come_with_load_and_go_with_it(deployed: Deployed, client: Any) -> None:
+def make_quick(**keys: Any) -> dict[str, Any]:
+    """Have two servers come and go as soon as Ray can."""
     quick = {"upscale_delay_s": 1.0, "downscale_delay_s": 2.0, "look_back_s": 10.5}
-    keys = {"target_requests": 1.5, "max_servers": 2, **quick}
-    deployed.deploy(**RENAMED, **{f"deploy.{key}": value for key, value in keys.items()})
+    keys = {"max_servers": 2, **quick, **keys}
+    return RENAMED | {f"deploy.{key}": value for key, value in keys.items()}
+
+
+def test_a_server_that_is_not_ready_is_replaced(deployed: Deployed, client: Any) -> None:
+    deployed.deploy(**ONE, **RENAMED)
+    before = set(list_servers())
+    weights = deployed.config.parent / "tiny/model.safetensors"
+    hidden = weights.rename(weights.with_suffix(".hidden"))
+    try:
+        for pid in list_servers("engine"):  # the server starts another, which finds no weights
+            os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: before.isdisjoint(list_servers()), "the server goes")
+    finally:
+        hidden.rename(weights)
+    wait_until(lambda: deployed.count_servers() == 1, "another server")
+    assert join(client.chat.completions.create(**ask("And?"), stream=True))[1] == "length"
+
+
+def test_more_servers_come_with_load_and_go_with_it(deployed: Deployed, client: Any) -> None:
+    deployed.deploy(**make_quick(target_requests=1.5))
     assert deployed.count_servers() == 1
     with load(client, 3) as asked:
         wait_until(lambda: deployed.count_servers() == 2, "a second server")
     assert asked.failures == []
     wait_until(lambda: deployed.count_servers() == 1, "the second server goes")
     client.chat.completions.create(**ask("And?"))
+
+
+def test_more_servers_come_with_tokens(deployed: Deployed, client: Any) -> None:
+    deployed.deploy(**make_quick(target_requests=100.0, target_cache=0.01))
+    assert deployed.count_servers() == 1
+    # A token takes 256 bytes of 64 MiB, so these prompts take three hundredths.
+    messages = [{"role": "user", "content": "What came first? " * 500}]
+    question = ask("", messages=messages, max_tokens=7000)
+    with client.chat.completions.create(**question, stream=True):
+        wait_until(lambda: deployed.count_servers() == 2, "a second server", 120)
 
 
 def test_conversations_go_on_where_they_began(deployed: Deployed, client: Any) -> None:
