@@ -103,6 +103,8 @@ def test_a_snapshot_shows_what_plugins_would_notice() -> None:
         "    num_kv_heads: int",
         "    head_width: int",
         "    window: int | None = ...",
+        "    key_scale: float = ...",
+        "    value_scale: float = ...",
     ]
 
 

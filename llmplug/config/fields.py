@@ -151,8 +151,9 @@ class CacheConfig(Section):
     page_size: int = Field(16, ge=1, le=4096, description="Tokens in a page.")
     dtype: Literal["auto", "float32", "bfloat16", "float16", "fp8"] = Field(
         "auto",
-        description="Numbers it keeps; auto: half precision where the model computes in float32; "
-        "fp8: 8-bit floats (e4m3) without a scale, less exact, on GPUs.",
+        description="Numbers it keeps; auto: half precision where the model computes in float32, "
+        "fp8 where the checkpoint has scales for it that all kernels heed; fp8: 8-bit floats "
+        "(e4m3), less exact, with the checkpoint's scales if it has any, on GPUs.",
     )
     memory: CacheMemory = Field(
         "auto", description="Size, such as 512MiB; auto: a share of what is free."

@@ -63,9 +63,8 @@ class LayerCache:
     num_kv_heads: int
     head_width: int
     window: int | None = None  # tokens a query sees, itself included; None: all
-    # Of a cache of 8-bit floats, as in `llmplug.ops.KVCache`; the engine reads them from the file.
-    key_scale: float = 1.0
-    value_scale: float = 1.0
+    key_scale: float = 1.0  # of a cache of 8-bit floats; the engine reads it from the checkpoint
+    value_scale: float = 1.0  # the same
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
