@@ -5,6 +5,7 @@ operations.py the part of that for whoever runs a server
 deploy.py     the part of that for whoever spreads servers over a cluster
 values.py     kinds of values: sizes, names, sections
 document.py   YAML text -> plain values that know their lines; the only reader of YAML
+parallel.py   the part of that for models that several processes compute
 shape.py      what a model says of a path: its field, its keys, whether it is secret
 plugin_settings.py  what plugins are told, read with their own models
 keys.py       API keys, in the config or in a file of their own
@@ -21,7 +22,6 @@ from llmplug.config.fields import (
     Config,
     KernelsConfig,
     ModelConfig,
-    ParallelConfig,
     PluginsConfig,
     ResponsesConfig,
     SchedulerConfig,
@@ -32,6 +32,7 @@ from llmplug.config.fields import (
 from llmplug.config.keys import KeyConfig, read_keys
 from llmplug.config.loading import from_source, load, parse
 from llmplug.config.operations import AdminConfig, FlightRecorderConfig, LogConfig, TracesConfig
+from llmplug.config.parallel import ParallelConfig
 from llmplug.config.plugin_settings import PluginSettings
 
 __all__ = [

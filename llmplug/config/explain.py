@@ -150,7 +150,8 @@ def _plain(value: Any, path: Path, models: Mapping[Any, type[BaseModel]]) -> Any
     if isinstance(value, list | tuple):
         return [_plain(item, (*path, index), models) for index, item in enumerate(value)]
     if _is_hidden(path, models) and isinstance(value, str) and not is_variable(value):
-        name = "_".join(str(part) for part in path[1:]).upper()
+        words = path if isinstance(path[1], int) else path[1:]  # no name begins with a digit
+        name = "_".join(map(str, words)).upper()
         return f"${{{re.sub(r'[^A-Z0-9_]', '_', name)}}}"  # what a shell can set
     return value
 

@@ -14,6 +14,7 @@ from pydantic import Field, PrivateAttr, model_validator
 from llmplug.config.deploy import DeployConfig
 from llmplug.config.keys import KeyConfig  # noqa: TC001 - pydantic reads it at run time
 from llmplug.config.operations import AdminConfig, FlightRecorderConfig, LogConfig, TracesConfig
+from llmplug.config.parallel import ParallelConfig
 from llmplug.config.values import (
     CacheMemory,
     FieldProblem,
@@ -216,18 +217,6 @@ class WeightsConfig(Section):
     )
 
 
-class ParallelConfig(Section):
-    """How several processes compute one model together."""
-
-    tensor: int = Field(
-        1,
-        ge=1,
-        le=64,
-        description="Ranks that each hold a part of every layer: a process each, on GPUs of their "
-        "own, or on the CPU with their share of its threads.",
-    )
-
-
 class ModelConfig(Section):
     """One model to serve."""
 
@@ -304,6 +293,16 @@ class ModelConfig(Section):
     scheduler: SchedulerConfig = Field(SchedulerConfig(), description="What one step may hold.")
     kernels: KernelsConfig = Field(KernelsConfig(), description="Which kernels may be chosen.")
 
+    @model_validator(mode="after")
+    def _check_replicas(self) -> ModelConfig:
+        if self.replicas > 1 and self.parallel.nodes > 1:
+            raise FieldProblem(
+                "an engine with ranks on several nodes has no replicas in its server; start "
+                "another server for each",
+                "replicas",
+            )
+        return self
+
     @model_validator(mode="before")
     @classmethod
     def _fill_name(cls, data: Any) -> Any:
@@ -355,6 +354,18 @@ class Config(Section):
                             *("models", index, key),
                         )
                     taken[name] = index
+        return self
+
+    @model_validator(mode="after")
+    def _check_addresses(self) -> Config:
+        taken: dict[str, int] = {}
+        for index, model in enumerate(self.models):
+            address = model.parallel.address
+            if address is not None and taken.setdefault(address, index) != index:
+                raise FieldProblem(
+                    f"{address} is already that of models.{taken[address]}",
+                    *("models", index, "parallel", "address"),
+                )
         return self
 
 
