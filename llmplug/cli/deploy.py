@@ -36,11 +36,16 @@ def run(args: argparse.Namespace) -> int:
     """Deploy, or replace what runs under this name without an end to its streams."""
     from llmplug.cli.arguments import read_config
     from llmplug.cli.terminal import write
+    from llmplug.deploy.needs import list_spread_models
     from llmplug.errors import ConfigError
 
     config = read_config(args)
     if args.remove and args.address is None:
         raise ConfigError("--remove goes with --address: without it nothing runs yet")
+    if args.address is None and (spread := list_spread_models(config)):
+        raise ConfigError(
+            f"models.{spread[0]}.parallel.nodes goes with --address: this machine is one node"
+        )
     try:
         from llmplug.deploy import cluster
     except ImportError as error:

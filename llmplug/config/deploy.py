@@ -40,12 +40,15 @@ class DeployConfig(Section):
         30.0, gt=10, allow_inf_nan=False, description="Over how long load is averaged."
     )
     num_cpus: float = Field(
-        1.0, gt=0, allow_inf_nan=False, description="Of Ray's, that a server takes of its node."
+        1.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="Of Ray's, that a server takes of each of its nodes.",
     )
     num_gpus: Annotated[int, Field(ge=0)] | Literal["auto"] = Field(
         "auto",
-        description="That a server takes of its node, and all that its models see; auto: what "
-        "`replicas` and `parallel.tensor` of its models ask for, where the cluster has GPUs.",
+        description="That a server takes of each of its nodes, and all that its models see there; "
+        "auto: what `replicas` and `parallel` of its models ask for, where the cluster has GPUs.",
     )
 
     @model_validator(mode="after")

@@ -8,10 +8,12 @@ are well and how they are replaced is Ray's to do, by what this room tells it.
 cluster.py     a Ray cluster that is there, or one on this machine; deploy to it, remove from it
 application.py a config -> the two deployments and what Ray is to know about them
 builder.py     the same for a RayService, which has Ray itself read the config
-needs.py       what one server takes of its node, and of requests
+needs.py       what one server takes of each of its nodes, and of requests
 ingress.py     HTTP as Ray's proxies hand it on -> a replica -> HTTP
 replica.py     one server, its health and its load, as Ray asks for them
 server.py      that server's process
+group.py       where the ranks of a server of several nodes meet, and whether all nodes are there
+rank_host.py   the ranks of another node than the server's: an actor of Ray
 guarded.py     what a process of ours is started with, watched and ended by
 source.py      the config that servers are started with, without what is Ray's
 ports.py       ports for those that listen only later

@@ -9,15 +9,18 @@ from ray import serve
 from ray.serve.config import AutoscalingConfig, AutoscalingPolicy, RequestRouterConfig
 
 from llmplug.deploy.ingress import Ingress
-from llmplug.deploy.needs import count_gpus, count_requests
+from llmplug.deploy.needs import count_requests, list_bundles, list_spread_models
 from llmplug.deploy.replica import Replica, ReplicaSettings
 from llmplug.deploy.router import PrefixRouter
 from llmplug.deploy.scaling import ScaleByLoad
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ray.serve import Application, Deployment
 
     from llmplug.config import Config, DeployConfig
+    from llmplug.deploy.needs import Bundle
     from llmplug.deploy.plugin_lists import PluginList
     from llmplug.deploy.source import ServerSource
 
@@ -34,10 +37,9 @@ def make_application(config: Config, source: ServerSource, plugins: PluginList) 
     """Describe to Ray what is to run: nothing runs yet."""
     stop_s = config.server.drain_s + END_S
     has_gpus = ray.is_initialized() and ray.cluster_resources().get("GPU", 0) > 0
-    num_gpus = count_gpus(config, has_gpus=has_gpus)
+    bundles = list_bundles(config, has_gpus=has_gpus)
     servers = serve.deployment(
         name="servers",
-        ray_actor_options={"num_cpus": config.deploy.num_cpus, "num_gpus": num_gpus},
         max_ongoing_requests=count_requests(config),
         max_queued_requests=config.server.max_waiting_requests,
         autoscaling_config=make_scaling(config.deploy),
@@ -45,6 +47,7 @@ def make_application(config: Config, source: ServerSource, plugins: PluginList) 
             request_router_class=PrefixRouter,
             request_router_kwargs={"slack": config.deploy.target_requests},
         ),
+        **make_placement(bundles),
         **_make_lifetime(stop_s),
     )(Replica)
     ingress: Deployment = serve.deployment(
@@ -54,8 +57,26 @@ def make_application(config: Config, source: ServerSource, plugins: PluginList) 
         max_ongoing_requests=INGRESS_REQUESTS,
         **_make_lifetime(stop_s),
     )(serve.ingress()(Ingress))
-    replicas = servers.bind(ReplicaSettings(source, plugins, stop_s))
+    spread_models = list_spread_models(config)
+    replicas = servers.bind(ReplicaSettings(source, plugins, stop_s, bundles, spread_models))
     return ingress.bind(replicas, config.server.max_body_bytes)
+
+
+def make_placement(bundles: Sequence[Bundle]) -> dict[str, Any]:
+    """Describe what a server takes of its node, or of several at once.
+
+    Several are never one and the same: whoever has room for all ranks on a node says `nodes: 1`.
+    """
+    (first, *others) = bundles
+    options: dict[str, Any] = {
+        "ray_actor_options": {"num_cpus": first.num_cpus, "num_gpus": first.num_gpus}
+    }
+    if others:
+        options["placement_group_bundles"] = [
+            {"CPU": each.num_cpus, "GPU": each.num_gpus} for each in bundles
+        ]
+        options["placement_group_strategy"] = "STRICT_SPREAD"
+    return options
 
 
 def make_scaling(config: DeployConfig) -> AutoscalingConfig:

@@ -12,6 +12,7 @@ from multidict import CIMultiDict
 from prometheus_client.parser import text_string_to_metric_families
 from yarl import URL
 
+from llmplug.deploy.group import Group
 from llmplug.deploy.messages import ForwardedRequest, ReplyHead, end_to_end
 from llmplug.deploy.plugin_lists import PluginList, check_here
 from llmplug.deploy.scaling import CACHE_SHARE
@@ -19,6 +20,7 @@ from llmplug.deploy.server import ServerProcess
 from llmplug.errors import EngineUnavailable
 
 if TYPE_CHECKING:
+    from llmplug.deploy.needs import Bundle
     from llmplug.deploy.source import ServerSource
 
 READY_POLL_S = 0.2  # between two questions whether a server that starts is ready
@@ -34,11 +36,15 @@ class ReplicaSettings:
     Attributes:
         plugins: of the machine that deploys; a node with others runs no replica.
         stop_s: how long a server may take to end.
+        bundles: what a server takes of each of its nodes; this replica is on the first.
+        spread_models: those with ranks on several nodes, by their place in the config.
     """
 
     source: ServerSource
     plugins: PluginList
     stop_s: float
+    bundles: tuple[Bundle, ...]
+    spread_models: tuple[int, ...]
 
 
 class Replica:
@@ -47,7 +53,11 @@ class Replica:
     async def __init__(self, settings: ReplicaSettings) -> None:  # type: ignore[misc]  # Ray awaits
         check_here(settings.plugins)
         self._stop_s = settings.stop_s
-        self._server = await asyncio.to_thread(ServerProcess, settings.source)
+        self._group = Group(settings.spread_models)
+        self._group.start(settings.source, settings.plugins, settings.bundles)
+        self._server = await asyncio.to_thread(
+            ServerProcess, settings.source, self._group.sets, self._group.environment
+        )
         self._http = aiohttp.ClientSession(
             self._server.url,
             auto_decompress=False,
@@ -103,6 +113,8 @@ class Replica:
     async def _stop(self) -> None:
         if hasattr(self, "_server"):  # else its making was refused
             await asyncio.to_thread(self._server.stop, self._stop_s)
+        if hasattr(self, "_group"):
+            await self._group.stop()
         if hasattr(self, "_http"):
             await self._http.close()
 
@@ -110,9 +122,10 @@ class Replica:
         """Ask whether requests are answered.
 
         Raises:
-            EngineUnavailable: the server has ended.
+            EngineUnavailable: the server has ended, or one of its nodes is lost.
         """
         self._server.check_alive()
+        self._group.check_alive()
         try:
             status, _ = await self._get("/ready")
         except (aiohttp.ClientError, TimeoutError):

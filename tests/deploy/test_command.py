@@ -21,6 +21,10 @@ HAS_RAY = any(each.name == "ray" for each in distributions())
             marks=pytest.mark.skipif(HAS_RAY, reason="Ray is installed"),
         ),
         (["--remove"], "--remove goes with --address"),
+        (
+            ["--set", "models.0.parallel.tensor=2", "--set", "models.0.parallel.nodes=2"],
+            "models.0.parallel.nodes goes with --address",
+        ),
         (["--set", "deploy.min_servers=2"], "2 is more than max_servers, 1"),
     ],
 )
