@@ -29,6 +29,7 @@ from llmplug.ops.decoder_layer_examples import apply_decoder_layer
 from llmplug.ops.linear import apply_linear
 from llmplug.ops.rope_store import apply_rope_store
 from llmplug.ops.table import make_reference_table
+from llmplug.testing.kernels import list_examples
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -58,7 +59,7 @@ def find_unlike(spec: KernelSpec, device: torch.device, dtype: str, seed: int) -
     rtol, atol = op.tolerances[dtype]
     for shift in (0, seed):
         with shifted_seeds(shift):
-            for number, example in enumerate(op.example_inputs(device, DTYPES[dtype])):
+            for number, example in enumerate(list_examples(spec, device.type, dtype)):
                 for got, expected in _compare(op, kernel, reference, example):
                     try:
                         torch.testing.assert_close(got, expected, rtol=rtol, atol=atol)
@@ -72,7 +73,7 @@ def find_leaks(spec: KernelSpec, device: torch.device, dtype: str, seed: int) ->
     op = REFERENCES[spec.op]
     kernel, _ = _load(spec)
     with shifted_seeds(seed):
-        for number, example in enumerate(op.example_inputs(device, DTYPES[dtype])):
+        for number, example in enumerate(list_examples(spec, device.type, dtype)):
             num_rows = count_rows(example)
             for row in (0, num_rows - 1) if num_rows > 1 else ():
                 before, after = (

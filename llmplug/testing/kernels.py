@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -49,9 +49,7 @@ def check_kernel(
     """
     kernel = load_kernel(spec, device, dtype, others)
     op = REFERENCES[spec.op]
-    examples = list(op.example_inputs(torch.device(device), DTYPES[dtype]))
-    if op.scaled_inputs is not None and explain_no_scales(spec, device) is None:
-        examples += op.scaled_inputs(torch.device(device), DTYPES[dtype])
+    examples = list_examples(spec, device, dtype)
     with poisoned_memory():
         check_equals_reference(op, kernel, examples, dtype)
         check_first_row_stands_alone(op, kernel, examples)
@@ -59,6 +57,15 @@ def check_kernel(
         if op.compare is None:  # else its inputs are made inside the comparison
             check_leaves_its_inputs_alone(op, kernel, examples)
     check_stays_within_its_tensors(op, kernel, examples)
+
+
+def list_examples(spec: KernelSpec, device: str, dtype: str) -> list[Mapping[str, Any]]:
+    """Return the examples of a kernel's op, with scales of caches too where it heeds them."""
+    op, where = REFERENCES[spec.op], (torch.device(device), DTYPES[dtype])
+    examples = list(op.example_inputs(*where))
+    if op.scaled_inputs is not None and explain_no_scales(spec, device) is None:
+        examples += op.scaled_inputs(*where)
+    return examples
 
 
 def load_kernel(

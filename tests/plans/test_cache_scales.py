@@ -18,7 +18,12 @@ from llmplug.ops import REFERENCES, LoadedTensor, choose_kernels
 from llmplug.plan import ModelFiles
 from llmplug.specs import LayerCache
 from tests.plans.tiny_plans import choice_of, ignore_progress, make_plan
-from tests.plugins.quantised_folders import describe_cache, make_fp8, write_folders
+from tests.plugins.quantised_folders import (
+    describe_cache,
+    make_fp8,
+    set_settings,
+    write_folders,
+)
 
 TORCH_ONLY = "kernels.block=[avx2,onednn]"
 PROMPT = [65, 3, 200, 17, 17, 90, 254, 1, 77]
@@ -97,6 +102,20 @@ def test_a_checkpoint_with_scales_gets_8_bits_and_the_report_says_why(scaled: Pa
     asked = make_plan(scaled, TORCH_ONLY, "cache.dtype=fp8")
     assert asked.scales == plan.scales
     assert "with the checkpoint's scales" in choice_of(asked, "cache dtype")[1]
+
+
+def test_caches_may_be_all_that_is_quantised(made: Path, tmp_path: Path) -> None:
+    """Weights stay as they were, and a scheme of attention speaks of activations alone."""
+    for file in made.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    scheme = describe_cache()["kv_cache_scheme"]
+    group = {"targets": ["LlamaAttention"], "weights": None, "input_activations": scheme}
+    settings = {"format": "dense", "config_groups": {"group_0": group}}
+    set_settings(tmp_path, {**describe_cache(), **settings})
+    change_tensors(tmp_path, lambda tensors: tensors | name_scales({**SCALES, "q_scale": 1.0}))
+    plan = make_plan(tmp_path, TORCH_ONLY)
+    assert plan.settings.cache_dtype == "float8_e4m3fn"
+    assert len(plan.scales) == 2
 
 
 def test_scales_that_are_not_used_are_told(scaled: Path) -> None:

@@ -20,6 +20,7 @@ from llmplug import KernelInputError
 from llmplug.ops import REFERENCES, DecoderLayer, KernelTable
 from llmplug.ops.attacker_rows import count_rows, with_attacker, without_last_row
 from llmplug.ops.rope_store import apply_rope_store
+from llmplug.testing.kernels import list_examples
 from llmplug_triton import llmplug_kernels
 from tests.ops.kernel_checks import (
     DTYPES,
@@ -50,9 +51,7 @@ COMPILE = Path(__file__).parent / "compile_triton_kernels.py"
 
 
 def examples_of(op: str, dtype: str):
-    examples = list(REFERENCES[op].example_inputs(DEVICE, DTYPES[dtype]))
-    make_scaled = REFERENCES[op].scaled_inputs
-    return examples if make_scaled is None else [*examples, *make_scaled(DEVICE, DTYPES[dtype])]
+    return list_examples(SPECS[op], DEVICE.type, dtype)
 
 
 @pytest.mark.parametrize(

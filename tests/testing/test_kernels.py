@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
 from llmplug import KernelSpec
-from llmplug.ops import DenseLinear, rms_norm, silu_mul
+from llmplug.ops import DenseLinear, PagedAttention, rms_norm, silu_mul
 from llmplug.testing import check_kernel
 
 
@@ -115,6 +116,21 @@ def test_weights_are_packed_with_the_kernel() -> None:
     check_kernel(make_spec("linear", DenseLinear()))
     with pytest.raises(AssertionError, match=r"differs from llmplug\.ops\.linear"):
         check_kernel(make_spec("linear", ForgetsTheBias()))
+
+
+def test_a_kernel_that_says_so_is_tried_with_scales_of_a_cache() -> None:
+    class ForgetsScales(PagedAttention):
+        def store(self, cache, *tensors):
+            super().store(replace(cache, key_scale=1.0, value_scale=1.0), *tensors)
+
+        def attend(self, q_TNH, cache, batch, **settings):
+            cache = replace(cache, key_scale=1.0, value_scale=1.0)
+            return super().attend(q_TNH, cache, batch, **settings)
+
+    check_kernel(make_spec("attention", ForgetsScales()))
+    says_so = make_spec("attention", ForgetsScales(), supports_scales=lambda device: None)
+    with pytest.raises(AssertionError, match=r"differs from llmplug\.ops\.attention"):
+        check_kernel(says_so)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])

@@ -172,7 +172,7 @@ def _read_fp8(settings: _Settings) -> Quantisation:
 
 
 def _read_compressed(settings: _Settings) -> Quantisation:
-    settings.choose("format", ("float-quantized", "naive-quantized"))
+    settings.choose("format", ("float-quantized", "naive-quantized", "dense"))
     settings.refuse_any("transform_config")
     sparsity = settings.inner("sparsity_config")
     if sparsity.get("format", "dense") != "dense":
@@ -188,9 +188,13 @@ def _read_compressed(settings: _Settings) -> Quantisation:
 
 
 def _check_scheme(scheme: _Settings) -> None:
-    """Refuse what is no fp8 weight with scales for all, for outputs or for blocks."""
-    scheme.choose("format", ("float-quantized", "naive-quantized"), "float-quantized")
-    _check_numbers(scheme.inner("weights"), ("tensor", "channel", "block"))
+    """Refuse what is no fp8 weight with scales for all, for outputs or for blocks.
+
+    A scheme of activations alone, as attention may have, says nothing of weights.
+    """
+    scheme.choose("format", ("float-quantized", "naive-quantized", "dense"), "float-quantized")
+    if scheme.get("weights") is not None:
+        _check_numbers(scheme.inner("weights"), ("tensor", "channel", "block"))
     scheme.refuse_unknown(_SCHEME_FREE)
 
 
