@@ -5,16 +5,25 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from llmplug import LLM, CheckpointError, ConfigError, KernelSpec, SamplingParams
+from llmplug.build import build_engine
 from llmplug.cache_choice import choose_cache
 from llmplug.cache_scales import ScaleNames, find_scales, read_scales
 from llmplug.config import from_source
-from llmplug.ops import REFERENCES, LoadedTensor, choose_kernels
+from llmplug.ops import (
+    REFERENCES,
+    KernelChoice,
+    LoadedTensor,
+    PagedAttention,
+    choose_kernels,
+)
 from llmplug.plan import ModelFiles
 from llmplug.specs import LayerCache
 from tests.plans.tiny_plans import choice_of, ignore_progress, make_plan
@@ -239,3 +248,18 @@ def test_a_tensor_that_the_model_speaks_of_is_no_scale_of_a_cache(files: ModelFi
     config = from_source("here").models[0]
     choice, scales = choose_cache(config, theirs, "float32", "cpu", kernels, [])
     assert (choice.chosen, scales) == ("float16", ())
+
+
+def test_a_kernel_that_takes_the_place_of_another_is_asked_too(scaled: Path) -> None:
+    """What was planned did not load: its spare knows no scales, and nothing is loaded for it."""
+    plan = make_plan(scaled, TORCH_ONLY)
+    spare = KernelSpec(
+        op="attention", name="spare", supports=lambda device, dtype: None, load=PagedAttention
+    )
+    first = replace(spare, name="first", load=lambda: 1 / 0, supports_scales=lambda device: None)
+    specs = [(first, "acme"), (spare, "acme")]
+    chosen = KernelChoice(op="attention", kernel="first", plugin="acme", spare=(("spare", "acme"),))
+    kernels = tuple(chosen if each.op == "attention" else each for each in plan.kernels)
+    registry: Any = SimpleNamespace(kernels=specs)
+    with pytest.raises(ConfigError, match="attention/spare: it knows no scales"):
+        build_engine(replace(plan, kernels=kernels), registry, ignore_progress)
