@@ -107,7 +107,6 @@ def make_http_options(settings: ServerConfig) -> dict[str, Any]:
     if settings.tls is not None:
         options["ssl_certfile"] = settings.tls.certificate
         options["ssl_keyfile"] = settings.tls.private_key
-        options["ssl_ca_certs"] = settings.tls.client_ca
     return options
 
 

@@ -39,12 +39,20 @@ def make_source(config: str, sets: Sequence[str], folder: str) -> ServerSource:
     """
     sets = tuple(each for each in sets if not each.startswith("deploy."))
     whole = parse(config, sets=sets)
+    _refuse_client_ca(whole)
     rest = _DEPLOY_SECTION.sub("", config)
     try:
         is_all = _for_servers(parse(rest, sets=sets)) == _for_servers(whole)
     except ConfigError:
         is_all = False
     return ServerSource(rest if is_all else config, (*sets, *_keep_apart(whole)), folder)
+
+
+def _refuse_client_ca(config: Config) -> None:
+    """Refuse what Ray's proxies, which clients talk to, do not do: they let everybody in."""
+    tls = config.server.tls
+    if tls is not None and tls.client_ca is not None:
+        raise ConfigError("server.tls.client_ca: Ray's proxies ask clients for no certificate")
 
 
 def _keep_apart(config: Config) -> Iterator[str]:

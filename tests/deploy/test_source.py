@@ -48,3 +48,10 @@ def test_servers_of_one_node_share_no_file_and_no_port() -> None:
     for key in ("batches", "responses"):
         with pytest.raises(ConfigError, match=rf"server\.{key}\.path"):
             make_source(MODELS, [f"server.{key}.path=/var/lib/one"], "/")
+
+
+def test_no_client_is_let_in_by_proxies_that_ask_for_no_certificate() -> None:
+    tls = "server.tls={certificate: /c.pem, private_key: /k.pem%s}"
+    make_source(MODELS, [tls % ""], "/")
+    with pytest.raises(ConfigError, match=r"server\.tls\.client_ca"):
+        make_source(MODELS, [tls % ", client_ca: /ca.pem"], "/")
