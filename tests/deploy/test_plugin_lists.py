@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from importlib.metadata import entry_points
 
-from llmplug.deploy.plugin_lists import compare, list_plugins
+import pytest
+
+from llmplug.deploy.plugin_lists import check_here, compare, list_plugins
+from llmplug.errors import PluginError
 
 
 def test_all_that_is_installed_is_listed() -> None:
@@ -27,3 +30,16 @@ def test_what_is_missing_or_of_another_version_is_named_with_its_nodes() -> None
         "mine:mine: 1.0 on one, three; missing on two",
         "theirs:theirs: 2.0 on one, three; 2.1 on two",
     ]
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        ({"acme-words:words": "1.2"}, "acme-words:words: 1.2 on the deploying machine; missing on"),
+        ({"llmplug": "0.0.1"}, "llmplug: 0.0.1 on the deploying machine; "),
+    ],
+)
+def test_a_node_with_other_plugins_says_which(other: dict[str, str], said: str) -> None:
+    check_here(list_plugins())
+    with pytest.raises(PluginError, match=f"^plugins differ: {said}.*here$"):
+        check_here(list_plugins() | other)

@@ -104,10 +104,10 @@ class Deployed:
             assert self.url in done.stdout
             self.keys = keys
 
-    def try_deploy(self, keys: Mapping[str, Any]) -> subprocess.CompletedProcess[str]:
-        """Deploy, whatever comes of it."""
+    def try_deploy(self, keys: Mapping[str, Any], *words: str) -> subprocess.CompletedProcess[str]:
+        """Deploy, or what further words say, whatever comes of it."""
         command = [sys.executable, "-m", "llmplug", "deploy", "--config", str(self.config)]
-        command += ["--address", self.cluster.address]
+        command += ["--address", self.cluster.address, *words]
         for key, value in keys.items():
             command += ["--set", f"{key}={value}"]
         return subprocess.run(

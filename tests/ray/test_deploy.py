@@ -156,3 +156,16 @@ def test_plugins_that_a_node_lacks_are_named(deployed: Deployed, tmp_path: Path)
     (line,) = [each for each in refused.stderr.splitlines() if "acme-words:words" in each]
     assert re.search(r"1\.2 \(acme_words\) on \d+\.\d+\.\d+\.\d+ \(\w+\); missing on ", line)
     assert "here" in line.partition("missing on")[2]
+
+
+def test_what_is_removed_leaves_no_process(deployed: Deployed, client: Any) -> None:
+    deployed.deploy(**TWO)
+    client.chat.completions.create(**ask("And?"))
+    assert list_servers() != {}
+    removed = deployed.try_deploy({}, "--remove")
+    deployed.keys = None
+    assert removed.returncode == 0, removed.stderr
+    assert list_servers() == {}
+    again = deployed.try_deploy({}, "--remove")
+    assert again.returncode == 2
+    assert "no application 'llmplug' runs" in again.stderr
