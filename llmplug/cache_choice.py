@@ -38,7 +38,7 @@ def choose_cache(
         CheckpointError: the scales do not fit the layers.
         ConfigError: 8 bits are asked for, and a kernel does not heed the checkpoint's scales.
     """
-    from llmplug.ops.cache_scales import find_obstacle
+    from llmplug.ops.scale_support import find_obstacle
 
     scales = _find_scales(files)
     obstacle = find_obstacle(kernels, specs, device) if scales else None

@@ -81,13 +81,13 @@ def find_scales(unread: Iterable[str], num_layers: int) -> tuple[ScaleNames, ...
 def read_scales(
     layers: Sequence[LayerCache], names: Sequence[ScaleNames], tensors: Mapping[str, LazyTensor]
 ) -> tuple[LayerCache, ...]:
-    """Return the layers with their scales, as `names` of `find_scales` says; none: as they are.
+    """Return the layers with the scales that `find_scales` has found; none found: all are 1.
 
     Raises:
         CheckpointError: one is no positive number.
     """
     if not names:
-        return tuple(layers)
+        return tuple(replace(layer, key_scale=1.0, value_scale=1.0) for layer in layers)
     return tuple(
         replace(
             layer,

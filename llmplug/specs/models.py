@@ -63,7 +63,7 @@ class LayerCache:
     num_kv_heads: int
     head_width: int
     window: int | None = None  # tokens a query sees, itself included; None: all
-    key_scale: float = 1.0  # of a cache of 8-bit floats; the engine reads it from the checkpoint
+    key_scale: float = 1.0  # of a cache of 8-bit floats; the engine sets it, from the checkpoint
     value_scale: float = 1.0  # the same
 
 

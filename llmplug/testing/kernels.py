@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from llmplug.ops import REFERENCES, KernelTable
-from llmplug.ops.cache_scales import explain_no_scales
+from llmplug.ops.scale_support import explain_no_scales
 from llmplug.testing.expect import expect
 from llmplug.testing.guarded_memory import poisoned_memory
 from llmplug.testing.kernel_properties import (
