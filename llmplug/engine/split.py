@@ -1,13 +1,15 @@
 """How a model is divided among ranks that compute it together; from headers and configs alone.
 
 Every source of a weight is cut into units, and each rank takes neighbouring ones: heads, single
-rows of a feed-forward layer, tokens of a vocabulary. `Weight.split` says which way.
+rows of a feed-forward layer, tokens of a vocabulary. `Weight.split` says which way. A source that
+holds several parts, as fused queries, keys and values, is several sources here.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING
 
 from llmplug.errors import CheckpointError, KernelInputError
@@ -46,7 +48,8 @@ def check_split(table: Sequence[Weight], shape: ModelShape, num_ranks: int) -> s
     for layer in shape.layers:
         if layer.num_kv_heads % num_ranks and num_ranks % layer.num_kv_heads:
             return f"{layer.num_kv_heads} key/value heads are not divided evenly by {num_ranks}"
-    return next(filter(None, (_find_obstacle(weight, num_ranks) for weight in split)), None)
+    obstacles = (_find_obstacle(_name_parts(weight), num_ranks) for weight in split)
+    return next(filter(None, obstacles), None)
 
 
 def split_shape(shape: ModelShape, num_ranks: int) -> ModelShape:
@@ -97,7 +100,8 @@ def split_weights(
     """
     shares: dict[str, _Share] = {}
     kept = []
-    for weight in weights:
+    tensors = {**tensors, **_take_apart(weights, tensors)}
+    for weight in map(_name_parts, weights):
         has_bias = weight.split != "inputs" or rank == 0
         kept.append(weight if has_bias else dataclasses.replace(weight, bias=()))
         for name, share in _find_shares(weight, tensors, rank, num_ranks):
@@ -105,6 +109,38 @@ def split_weights(
                 raise CheckpointError(f"{name} is read by two weights, which divide it in two ways")
     parts = {name: _cut(name, tensors[name], share) for name, share in shares.items()}
     return kept, parts
+
+
+def _name_parts(weight: Weight) -> Weight:
+    """Return a weight whose parts are sources, and biases, of their own."""
+    if not weight.split_parts:
+        return weight
+    return dataclasses.replace(
+        weight,
+        sources=tuple(_list_parts(weight, *weight.sources)),
+        bias=tuple(name for fused in weight.bias for name in _list_parts(weight, fused)),
+        rows=weight.split_parts,
+        split_parts=(),
+    )
+
+
+def _list_parts(weight: Weight, fused: str) -> dict[str, tuple[int, int]]:
+    """Return where each part of a source, or of its bias, begins and ends, by a name for it."""
+    bounds = pairwise(accumulate(weight.split_parts, initial=0))
+    return {f"{fused}[{start}:{end}]": (start, end) for start, end in bounds}
+
+
+def _take_apart(
+    weights: Sequence[Weight], tensors: Mapping[str, LazyTensor]
+) -> dict[str, LazyTensor]:
+    """Return the tensors of all parts, by their names."""
+    return {
+        name: _cut(fused, tensors[fused], (0, *bounds))
+        for weight in weights
+        if weight.split_parts
+        for fused in (*weight.sources, *weight.bias)
+        for name, bounds in _list_parts(weight, fused).items()
+    }
 
 
 def _find_shares(
@@ -143,6 +179,11 @@ def _find_mistake(weight: Weight) -> str | None:
         return f"split={weight.split!r}, which is for {' and '.join(_KINDS[weight.split])} weights"
     if weight.split == "vocabulary" and len(weight.sources) > 1:
         return f"split={weight.split!r}, and that it has {len(weight.sources)} sources"
+    if weight.split_parts:
+        is_one = weight.split == "outputs" and len(weight.sources) == 1
+        if not is_one or min(weight.split_parts) < 1 or (sum(weight.split_parts),) != weight.rows:
+            return f"split_parts={weight.split_parts}, not of the rows of one source of outputs"
+        weight = _name_parts(weight)
     units = _list_units(weight)
     num_units = 1 if weight.split == "inputs" else len(weight.sources)
     if len(units) != num_units or min(units) < 1 or len(weight.repeats) not in {0, num_units}:

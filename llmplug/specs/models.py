@@ -40,6 +40,9 @@ class Weight:
         split_unit: rows (columns of `inputs`) of a source that stay together, such as a head's;
             one for all sources or one for each. Ranks get as many units each; single rows, nearly
             as many, in blocks that a quantised file may have.
+        split_parts: rows of each part of one source that holds several, one behind another, as
+            fused queries, keys and values: each is divided as a source of its own would be, with
+            its `split_unit` and its place in `repeats`; empty: the source is one.
         repeats: of each source, whether ranks share a unit where there are fewer units than ranks,
             as of keys and values; empty: of none.
     """
@@ -53,6 +56,7 @@ class Weight:
     columns: int | None = None
     split: Literal["outputs", "inputs", "vocabulary"] | None = None
     split_unit: int | tuple[int, ...] = 1
+    split_parts: tuple[int, ...] = ()
     repeats: tuple[bool, ...] = ()
 
 

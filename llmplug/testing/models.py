@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,11 +22,17 @@ from llmplug.testing.expect import expect
 from llmplug.testing.folder_checkpoint import open_folder
 from llmplug.testing.reference_model import ReferenceModel
 from llmplug.testing.step_runner import CPU, PAGE_SIZE, BuiltModel, StepRunner, build_model
-from llmplug.testing.thread_ranks import RankedStepRunner, build_ranks
+from llmplug.testing.thread_ranks import (
+    RankedStepRunner,
+    build_parts,
+    build_ranks,
+    run_together,
+)
 
 if TYPE_CHECKING:
     from llmplug.ops import KernelTable
     from llmplug.specs import Checkpoint, ModelSpec
+    from llmplug.testing.thread_ranks import Meeting
 
 # The same float32 sums in another order: of logits near 5 this is a few dozen ulps.
 TOLERANCE = 2e-5
@@ -109,6 +116,7 @@ def check_model(
     )
     if not trial.built.shape.layers:
         _check_texts(trial, spec, opened)
+        _check_ranks(trial, spec, opened, ops)
         return
     if spec.task == "classify":
         _check_last_tokens(trial)
@@ -223,7 +231,11 @@ def _check_ranks(
             "that is divided by outputs is divided by inputs, in the same units."
         )
         try:
-            _compare_ranks(trial, build_ranks(spec, checkpoint, num_ranks, ops=ops)(1), advice)
+            if trial.built.shape.layers:
+                _compare_ranks(trial, build_ranks(spec, checkpoint, num_ranks, ops=ops)(1), advice)
+            else:
+                parts, meeting = build_parts(spec, checkpoint, num_ranks, ops=ops)
+                _compare_readers(trial, spec, checkpoint, (parts, meeting), advice)
         except (CheckpointError, RuntimeError, ValueError) as error:
             raise AssertionError(f"{advice}\n{error}") from error
 
@@ -239,7 +251,10 @@ def _compare_ranks(trial: _Trial, ranks: RankedStepRunner, advice: str) -> None:
 
 
 def _choose_ranks(spec: ModelSpec, checkpoint: Checkpoint) -> list[int]:
-    """Choose the least number of ranks that can divide it, and one that repeats key/value heads."""
+    """Choose the least number of ranks that can divide it, and one that repeats key/value heads.
+
+    Of an encoder, the two least.
+    """
     table, shape = spec.weights(checkpoint.config), spec.describe(checkpoint.config)
     reasons = {num_ranks: check_split(table, shape, num_ranks) for num_ranks in _RANKS}
     possible = [num_ranks for num_ranks, reason in reasons.items() if reason is None]
@@ -248,7 +263,7 @@ def _choose_ranks(spec: ModelSpec, checkpoint: Checkpoint) -> list[int]:
         f"its weights say how they are divided, but 2 to {_RANKS[-1]} ranks cannot do it: "
         f"{reasons[2]}; take a checkpoint with more heads",
     )
-    num_kv_heads = min(layer.num_kv_heads for layer in shape.layers)
+    num_kv_heads = min((layer.num_kv_heads for layer in shape.layers), default=possible[0])
     more = [num_ranks for num_ranks in possible if num_ranks > num_kv_heads]
     return list(dict.fromkeys([possible[0], *more[:1]]))
 
@@ -268,7 +283,7 @@ def _check_texts(trial: _Trial, spec: ModelSpec, checkpoint: Checkpoint) -> None
     expected = [trial.reference(ids) for ids in texts]
     where = "packed with others"
     for batch in ([*range(len(texts))], *([i] for i in range(len(texts)))):
-        found = _read_texts(trial, spec, checkpoint, [texts[i] for i in batch])
+        found = _read_texts(trial.built, spec, checkpoint, [texts[i] for i in batch])
         for i, got in zip(batch, found, strict=True):
             expect_close(
                 got,
@@ -280,17 +295,34 @@ def _check_texts(trial: _Trial, spec: ModelSpec, checkpoint: Checkpoint) -> None
         where = "alone"
 
 
+def _compare_readers(
+    trial: _Trial,
+    spec: ModelSpec,
+    checkpoint: Checkpoint,
+    ranks: tuple[Sequence[BuiltModel], Meeting],
+    advice: str,
+) -> None:
+    """Read texts by several ranks and by one; every rank has the whole of what is read."""
+    parts, meeting = ranks
+    texts = [trial.make_ids(length, seed=length) for length in (17, 1, 40)]
+    whole = _read_texts(trial.built, spec, checkpoint, texts)
+    reads = [partial(_read_texts, part, spec, checkpoint, texts) for part in parts]
+    for found in run_together(reads, meeting):
+        for got, expected in zip(found, whole, strict=True):
+            expect_close(got, expected, (0, trial.tolerance), advice)
+
+
 @torch.inference_mode()
 def _read_texts(
-    trial: _Trial, spec: ModelSpec, checkpoint: Checkpoint, texts: Sequence[Sequence[int]]
+    built: BuiltModel, spec: ModelSpec, checkpoint: Checkpoint, texts: Sequence[Sequence[int]]
 ) -> list[torch.Tensor]:
     batch = make_text_batch(texts, [()] * len(texts), CPU)
-    hidden_TD = trial.built.model.encode(batch)
+    hidden_TD = built.model.encode(batch)
     if spec.task != "classify":
         lengths = [len(text) for text in texts]
         return list(hidden_TD.float().split(lengths))
     choose = spec.classifier_pooling
     kind = "cls" if choose is None else choose(checkpoint.config)
-    pool = trial.built.ops.pool_texts
+    pool = built.ops.pool_texts
     pooled_ND = pool(hidden_TD, batch.starts, kind=kind, is_normalised=False)
-    return list(trial.built.model.classify(pooled_ND))
+    return list(built.model.classify(pooled_ND))

@@ -84,9 +84,8 @@ class RankedStepRunner:
         Raises:
             AssertionError: ranks have other logits than the first.
         """
-        with ThreadPoolExecutor(len(self._runners)) as pool:
-            futures = [pool.submit(self._step, each, chunks) for each in self._runners]
-        first, *others = _collect(futures)
+        steps = [partial(each.step, chunks) for each in self._runners]
+        first, *others = run_together(steps, self._meeting)
         for rank, found in enumerate(others, start=1):
             for sequence, logits_TV in first.items():
                 expect(
@@ -96,20 +95,18 @@ class RankedStepRunner:
                 )
         return first
 
-    def _step(
-        self, runner: StepRunner, chunks: Mapping[int, Sequence[int]]
-    ) -> dict[int, torch.Tensor]:
-        try:
-            return runner.step(chunks)
-        except BaseException:
-            self._meeting.end()
-            raise
-
 
 def build_ranks(
     spec: ModelSpec, checkpoint: Checkpoint, num_ranks: int, *, ops: KernelTable | None = None
 ) -> Callable[[int], RankedStepRunner]:
     """Build each rank's part of a model; return what makes a runner for a number of sequences."""
+    return partial(RankedStepRunner, *build_parts(spec, checkpoint, num_ranks, ops=ops))
+
+
+def build_parts(
+    spec: ModelSpec, checkpoint: Checkpoint, num_ranks: int, *, ops: KernelTable | None = None
+) -> tuple[list[BuiltModel], Meeting]:
+    """Build each rank's part of a model, and where their threads meet."""
     meeting = Meeting(num_ranks)
     ranks = [
         build_model(
@@ -117,7 +114,22 @@ def build_ranks(
         )
         for rank in range(num_ranks)
     ]
-    return partial(RankedStepRunner, ranks, meeting)
+    return ranks, meeting
+
+
+def run_together(calls: Sequence[Callable[[], _T]], meeting: Meeting) -> list[_T]:
+    """Make each rank's call in a thread of its own; return what they return, by rank."""
+
+    def run(call: Callable[[], _T]) -> _T:
+        try:
+            return call()
+        except BaseException:
+            meeting.end()
+            raise
+
+    with ThreadPoolExecutor(len(calls)) as pool:
+        futures = [pool.submit(run, call) for call in calls]
+    return _collect(futures)
 
 
 def _collect(futures: Sequence[Future[_T]]) -> list[_T]:

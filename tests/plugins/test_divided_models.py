@@ -11,12 +11,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tiny import load_reference_of, make_checkpoint, open_checkpoint, reference_logits
-from tiny_encoders import CLASSIFIERS, ENCODERS, make_encoder
+from tiny_encoders import CLASSIFIERS, make_encoder
 
-import llmplug_bert
 import llmplug_gguf
 import llmplug_llama
-import llmplug_modernbert
 import llmplug_transformers
 from llmplug import CheckpointError
 from llmplug.engine.split import check_split
@@ -87,17 +85,9 @@ def test_a_classifier_by_the_last_token_is_divided(tmp_path: Path) -> None:
     check_model(spec, make_encoder(kind, changes, tmp_path))
 
 
-@pytest.mark.parametrize(
-    ("plugin", "kind"),
-    [(llmplug_bert, "bert"), (llmplug_modernbert, "modernbert"), (llmplug_transformers, None)],
-)
-def test_models_that_say_nothing_are_refused(plugin: Any, kind: str | None, tmp_path: Path) -> None:
-    if kind is None:
-        folder = make_checkpoint("llama", tmp_path)
-    else:
-        folder = make_encoder(*ENCODERS[kind], tmp_path)
-    config = open_folder(folder).config
-    spec = plugin.llmplug_models()[0]
+def test_models_of_transformers_code_are_refused(tmp_path: Path) -> None:
+    config = open_folder(make_checkpoint("llama", tmp_path)).config
+    (spec,) = llmplug_transformers.llmplug_models()
     table, shape = spec.weights(config), spec.describe(config)
     assert check_split(table, shape, 2) == "its plugin does not say how its weights are divided"
     assert check_split(table, shape, 1) is None

@@ -123,6 +123,9 @@ class ReaderCalls:
         """Make one."""
         if not isinstance(call, ReadTexts):
             raise TypeError(f"a reader of texts is not told {call}")
-        ids = array("q", call.token_ids)
-        texts = [ids[start:end] for start, end in pairwise(accumulate(call.lengths, initial=0))]
-        self._reader.encode(make_text_batch(texts, [()] * len(texts), self._device))
+        bounds = list(pairwise(accumulate(call.lengths, initial=0)))
+        token_ids, type_ids = (
+            [ids[start:end] for start, end in bounds]
+            for ids in (array("q", call.token_ids), array("q", call.type_ids))
+        )
+        self._reader.encode(make_text_batch(token_ids, type_ids, self._device))

@@ -94,9 +94,9 @@ class LeadingReader:
     def encode(self, batch: TextBatch) -> torch.Tensor:
         """Run packed texts through all layers; return hidden_TD, in their order."""
         lengths = tuple(end - start for start, end in pairwise(batch.starts))
-        token_ids = array("q", batch.token_ids_T.tolist())
+        token_ids, type_ids = (_to_bytes(ids) for ids in (batch.token_ids_T, batch.type_ids_T))
         with _leading():
-            self._group.tell(ReadTexts(lengths, token_ids.tobytes()))
+            self._group.tell(ReadTexts(lengths, token_ids, type_ids))
             return self._reader.encode(batch)
 
     def classify(self, pooled_ND: torch.Tensor) -> torch.Tensor:
@@ -113,6 +113,10 @@ def find_rows(schedule: Schedule) -> list[int]:
         if count == sequence.num_missing:
             rows.append(end - 1)
     return rows
+
+
+def _to_bytes(ids_T: torch.Tensor | None) -> bytes:
+    return b"" if ids_T is None else array("q", ids_T.tolist()).tobytes()
 
 
 def _as_ahead(runner: Runner) -> DeviceRunner:

@@ -47,6 +47,7 @@ class ReadTexts(msgspec.Struct, frozen=True, array_like=True, tag="read"):
 
     lengths: tuple[int, ...]
     token_ids: bytes  # of all, int64
+    type_ids: bytes = b""  # the same; none: all are of the first type
 
 
 class RankReady(msgspec.Struct, frozen=True, tag=True):

@@ -24,6 +24,8 @@ class BertEncoder:
         self._weights = context.weights
         self._ops = context.ops
         self._settings = settings
+        self._dtype = context.dtype
+        self._num_heads = settings.num_heads // context.num_ranks
         weights = context.weights
         # Nearly all tokens are of the first type: it is added to the positions once and for all.
         self._first_type_D = weights["types"][0]
@@ -50,7 +52,8 @@ class BertEncoder:
         head_width = s.width // s.num_heads
         qkv_TD = ops.linear(hidden_TD, weights[f"{name}qkv"])
         query_THW, key_THW, value_THW = (
-            part_TD.unflatten(-1, (s.num_heads, head_width)) for part_TD in qkv_TD.chunk(3, dim=-1)
+            part_TD.unflatten(-1, (self._num_heads, head_width))
+            for part_TD in qkv_TD.chunk(3, dim=-1)
         )
         seen_THW = ops.text_attention(
             query_THW, key_THW, value_THW, batch.starts, scale=head_width**-0.5
@@ -82,6 +85,6 @@ class BertClassifier(BertEncoder):
     def classify(self, pooled_ND: torch.Tensor) -> torch.Tensor:
         """Score each text; see `llmplug.Classifier`."""
         ops, weights = self._ops, self._weights
-        hidden_ND = ops.linear(pooled_ND.to(weights["words"].dtype), weights["pooler"]).tanh()
+        hidden_ND = ops.linear(pooled_ND.to(self._dtype), weights["pooler"]).tanh()
         logits_NL: torch.Tensor = ops.linear(hidden_ND, weights["head"])
         return logits_NL.float()

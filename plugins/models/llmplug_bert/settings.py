@@ -86,15 +86,17 @@ def describe(config: Mapping[str, Any]) -> ModelShape:
 def weight_table(config: Mapping[str, Any]) -> list[Weight]:
     """List every tensor of the checkpoint."""
     s = read_settings(config)
+    head_width = s.width // s.num_heads
     embeddings, layer = f"{s.prefix}embeddings", f"{s.prefix}encoder.layer.{{layer}}"
 
-    def table(name: str, source: str, rows: int) -> Weight:
+    def table(name: str, source: str, rows: int, **split: Any) -> Weight:
         return Weight(
             name=name,
             sources=(f"{embeddings}.{source}.weight",),
             kind="embedding",
             rows=(rows,),
             columns=s.width,
+            **split,
         )
 
     def norm(name: str, source: str) -> list[Weight]:
@@ -104,17 +106,18 @@ def weight_table(config: Mapping[str, Any]) -> list[Weight]:
             for part in ("weight", "bias")
         ]  # fmt: skip
 
-    def linear(name: str, *sources: str, rows: int, columns: int) -> Weight:
+    def linear(name: str, *sources: str, rows: int, columns: int, **split: Any) -> Weight:
         return Weight(
             name=f"layers.{{layer}}.{name}",
             sources=tuple(f"{layer}.{source}.weight" for source in sources),
             bias=tuple(f"{layer}.{source}.bias" for source in sources),
             rows=(rows,) * len(sources),
             columns=columns,
+            **split,
         )
 
     return [
-        table("words", "word_embeddings", s.vocab_size),
+        table("words", "word_embeddings", s.vocab_size, split="vocabulary"),
         table("positions", "position_embeddings", s.num_positions),
         table("types", "token_type_embeddings", s.num_types),
         *norm("embed_norm", f"{embeddings}.LayerNorm"),
@@ -123,11 +126,20 @@ def weight_table(config: Mapping[str, Any]) -> list[Weight]:
             *(f"attention.self.{part}" for part in ("query", "key", "value")),
             rows=s.width,
             columns=s.width,
+            split="outputs",
+            split_unit=head_width,
         ),
-        linear("o", "attention.output.dense", rows=s.width, columns=s.width),
+        linear(
+            "o",
+            "attention.output.dense",
+            rows=s.width,
+            columns=s.width,
+            split="inputs",
+            split_unit=head_width,
+        ),
         *norm("layers.{layer}.attention_norm", f"{layer}.attention.output.LayerNorm"),
-        linear("up", "intermediate.dense", rows=s.mlp_width, columns=s.width),
-        linear("down", "output.dense", rows=s.width, columns=s.mlp_width),
+        linear("up", "intermediate.dense", rows=s.mlp_width, columns=s.width, split="outputs"),
+        linear("down", "output.dense", rows=s.width, columns=s.mlp_width, split="inputs"),
         *norm("layers.{layer}.mlp_norm", f"{layer}.output.LayerNorm"),
         *(_head(s) if s.is_classifier else ()),
     ]

@@ -27,6 +27,8 @@ class ModernBertEncoder:
         self._weights = context.weights
         self._ops = context.ops
         self._settings = settings
+        self._dtype = context.dtype
+        self._num_heads = settings.num_heads // context.num_ranks
         self._rope_tables = {
             kind: make_rope_table(
                 int(settings.head_width * rope.rotary_share),
@@ -58,7 +60,7 @@ class ModernBertEncoder:
         weights, ops, s = self._weights, self._ops, self._settings
         qkv_TD = ops.linear(x_TD, weights[f"{name}qkv"])
         query_THW, key_THW, value_THW = (
-            part_TD.unflatten(-1, (s.num_heads, s.head_width))
+            part_TD.unflatten(-1, (self._num_heads, s.head_width))
             for part_TD in qkv_TD.chunk(3, dim=-1)
         )
         query_THW, key_THW = ops.rope(
@@ -97,7 +99,7 @@ class ModernBertClassifier(ModernBertEncoder):
     def classify(self, pooled_ND: torch.Tensor) -> torch.Tensor:
         """Score each text; see `llmplug.Classifier`."""
         ops, weights = self._ops, self._weights
-        hidden_ND = ops.linear(pooled_ND.to(weights["words"].dtype), weights["pooler"])
+        hidden_ND = ops.linear(pooled_ND.to(self._dtype), weights["pooler"])
         hidden_ND = F.gelu(hidden_ND, approximate=self._settings.classifier_activation)
         logits_NL: torch.Tensor = ops.linear(self._norm("pooler_norm", hidden_ND), weights["head"])
         return logits_NL.float()

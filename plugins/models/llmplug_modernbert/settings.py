@@ -147,13 +147,16 @@ def weight_table(config: Mapping[str, Any]) -> list[Weight]:
             for part in parts
         ]  # fmt: skip
 
-    def linear(name: str, source: str, rows: int, columns: int, has_bias: bool) -> Weight:
+    def linear(
+        name: str, source: str, rows: int, columns: int, has_bias: bool, **split: Any
+    ) -> Weight:
         return Weight(
             name=name,
             sources=(f"{source}.weight",),
             bias=(f"{source}.bias",) if has_bias else (),
             rows=(rows,),
             columns=columns,
+            **split,
         )
 
     table = [
@@ -163,15 +166,19 @@ def weight_table(config: Mapping[str, Any]) -> list[Weight]:
             kind="embedding",
             rows=(s.vocab_size,),
             columns=s.width,
+            split="vocabulary",
         ),
         *norm("embed_norm", f"{prefix}embeddings.norm"),
         linear("layers.{layer}.qkv", f"{layer}.attn.Wqkv", 3 * s.width, s.width,
-               s.has_attention_bias),
-        linear("layers.{layer}.o", f"{layer}.attn.Wo", s.width, s.width, s.has_attention_bias),
+               s.has_attention_bias, split="outputs", split_parts=(s.width,) * 3,
+               split_unit=s.head_width),
+        linear("layers.{layer}.o", f"{layer}.attn.Wo", s.width, s.width, s.has_attention_bias,
+               split="inputs", split_unit=s.head_width),
         *norm("layers.{layer}.mlp_norm", f"{layer}.mlp_norm"),
         linear("layers.{layer}.gate_up", f"{layer}.mlp.Wi", 2 * s.mlp_width, s.width,
-               s.has_mlp_bias),
-        linear("layers.{layer}.down", f"{layer}.mlp.Wo", s.width, s.mlp_width, s.has_mlp_bias),
+               s.has_mlp_bias, split="outputs", split_parts=(s.mlp_width,) * 2),
+        linear("layers.{layer}.down", f"{layer}.mlp.Wo", s.width, s.mlp_width, s.has_mlp_bias,
+               split="inputs"),
         *norm("norm", f"{prefix}final_norm"),
     ]  # fmt: skip
     for i in range(1, s.num_layers):  # the first layer reads what the embedding's norm made

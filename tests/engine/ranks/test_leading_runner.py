@@ -32,10 +32,12 @@ from llmplug import SamplerSpec
 from llmplug.engine.device_runner import make_runner
 from llmplug.engine.engine import Engine
 from llmplug.engine.graphs import EagerGraphs, GraphRunner
-from llmplug.engine.ranks.follow import RunnerCalls
-from llmplug.engine.ranks.leading_runner import LeadingRunner
+from llmplug.engine.pooling import make_text_batch
+from llmplug.engine.ranks.follow import ReaderCalls, RunnerCalls
+from llmplug.engine.ranks.leading_runner import LeadingReader, LeadingRunner
 from llmplug.engine.ranks.messages import Call, ComputeLogits, KeepTokens, RunStep
 from llmplug.engine.runner import RunnerLost
+from llmplug.ops import TextBatch
 from llmplug.types import BeamParams, FinishReason
 from llmplug_standard import llmplug_samplers
 
@@ -198,3 +200,33 @@ def test_logits_of_an_earlier_step_are_refused() -> None:
     engine.step()
     with pytest.raises(ValueError, match="of the last step alone"):
         engine._runner.compute_logits(torch.zeros(3, VOCAB_SIZE), [2])
+
+
+class NotesTexts:
+    """A reader that computes nothing."""
+
+    def __init__(self) -> None:
+        self.batches: list[TextBatch] = []
+
+    def encode(self, batch: TextBatch) -> torch.Tensor:
+        self.batches.append(batch)
+        return torch.empty(0)
+
+
+@pytest.mark.parametrize("type_ids", [[(), (), ()], [(), (0, 1), ()]])
+def test_a_reader_reads_the_texts_that_rank_0_reads(type_ids: list[tuple[int, ...]]) -> None:
+    """Of both segments: every rank adds their embeddings itself."""
+    tape, first, second = Tape(), NotesTexts(), NotesTexts()
+    batch = make_text_batch([(5, 6, 2**40), (7, 8), (9,)], type_ids, CPU)
+    LeadingReader(first, tape).encode(batch)  # type: ignore[arg-type]
+    for call in tape.read():
+        ReaderCalls(second, CPU)(call)
+    ((told,), (read,)) = first.batches, second.batches
+    assert read.starts == told.starts
+    assert torch.equal(read.token_ids_T, told.token_ids_T)
+    assert torch.equal(read.positions_T, told.positions_T)
+    if any(type_ids):
+        assert read.type_ids_T is not None
+        assert read.type_ids_T.tolist() == [0, 0, 0, 0, 1, 0]
+    else:
+        assert read.type_ids_T is None
