@@ -20,12 +20,14 @@ import torch
 from engine.fake_model import drain, finish_of, make_request, output_of
 from msgspec import structs
 from tiny import make_checkpoint
+from tiny_encoders import CLASSIFIERS, ENCODERS, add_modules, make_encoder
 
 from llmplug import assemble
 from llmplug.build import build_engine
 from llmplug.chat.tokenizer import Tokenizer
 from llmplug.config import Config, parse
 from llmplug.engine.engine import Engine
+from llmplug.engine.pooling import PoolingEngine
 from llmplug.engine.ranks.group import RankGroup
 from llmplug.errors import ConfigError
 from llmplug.grammar import Json, encode_grammar
@@ -47,6 +49,16 @@ models:
     scheduler:
       {{max_sequences: 8, max_batch_tokens: 48, prefill_chunk: 16, launch_ahead: {ahead}}}
 """
+ENCODER_CONFIG = """
+models:
+  - name: {name}
+    source: {folder}
+    device: cpu
+    parallel: {{tensor: {tensor}}}
+    cache: {{dtype: float32}}
+    scheduler: {{max_batch_tokens: 100, prefill_chunk: 16}}
+"""
+VECTOR_TOLERANCE = 1e-5  # of vectors of length 1, and of scores near it
 LISTENS, LOOPBACK = "0A", "0100007F"  # as the kernel writes them
 NUM_PAGES = 120  # of 4 tokens: not enough for eight sequences
 Found = dict[tuple[str, int], list[SequenceDelta]]
@@ -84,6 +96,11 @@ class Served:
         plan = replace(self.plan, settings=settings)
         engine = build_engine(plan, self.registry, ignore, self.group)
         assert isinstance(engine, Engine)
+        return engine
+
+    def build_reader(self) -> PoolingEngine:
+        engine = build_engine(self.plan, self.registry, ignore, self.group)
+        assert isinstance(engine, PoolingEngine)
         return engine
 
 
@@ -272,6 +289,17 @@ def test_ranks_need_processes(tmp_path: Path) -> None:
         build_engine(plan, registry, ignore)
 
 
+def pool(engine: PoolingEngine, prompts: list[list[int]], **fields: Any) -> torch.Tensor:
+    """Return the vectors of all texts, one behind another."""
+    engine.add(PoolRequest(request_id="a", prompts=prompts, **fields))
+    results = []
+    while engine.has_work:
+        results += engine.step().results
+    (result,) = results
+    assert result.error is None
+    return torch.frombuffer(bytearray(result.values), dtype=torch.float32)
+
+
 def test_vectors_of_a_model_that_generates_are_the_same(tmp_path: Path) -> None:
     make_checkpoint("llama", tmp_path)
     source = random.Random(5)
@@ -281,14 +309,59 @@ def test_vectors_of_a_model_that_generates_are_the_same(tmp_path: Path) -> None:
         for tensor in (1, 2):
             text = CONFIG.format(name="x", folder=tmp_path, tensor=tensor, ahead="false")
             served = Served(parse(f"{text}    task: embed\n"), stack, tmp_path)
-            engine = build_engine(served.plan, served.registry, ignore, served.group)
-            engine.add(PoolRequest(request_id="a", prompts=prompts))
-            results = []
-            while engine.has_work:
-                results += engine.step().results
-            (result,) = results
-            assert result.error is None
-            vectors.append(torch.frombuffer(bytearray(result.values), dtype=torch.float32))
+            vectors.append(pool(served.build_reader(), prompts))
         assert served.lost == []
     assert len(vectors[0]) == 4 * 48
     torch.testing.assert_close(*vectors, rtol=0, atol=LOGPROB_TOLERANCE)
+
+
+@pytest.fixture(scope="module")
+def readers(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[dict[str, tuple[PoolingEngine, PoolingEngine]]]:
+    """Encoders, each on one rank and on two."""
+    with ExitStack() as stack:
+        planned = {}
+        for name, kind, mode in (
+            ("mean", ENCODERS["bert"], "mean_tokens"),
+            ("cls", ENCODERS["modernbert-biases"], "cls_token"),
+            ("scores", CLASSIFIERS["bert"], None),
+        ):
+            folder = make_encoder(*kind, tmp_path_factory.mktemp(name))
+            if mode is not None:
+                add_modules(folder, mode, is_normalised=True)
+            planned[name] = [
+                Served(
+                    parse(ENCODER_CONFIG.format(name=name, folder=folder, tensor=tensor)),
+                    stack,
+                    tmp_path_factory.mktemp("ranks"),
+                )
+                for tensor in (1, 2)
+            ]
+        yield {
+            name: (one.build_reader(), two.build_reader()) for name, (one, two) in planned.items()
+        }
+        assert [served.lost for _, served in planned.values()] == [[]] * len(planned)
+
+
+@pytest.mark.parametrize(
+    ("name", "task"),
+    [("mean", "embed"), ("mean", "token_embed"), ("cls", "embed"), ("scores", "classify")],
+)
+def test_what_encoders_say_of_texts_and_pairs_is_the_same(
+    readers: dict[str, tuple[PoolingEngine, PoolingEngine]], name: str, task: str
+) -> None:
+    """Of texts and of pairs, as rerankers read them; alone the same as together, to the bit."""
+    one, two = readers[name]
+    source = random.Random(6)
+    prompts = [[source.randrange(4, 30) for _ in range(n)] for n in (2, 30, 7, 60, 61)]
+    pairs = [[int(i > len(ids) // 3) for i in range(len(ids))] for ids in prompts]
+    for type_ids in ([], pairs):
+        found = pool(two, prompts, task=task, type_ids=type_ids)
+        expected = pool(one, prompts, task=task, type_ids=type_ids)
+        torch.testing.assert_close(found, expected, rtol=0, atol=VECTOR_TOLERANCE)
+        alone = [
+            pool(two, [ids], task=task, type_ids=type_ids[i : i + 1])
+            for i, ids in enumerate(prompts)
+        ]
+        assert torch.equal(torch.cat(alone), found)
