@@ -14,6 +14,7 @@ from tiny_encoders import CLASSIFIERS, ENCODERS, make_encoder
 
 import llmplug_bert
 import llmplug_llama
+import llmplug_modernbert
 from llmplug import BuildContext, ModelSpec
 from llmplug.ops import AttentionBatch
 from llmplug.testing import check_model
@@ -164,6 +165,32 @@ def divide(name: str, **fields: Any) -> Callable[[Any], list[Any]]:
 def test_a_wrong_division_is_found(folder: Path, change: dict[str, Any], words: str) -> None:
     with pytest.raises(AssertionError, match=words):
         check_model(replace(LLAMA, **change), folder)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"name": "layers.{layer}.qkv", "split_parts": (), "split_unit": 8},
+        {"name": "layers.{layer}.gate_up", "split_parts": ()},
+        {"name": "layers.{layer}.o", "split": None},
+        {},  # the model reckons with all heads
+    ],
+    ids=lambda fields: fields.get("name", "heads"),
+)
+def test_a_wrong_division_of_an_encoder_is_found(fields: dict[str, Any], tmp_path: Path) -> None:
+    kind, changes = ENCODERS["modernbert-biases"]
+    spec = find_spec(llmplug_modernbert, kind)
+
+    def list_weights(config: Any) -> list[Any]:
+        table = spec.weights(config)
+        return [replace(w, **fields) if w.name == fields.get("name") else w for w in table]
+
+    def build(context: BuildContext) -> Any:
+        return spec.build(context if fields else replace(context, num_ranks=1))
+
+    changed = replace(spec, weights=list_weights, build=build)
+    with pytest.raises(AssertionError, match="ranks do not compute what one does"):
+        check_model(changed, make_encoder(kind, changes, tmp_path))
 
 
 def test_few_ranks_and_many_are_tried(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
