@@ -39,19 +39,19 @@ class Group:
     """
 
     def __init__(self, spread_models: Sequence[int]) -> None:
-        host = ray.util.get_node_ip_address()
-        self._ports = {index: hold_port(host) for index in spread_models}
+        address = ray.util.get_node_ip_address()
+        self._ports = {index: hold_port(address) for index in spread_models}
         self._hosts: list[Any] = []  # handles of RankHost
         self._watchers: list[asyncio.Task[None]] = []
         self._lost: str | None = None
-        name = f"[{host}]" if ":" in host else host
+        name = f"[{address}]" if ":" in address else address
         self.sets = tuple(
-            f"models.{index}.parallel.{key}={value}"
+            line
             for index, port in self._ports.items()
-            for key, value in {
-                "address": f"{name}:{port.getsockname()[1]}",
-                "secret": f"${{{SECRET}}}",
-            }.items()
+            for line in (
+                f"models.{index}.parallel.address={name}:{port.getsockname()[1]}",
+                f"models.{index}.parallel.secret=${{{SECRET}}}",
+            )
         )
         self.environment = {SECRET: secrets.token_urlsafe(SECRET_BYTES)} if self._ports else {}
 
@@ -62,20 +62,17 @@ class Group:
             bundles: what is taken of each node, in the order of this replica's placement group.
         """
         settings = RankHostSettings(source, self.sets, self.environment, plugins)
-        for node, bundle in list(enumerate(bundles))[1:]:
+        for node in range(1, len(bundles)):
             where = PlacementGroupSchedulingStrategy(
                 placement_group=ray.util.get_current_placement_group(),
                 placement_group_bundle_index=node,
             )
-            host = (
-                ray.remote(RankHost)
-                .options(
-                    num_cpus=bundle.num_cpus,
-                    num_gpus=bundle.num_gpus,
-                    scheduling_strategy=where,
-                )
-                .remote(settings, node)
+            actor = ray.remote(RankHost).options(
+                num_cpus=bundles[node].num_cpus,
+                num_gpus=bundles[node].num_gpus,
+                scheduling_strategy=where,
             )
+            host = actor.remote(settings, node)
             self._hosts.append(host)
             self._watchers.append(asyncio.create_task(self._watch(host, node)))
 
