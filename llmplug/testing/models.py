@@ -85,7 +85,8 @@ def check_model(
     batch; in bfloat16 logits stay near. Where its weights say how they are divided, ranks that
     compute it together give the same logits within `tolerance`, as they add in another order, and
     the same greedy tokens: as few ranks as can, and more than there are key/value heads. An encoder
-    gives the hidden states, a classifier the scores, of each text alone and packed with others.
+    gives the hidden states, a classifier the scores, of each text alone and packed with others, and
+    by several ranks as above.
 
     Args:
         spec: from `llmplug_models()`.
