@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, MutableMapping
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -92,7 +92,10 @@ class Forwarder:
                     message = "The server that worked on this request is gone. Try again."
                     raise EngineUnavailable(message) from error
             finally:
-                parts.cancel()  # for whoever stops to listen; else it is over
+                # For whoever stops to listen. Else it is over, and if no replica was found for it,
+                # Ray says so once more.
+                with suppress(RayServeException):
+                    parts.cancel()
 
 
 class _Reply:

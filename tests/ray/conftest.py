@@ -38,11 +38,17 @@ server:
   port: {port}
   tls: {tls}
   drain_s: 120.0
+  max_waiting_requests: 4
   responses: {{path: memory}}
   batches: {{path: none}}
   flight_recorder: {{path: none}}
 models:
-  - {{name: tiny, source: {source}, device: cpu, threads: 1, cache: {{memory: 64MiB}}}}
+  - name: tiny
+    source: {source}
+    device: cpu
+    threads: 1
+    cache: {{memory: 64MiB}}
+    scheduler: {{max_sequences: 4}}
 deploy:
   num_cpus: 1.0
 """

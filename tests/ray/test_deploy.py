@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,25 @@ def test_whoever_leaves_ends_the_work(deployed: Deployed, client: Any) -> None:
     stream.close()
     wait_until(lambda: read_metric(deployed.url, aborts) == before + 1, "it is aborted", 60)
     wait_until(lambda: read_metric(deployed.url, "llmplug_running{") == 0, "it ends", 60)
+
+
+def test_more_than_may_wait_are_refused(deployed: Deployed, client: Any) -> None:
+    deployed.deploy(**ONE)
+    long = ask("And?", max_tokens=1000)
+
+    def ask_once(_: int) -> str | openai.RateLimitError | None:
+        try:
+            return join(client.chat.completions.create(**long, stream=True))[1]
+        except openai.RateLimitError as error:
+            return error
+
+    # The server takes 8, and 4 more may wait in each of 2 ingresses.
+    with ThreadPoolExecutor(40) as pool:
+        told = list(pool.map(ask_once, range(40)))
+    refused = [each for each in told if isinstance(each, openai.RateLimitError)]
+    assert {each for each in told if each not in refused} == {"length"}
+    assert "All servers are busy." in {each.body["message"] for each in refused}
+    assert all(float(each.response.headers["retry-after"]) > 0 for each in refused)
 
 
 def test_an_update_drops_no_stream(deployed: Deployed, client: Any) -> None:
