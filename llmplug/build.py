@@ -9,16 +9,16 @@ from __future__ import annotations
 import dataclasses
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from llmplug import grammar_backends, resources
 from llmplug.cache_choice import refuse_obstacle
 from llmplug.cache_scales import read_scales
 from llmplug.errors import ConfigError
+from llmplug.rank_plan import digest_checkpoint
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     import torch
 
@@ -49,7 +49,7 @@ def build_engine(
     if group is None and plan.num_ranks > 1:
         raise ConfigError("parallel.tensor: ranks are processes of a server; here it must be 1")
     with _explain_shortage(plan):
-        ranks = None if group is None else _start_ranks(plan, group)
+        ranks = None if group is None else _start_ranks(plan, group, progress)
         context = _load_model(plan, registry, progress, ranks)
         progress("engine", 0, 1)
         make = _make_engine if plan.pooling is None else _make_pooling_engine
@@ -62,18 +62,19 @@ def build_engine(
 
 
 def build_calls(
-    plan: EnginePlan, registry: Registry, progress: Progress, store: Path
+    plan: EnginePlan, registry: Registry, progress: Progress, store: Any, host: str | None
 ) -> Callable[[Call], None]:
     """Load a rank's part of the weights, and make what follows rank 0.
 
     Args:
-        store: by which the ranks find each other.
+        store: a `torch.distributed.Store`, by which the ranks find each other.
+        host: address of this one for the others; None: all are on this machine.
     """
     from llmplug.engine.device_runner import make_runner
     from llmplug.engine.ranks.follow import ReaderCalls, RunnerCalls
 
     with _explain_shortage(plan):
-        ranks = _meet(plan, store)
+        ranks = _meet(plan, store, host)
         context = _load_model(plan, registry, progress, ranks)
         if plan.pooling is not None:
             return ReaderCalls(_make_reader(plan, context), context.device)
@@ -107,16 +108,21 @@ def _explain_shortage(plan: EnginePlan) -> Iterator[None]:
         ) from error
 
 
-def _start_ranks(plan: EnginePlan, group: RankGroup) -> Ranks:
+def _start_ranks(plan: EnginePlan, group: RankGroup, progress: Progress) -> Ranks:
     """Let the others build their parts, and wait until they are there."""
-    group.build(plan.settings.num_pages)
-    return dataclasses.replace(_meet(plan, group.store), group=group)
+    from llmplug.engine.ranks.collective import open_store
+
+    group.gather(progress)
+    group.build(plan.settings.num_pages, digest_checkpoint(plan.checkpoint))
+    store = open_store(group.store, plan.num_ranks)
+    return dataclasses.replace(_meet(plan, store, group.host), group=group)
 
 
-def _meet(plan: EnginePlan, store: Path) -> Ranks:
-    from llmplug.engine.ranks.collective import GroupCollective
+def _meet(plan: EnginePlan, store: Any, host: str | None) -> Ranks:
+    from llmplug.engine.ranks.collective import LOOPBACK, GroupCollective
 
-    return Ranks(GroupCollective(store, plan.place.rank, plan.num_ranks, _find_device(plan)))
+    device, host = _find_device(plan), LOOPBACK if host is None else host
+    return Ranks(GroupCollective(store, plan.place.rank, plan.num_ranks, device, host))
 
 
 def _find_device(plan: EnginePlan) -> torch.device:

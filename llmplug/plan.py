@@ -216,7 +216,9 @@ def _rank_lines(plan: EnginePlan) -> list[Choice]:
         f"the config says so: a process each, with {where} and {heads} key/value heads of every "
         "layer; memory below is that of one"
     )
-    return [Choice(topic="ranks", chosen=str(plan.num_ranks), why=why)]
+    nodes = plan.config.parallel.nodes
+    chosen = f"{plan.num_ranks}, on {nodes} nodes" if nodes > 1 else str(plan.num_ranks)
+    return [Choice(topic="ranks", chosen=chosen, why=why)]
 
 
 def _replica_lines(plan: EnginePlan) -> list[Choice]:

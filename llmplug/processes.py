@@ -3,6 +3,7 @@
 connect_engine        a text plan -> the client of a supervised engine process
 run_engine_process    the other end of that: plans and builds the engine
 run_rank_process      a rank that computes the model with it
+run_joined_rank       the same on another machine
 grammar_payload       a text plan -> what the process that tries grammars is told
 open_grammar_backend  the other end of that
 """
@@ -12,28 +13,32 @@ from __future__ import annotations
 import dataclasses
 import gc
 import sys
+import time
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import msgspec
 
-from llmplug import grammar_backends, logs
-from llmplug.assemble import load_registry, open_files, plan_engine
+from llmplug import grammar_backends, logs, rank_plan
+from llmplug.assemble import load_registry, open_files, plan_engine, resolve_source
 from llmplug.build import build_calls, build_engine
 from llmplug.config import Config
-from llmplug.errors import PluginError
+from llmplug.errors import CheckpointError, PluginError
 from llmplug.plan import Place, SequenceRules
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from llmplug.config import ModelConfig
     from llmplug.engine.client import EngineClient
     from llmplug.engine.engine import Engine
     from llmplug.engine.pooling import PoolingEngine
     from llmplug.engine.process import EngineProcess
+    from llmplug.engine.ranks.follow import Follower
     from llmplug.engine.ranks.group import RankGroup
+    from llmplug.engine.ranks.link import Link
+    from llmplug.engine.ranks.messages import Order
     from llmplug.engine.stage_clock import StageClock
     from llmplug.grammar import GrammarBackend
     from llmplug.plan import EnginePlan, TextPlan
@@ -41,6 +46,7 @@ if TYPE_CHECKING:
     from llmplug.specs import Progress
 
 RANK_ARGV = (sys.executable, "-m", "llmplug", "rank")
+DIAL_EVERY_S = 0.2  # while rank 0 is not there
 
 
 def connect_engine(
@@ -64,6 +70,7 @@ def connect_engine(
     """
     from llmplug.engine.client import EngineClient
 
+    rank_plan.check_meeting(plan.config)
     return EngineClient(
         argv,
         engine_payload(plan, config, registry, place),
@@ -132,22 +139,86 @@ def run_rank_process() -> NoReturn:
 
     link = take_link()
     _import_engine()
+    from llmplug.engine.ranks.collective import open_store
     from llmplug.engine.ranks.follow import Follower
-    from llmplug.engine.stage_clock import StageClock
 
     follower = Follower(link)
     told = follower.read_order()
     order = _read_order(told.payload)
+    order.place = dataclasses.replace(
+        order.place, first_device=order.place.first_device + told.rank, rank=told.rank
+    )
+    _follow(follower, order, lambda: open_store(Path(told.store or ""), told.num_ranks), told.host)
+
+
+def run_joined_rank(config: Config, model: ModelConfig, node: int, place: int) -> NoReturn:
+    """Run a rank on another machine than rank 0's, until that is gone.
+
+    Args:
+        config: of this machine; `model` must be what rank 0 has, but for where its files are.
+        place: of this rank among those of the node.
+
+    Raises:
+        ConfigError: rank 0 has another secret, or nobody says where it is.
+    """
+    _import_engine()
+    from llmplug.engine.ranks.follow import Follower
+    from llmplug.engine.ranks.link import end_with
+    from llmplug.engine.ranks.store_link import LinkedStore
+
+    rank_plan.check_meeting(model)
+    link = _find_rank_0(model)
+    end_with(link)
+    follower = Follower(link)
     try:
-        num_pages = follower.read_plan().num_pages
-        place = dataclasses.replace(
-            order.place,
-            first_device=order.place.first_device + told.rank,
-            rank=told.rank,
-            num_pages=num_pages,
-        )
+        told = follower.join(node, place)
+        order = _read_order_for_others(told, config, model, place)
+        host = link.host
+
+        def open_store() -> LinkedStore:
+            store_link = _find_rank_0(model)
+            Follower(store_link).ask_for_store(node, place)
+            return LinkedStore(store_link)
+    except Exception as error:  # noqa: BLE001 - whatever it is, rank 0 must hear of it
+        follower.fail(error)
+    _follow(follower, order, open_store, host)
+
+
+def _find_rank_0(model: ModelConfig) -> Link:
+    """Come to where rank 0 is, as soon as it is there.
+
+    Raises:
+        ConfigError: whoever is there has another secret.
+    """
+    from llmplug.config import split_address
+    from llmplug.engine.ranks.network import dial
+
+    host, port = split_address(model.parallel.address or "")
+    while True:
+        try:
+            return dial(host, port, model.parallel.secret or "")
+        except OSError:  # not there yet, or busy
+            time.sleep(DIAL_EVERY_S)
+
+
+def _follow(
+    follower: Follower, order: _Order, open_store: Callable[[], Any], host: str | None
+) -> NoReturn:
+    """Build this rank's part as soon as rank 0 says so, and do what it does.
+
+    Args:
+        open_store: by which the ranks find each other.
+        host: address of this one for the others; None: all are on one machine.
+    """
+    from llmplug.engine.stage_clock import StageClock
+
+    try:
+        wanted = follower.read_plan()
+        place = dataclasses.replace(order.place, num_pages=wanted.num_pages)
         plan, registry = _plan_engine(order, place, StageClock("plugins"), _ignore)
-        calls = build_calls(plan, registry, _ignore, Path(told.store))
+        if rank_plan.digest_checkpoint(plan.checkpoint) != wanted.checkpoint:
+            raise CheckpointError(f"{order.path} is another checkpoint than rank 0 has")
+        calls = build_calls(plan, registry, _ignore, open_store(), host)
         gc.collect()
         gc.freeze()
         gc.enable()
@@ -156,13 +227,13 @@ def run_rank_process() -> NoReturn:
         follower.fail(error)
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(slots=True)
 class _Order:
     """What an engine's process is told."""
 
     config: Config
     model: ModelConfig
-    path: Path
+    path: Path | None  # None: its source is still to be found
     rules: SequenceRules
     place: Place
     plugins: Any
@@ -184,6 +255,35 @@ def _read_order(payload: bytes) -> _Order:
     )
 
 
+def _write_for_others(order: _Order) -> bytes:
+    """Write what ranks of other machines are told: nothing of the server, and no secret."""
+    return msgspec.json.encode(
+        {
+            "model": rank_plan.describe_for_others(order.model),
+            "rules": order.rules,
+            "plugins": order.plugins,
+        }
+    )
+
+
+def _read_order_for_others(told: Order, config: Config, model: ModelConfig, place: int) -> _Order:
+    """Read that on another machine.
+
+    Raises:
+        ConfigError: its config says something else of the model.
+    """
+    wanted = msgspec.json.decode(told.payload)
+    rank_plan.check_same(wanted["model"], model)
+    return _Order(
+        config=config,
+        model=model,
+        path=None,
+        rules=msgspec.convert(wanted["rules"], SequenceRules),
+        place=Place(first_device=place, rank=told.rank),
+        plugins=wanted["plugins"],
+    )
+
+
 def _start_ranks(order: _Order, payload: bytes, socket_path: str) -> RankGroup:
     from llmplug.engine.ranks.group import RankGroup
     from llmplug.engine.worker import find_store
@@ -193,6 +293,7 @@ def _start_ranks(order: _Order, payload: bytes, socket_path: str) -> RankGroup:
         payload,
         num_ranks=order.model.parallel.tensor,
         store=find_store(socket_path),
+        meeting=rank_plan.find_meeting(order.model, _write_for_others(order)),
     )
 
 
@@ -201,15 +302,23 @@ def _plan_engine(
 ) -> tuple[EnginePlan, Registry]:
     registry = load_registry(order.config)
     if registry.report.engine_fingerprint() != order.plugins:
-        raise PluginError(
-            "the engine process finds other plugins than the server did; "
-            "were some installed or removed meanwhile? Start the server again"
-        )
+        raise PluginError(_explain_plugins(order))
     clock.begin("files")
-    # The server has resolved the source; the engine process opens the very same files.
+    if order.path is None:
+        order.path = resolve_source(order.model.source, registry, progress, [])
+    # Else the server has resolved the source; the engine process opens the very same files.
     files = open_files(order.model, order.path, registry, [])
     progress("kernels", 0, 0)  # to plan with them, a plugin may compile its own the first time
     return plan_engine(order.model, files, order.rules, registry, place), registry
+
+
+def _explain_plugins(order: _Order) -> str:
+    if order.path is None:
+        return "the plugins of this machine are not those of rank 0; `llmplug plugins` lists them"
+    return (
+        "the engine process finds other plugins than the server did; "
+        "were some installed or removed meanwhile? Start the server again"
+    )
 
 
 def _ignore(stage: str, done: int, total: int) -> None:

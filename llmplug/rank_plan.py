@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import hashlib
+import json
+from typing import TYPE_CHECKING, Any
 
 from llmplug.errors import ConfigError
 
@@ -10,8 +12,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from llmplug.config import ModelConfig
+    from llmplug.engine.ranks.group import Meeting
     from llmplug.plan import ModelFiles
-    from llmplug.specs import LazyTensor, ModelShape, Weight
+    from llmplug.specs import Checkpoint, LazyTensor, ModelShape, Weight
 
 MOST_TRIED = 64  # ranks, to name numbers that would do
 
@@ -32,8 +35,8 @@ def divide(config: ModelConfig, files: ModelFiles) -> ModelShape:
     if obstacle is not None:
         able = [n for n in range(1, MOST_TRIED + 1) if check_split(table, shape, n) is None]
         raise ConfigError(
-            f"models.{config.name}: parallel.tensor: {num_ranks} ranks cannot share this model: "
-            f"{obstacle}; {_list_numbers(able)} would do"
+            f"models.{config.name}: parallel.tensor: {num_ranks} ranks cannot share this model, "
+            f"whose architecture is {files.model.name!r}: {obstacle}; {_list_numbers(able)} would do"
         )
     return split_shape(shape, num_ranks)
 
@@ -51,6 +54,82 @@ def share_weights(
     listed = list_weights(table, files.shape.num_layers, tensors)
     there = [w for w in listed if all(name in tensors for name in (*w.sources, *w.bias))]
     return split_weights(there, tensors, rank, num_ranks)
+
+
+def find_meeting(config: ModelConfig, payload: bytes) -> Meeting | None:
+    """Return where ranks on several machines meet; None: all are on this one.
+
+    Args:
+        payload: what those of other machines are told.
+
+    Raises:
+        ConfigError: the config does not say.
+    """
+    from llmplug.config import split_address
+    from llmplug.engine.ranks.group import Meeting
+
+    parallel = config.parallel
+    if parallel.nodes == 1:
+        return None
+    check_meeting(config)
+    host, port = split_address(parallel.address or "")
+    return Meeting(parallel.nodes, host, port, parallel.secret or "", payload)
+
+
+def check_meeting(config: ModelConfig) -> None:
+    """Make sure that ranks on several machines can find each other.
+
+    Raises:
+        ConfigError: the config does not say how.
+    """
+    wanted = {"address": config.parallel.address, "secret": config.parallel.secret}
+    missing = [f"parallel.{key}" for key, value in wanted.items() if value is None]
+    if config.parallel.nodes > 1 and missing:
+        raise ConfigError(
+            f"models.{config.name}: parallel.nodes: ranks of {config.parallel.nodes} machines find "
+            f"each other by {' and '.join(missing)}, the same on each"
+        )
+
+
+def describe_for_others(config: ModelConfig) -> dict[str, Any]:
+    """Return what ranks of other machines must have in their config too."""
+    told = config.model_dump(mode="json", exclude={"source", "aliases"})
+    del told["parallel"]["secret"]
+    return told
+
+
+def check_same(told: Mapping[str, Any], config: ModelConfig) -> None:
+    """Make sure that a model's section is what rank 0 has.
+
+    Raises:
+        ConfigError: it is not; the message has the keys.
+    """
+    ours = _flatten(describe_for_others(config))
+    theirs = _flatten(told)
+    keys = [key for key in {**theirs, **ours} if theirs.get(key) != ours.get(key)]
+    if keys:
+        shown = "; ".join(f"{key} is {ours.get(key)!r}, not {theirs.get(key)!r}" for key in keys)
+        raise ConfigError(f"models.{config.name} differs from that of rank 0: {shown}")
+
+
+def digest_checkpoint(checkpoint: Checkpoint) -> bytes:
+    """Return what two checkpoints have in common only if they are of one form: no number is read.
+
+    Of the architecture, and of each tensor's name, shape and format.
+    """
+    described = [
+        checkpoint.config,
+        [[name, each.shape, each.format] for name, each in sorted(checkpoint.tensors.items())],
+    ]
+    return hashlib.sha256(json.dumps(described, sort_keys=True, default=str).encode()).digest()
+
+
+def _flatten(section: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in section.items():
+        inside = _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {}
+        flat |= inside or {prefix + key: value}
+    return flat
 
 
 def _list_numbers(numbers: Sequence[int]) -> str:

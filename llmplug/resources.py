@@ -42,11 +42,11 @@ def choose_device(config: ModelConfig) -> Choice:
 
 
 def _check_gpus(config: ModelConfig, num_gpus: int) -> None:
-    num_wanted = config.replicas * config.parallel.tensor
+    num_wanted = config.replicas * config.parallel.ranks_per_node
     if num_wanted > num_gpus:
         raise ConfigError(
-            f"replicas x parallel.tensor: {num_wanted} processes take a GPU each, and torch finds "
-            f"{num_gpus}; set no more of them, or device: cpu"
+            f"replicas x parallel.tensor: {num_wanted} processes here take a GPU each, and torch "
+            f"finds {num_gpus}; set no more of them, or device: cpu"
         )
 
 
@@ -76,7 +76,7 @@ def share_threads(config: ModelConfig) -> int | None:
     """Return how many threads of the CPU a process takes; None: as many as torch does by itself."""
     import torch
 
-    num_sharing = config.replicas * config.parallel.tensor
+    num_sharing = config.replicas * config.parallel.ranks_per_node
     if num_sharing == 1:
         return config.threads
     return max(1, (config.threads or torch.get_num_threads()) // num_sharing)
@@ -150,7 +150,7 @@ def plan_memory(
     if device == "cpu" and place.host_bytes is not None:
         available = min(available, place.host_bytes)
     if device == "cpu":
-        available //= config.parallel.tensor
+        available //= config.parallel.ranks_per_node
     workspace = estimate_workspace(config, shape, dtype)
     pages_per_sequence = math.ceil(context_length / page_size)
     wanted = config.scheduler.max_sequences * pages_per_sequence

@@ -32,7 +32,7 @@ from llmplug.config.fields import (
 from llmplug.config.keys import KeyConfig, read_keys
 from llmplug.config.loading import from_source, load, parse
 from llmplug.config.operations import AdminConfig, FlightRecorderConfig, LogConfig, TracesConfig
-from llmplug.config.parallel import ParallelConfig
+from llmplug.config.parallel import ParallelConfig, split_address
 from llmplug.config.plugin_settings import PluginSettings
 
 __all__ = [
@@ -63,4 +63,5 @@ __all__ = [
     "parse",
     "read_keys",
     "schema",
+    "split_address",
 ]

@@ -1,7 +1,9 @@
 """What ranks sum and gather, over torch.distributed: NCCL between GPUs, gloo on the CPU.
 
 Only tensors are sent, and nothing that would be unpickled. The process groups are objects that are
-passed, not torch's global one. What listens, listens on the loopback interface.
+passed, not torch's global one. What listens, listens on the loopback interface, or on the address
+by which ranks of other machines find it: there anyone can talk to it, so that network must be
+private.
 
 Legend: T packed tokens, O outputs.
 """
@@ -29,18 +31,20 @@ LOOPBACK = "127.0.0.1"
 class GroupCollective:
     """One rank's end; implements `llmplug.ops.collective.Collective`."""
 
-    def __init__(self, store: Path, rank: int, num_ranks: int, device: torch.device) -> None:
+    def __init__(
+        self, store: Any, rank: int, num_ranks: int, device: torch.device, host: str = LOOPBACK
+    ) -> None:
         """Meet the other ranks; waits until all are there.
 
         Args:
-            store: a file that all can open, in a folder that nobody else can.
+            store: a `torch.distributed.Store` that all have: `open_store`, or a link to one.
+            host: address of this rank for the others.
         """
         self.rank = rank
         self.num_ranks = num_ranks
         self._device = device
-        file = distributed.FileStore(str(store), num_ranks)  # type: ignore[attr-defined]
         open_group = _open_nccl if device.type == "cuda" else _open_gloo
-        self._group = open_group(file, rank, num_ranks)
+        self._group = open_group(store, rank, num_ranks, host)
         self.find_least(0)  # NCCL only now opens what it needs, which a graph could not record
 
     def all_reduce(self, x: torch.Tensor) -> torch.Tensor:
@@ -86,18 +90,31 @@ class GroupCollective:
         return parts
 
 
+def open_store(path: Path, num_ranks: int) -> Any:
+    """Open the store by which ranks of one machine find each other.
+
+    Args:
+        path: of a file that all can open, in a folder that nobody else can.
+    """
+    return distributed.FileStore(str(path), num_ranks)  # type: ignore[attr-defined]
+
+
 # torch's types lack much of what its documentation names.
-def _open_gloo(store: Any, rank: int, num_ranks: int) -> Any:
+def _open_gloo(store: Any, rank: int, num_ranks: int, host: str) -> Any:
     kind: Any = distributed.ProcessGroupGloo
     options = kind._Options()
-    options._devices = [kind.create_device(hostname=LOOPBACK)]
+    options._devices = [kind.create_device(hostname=host)]
     options._timeout = TIMEOUT
     return kind(store, rank, num_ranks, options)
 
 
-def _open_nccl(store: Any, rank: int, num_ranks: int) -> Any:
+def _open_nccl(store: Any, rank: int, num_ranks: int, host: str) -> Any:
     # By that ranks find each other; what they compute goes from GPU to GPU. No option says it.
-    os.environ.setdefault("NCCL_SOCKET_IFNAME", "lo")
+    os.environ.setdefault(
+        "TORCH_NCCL_ENABLE_MONITORING", "0"
+    )  # it would ask the store all the time
+    if host == LOOPBACK:
+        os.environ.setdefault("NCCL_SOCKET_IFNAME", "lo")
     kind: Any = distributed.ProcessGroupNCCL
     options = kind.Options()
     options._timeout = TIMEOUT

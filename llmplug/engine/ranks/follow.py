@@ -22,15 +22,18 @@ from llmplug.engine.ranks.messages import (
     BuildModel,
     Call,
     ComputeLogits,
+    FirstWords,
+    Hello,
     KeepTokens,
     Order,
     RankFailed,
     RankReady,
     ReadTexts,
+    Refusal,
     Report,
     RunStep,
 )
-from llmplug.errors import LlmplugError, to_wire
+from llmplug.errors import LlmplugError, from_wire, to_wire
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,7 +44,7 @@ if TYPE_CHECKING:
     from llmplug.engine.runner import Runner
 
 FAILED = 1
-_order_decoder = msgspec.msgpack.Decoder(Order)
+_first_decoder: msgspec.msgpack.Decoder[FirstWords] = msgspec.msgpack.Decoder(FirstWords)
 _build_decoder = msgspec.msgpack.Decoder(BuildModel)
 _call_decoder: msgspec.msgpack.Decoder[Call] = msgspec.msgpack.Decoder(Call)
 _encoder = msgspec.msgpack.Encoder()
@@ -54,9 +57,29 @@ class Follower:
     def __init__(self, link: Link) -> None:
         self._link = link
 
+    def join(self, node: int, place: int) -> Order:
+        """Say from another machine where we are, and wait to be told who.
+
+        Raises:
+            LlmplugError: we cannot take part.
+        """
+        self._link.send(_encoder.encode(Hello(node, place)))
+        return self.read_order()
+
+    def ask_for_store(self, node: int, place: int) -> None:
+        """Have this link be for finding the other ranks alone."""
+        self._link.send(_encoder.encode(Hello(node, place, is_store=True)))
+
     def read_order(self) -> Order:
-        """Wait to be told who we are."""
-        return _order_decoder.decode(self._receive())
+        """Wait to be told who we are.
+
+        Raises:
+            LlmplugError: we cannot take part.
+        """
+        words = _first_decoder.decode(self._receive())
+        if isinstance(words, Refusal):
+            raise from_wire(words.error)
+        return words
 
     def read_plan(self) -> BuildModel:
         """Wait until rank 0 has planned."""

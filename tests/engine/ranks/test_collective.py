@@ -10,7 +10,7 @@ from typing import TypeVar
 import pytest
 import torch
 
-from llmplug.engine.ranks.collective import GroupCollective
+from llmplug.engine.ranks.collective import GroupCollective, open_store
 
 T = TypeVar("T")
 DEADLINE_S = 120.0
@@ -22,7 +22,9 @@ def on_ranks(folder: Path, num_ranks: int, act: Callable[[GroupCollective], T]) 
     def run(rank: int) -> T:
         store = folder / "store"
         with torch.inference_mode():
-            return act(GroupCollective(store, rank, num_ranks, torch.device("cpu")))
+            return act(
+                GroupCollective(open_store(store, num_ranks), rank, num_ranks, torch.device("cpu"))
+            )
 
     with ThreadPoolExecutor(num_ranks) as pool:
         return list(pool.map(run, range(num_ranks), timeout=DEADLINE_S))

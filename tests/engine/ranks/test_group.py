@@ -37,7 +37,7 @@ def running(
     group = RankGroup(ARGV, json.dumps(options).encode(), num_ranks=3, store=store)
     with closing(group):
         group.watch(told.put)
-        group.build(num_pages=7)
+        group.build(num_pages=7, checkpoint=b"")
         yield group, told
     assert told.empty()
     assert not store.exists()
@@ -130,7 +130,7 @@ import os, signal
 from pathlib import Path
 from llmplug.engine.ranks.group import RankGroup
 group = RankGroup({ARGV!r}, {json.dumps(options).encode()!r}, num_ranks=3, store=Path("store"))
-group.build(7)
+group.build(7, b"")
 group.watch(lambda error: None)
 group.await_ready()
 os.kill(os.getpid(), signal.SIGKILL)
