@@ -36,7 +36,8 @@ def divide(config: ModelConfig, files: ModelFiles) -> ModelShape:
         able = [n for n in range(1, MOST_TRIED + 1) if check_split(table, shape, n) is None]
         raise ConfigError(
             f"models.{config.name}: parallel.tensor: {num_ranks} ranks cannot share this model, "
-            f"whose architecture is {files.model.name!r}: {obstacle}; {_list_numbers(able)} would do"
+            f"whose architecture is {files.model.name!r}: {obstacle}; "
+            f"{_list_numbers(able)} would do"
         )
     return split_shape(shape, num_ranks)
 

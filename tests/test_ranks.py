@@ -275,7 +275,7 @@ def test_each_holds_about_half(twins: dict[str, Twin]) -> None:
 def test_ranks_that_cannot_share_a_model_are_told_which_can(tmp_path: Path) -> None:
     make_checkpoint("llama", tmp_path)
     text = CONFIG.format(name="x", folder=tmp_path, tensor=4, ahead="false")
-    with pytest.raises(ConfigError, match=r"4 ranks cannot share .*; 1, 2, 6 would do"):
+    with pytest.raises(ConfigError, match=r"4 ranks cannot share .* 'llama': .*; 1, 2, 6 would do"):
         Served(parse(text), ExitStack(), tmp_path)
 
 
