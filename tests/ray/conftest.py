@@ -157,6 +157,7 @@ def run_cluster(
         for _ in range(num_workers):
             deployed.add_node(num_cpus=2)
         ray.init(address=cluster.address, log_to_driver=False)
+        ray.serve.context._set_global_client(None)  # else it is still that of another cluster
         yield deployed
     finally:
         if ray.is_initialized():
