@@ -51,7 +51,7 @@ def test_comments_of_the_default_config_show_the_defaults(monkeypatch: pytest.Mo
     everything = {key: value for key, value in everything.items() if ".api_keys." not in key}
     assert everything == plain
     written = {key for key, origin in origins(parse(shown)).items() if origin != "default"}
-    assert {key for key in everything if key.startswith("models")} <= written
+    assert {key for key in everything if key.startswith(("models", "server"))} <= written
 
 
 def test_config_is_frozen() -> None:
