@@ -77,7 +77,7 @@ def test_replicas_of_several_ranks_take_gpus_of_their_own(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 5)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a GPU")
-    with pytest.raises(ConfigError, match=r"6 processes take a GPU each, and torch finds 5"):
+    with pytest.raises(ConfigError, match=r"6 processes here take a GPU each, and torch finds 5"):
         resources.choose_device(config.model_copy(update={"device": "cuda"}))
 
 
