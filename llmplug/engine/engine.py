@@ -247,7 +247,7 @@ class Engine:
                     sequence.is_compiling = False
                     self._scheduler.add(sequence)
                 else:
-                    reason = _as_exception(error)
+                    reason = error if isinstance(error, Exception) else EngineError(repr(error))
                     ended = self._requests.finish(sequence, FinishReason.ERROR, error=reason)
                     self._ended.append(ended)
 
@@ -396,7 +396,3 @@ class Engine:
         self._learn(flight.schedule, forward, now - max(flight.started_s, self._landed_s))
         self._landed_s = now
         return samples
-
-
-def _as_exception(error: BaseException) -> Exception:
-    return error if isinstance(error, Exception) else EngineError(repr(error))
