@@ -145,9 +145,9 @@ def run_rank_process() -> NoReturn:
     follower = Follower(link)
     told = follower.read_order()
     order = _read_order(told.payload)
-    order.place = dataclasses.replace(
-        order.place, first_device=order.place.first_device + told.rank, rank=told.rank
-    )
+    first_device = order.place.first_device + told.rank
+    place = dataclasses.replace(order.place, first_device=first_device, rank=told.rank)
+    order = dataclasses.replace(order, place=place)
     _follow(follower, order, lambda: open_store(Path(told.store or ""), told.num_ranks), told.host)
 
 
@@ -166,7 +166,6 @@ def run_joined_rank(config: Config, model: ModelConfig, node: int, place: int) -
     from llmplug.engine.ranks.link import end_with
     from llmplug.engine.ranks.store_link import LinkedStore
 
-    rank_plan.check_meeting(model)
     link = _find_rank_0(model)
     end_with(link)
     follower = Follower(link)
@@ -190,13 +189,12 @@ def _find_rank_0(model: ModelConfig) -> Link:
     Raises:
         ConfigError: whoever is there has another secret.
     """
-    from llmplug.config import split_address
     from llmplug.engine.ranks.network import dial
 
-    host, port = split_address(model.parallel.address or "")
+    meeting = rank_plan.find_meeting(model)
     while True:
         try:
-            return dial(host, port, model.parallel.secret or "")
+            return dial(*meeting)
         except OSError:  # not there yet, or busy
             time.sleep(DIAL_EVERY_S)
 
@@ -217,7 +215,7 @@ def _follow(
         place = dataclasses.replace(order.place, num_pages=wanted.num_pages)
         plan, registry = _plan_engine(order, place, StageClock("plugins"), _ignore)
         if rank_plan.digest_checkpoint(plan.checkpoint) != wanted.checkpoint:
-            raise CheckpointError(f"{order.path} is another checkpoint than rank 0 has")
+            raise CheckpointError(f"{order.model.source} is another checkpoint than rank 0 has")
         calls = build_calls(plan, registry, _ignore, open_store(), host)
         gc.collect()
         gc.freeze()
@@ -227,7 +225,7 @@ def _follow(
         follower.fail(error)
 
 
-@dataclasses.dataclass(slots=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class _Order:
     """What an engine's process is told."""
 
@@ -285,15 +283,19 @@ def _read_order_for_others(told: Order, config: Config, model: ModelConfig, plac
 
 
 def _start_ranks(order: _Order, payload: bytes, socket_path: str) -> RankGroup:
-    from llmplug.engine.ranks.group import RankGroup
+    from llmplug.engine.ranks.group import Meeting, RankGroup
     from llmplug.engine.worker import find_store
 
+    nodes, meeting = order.model.parallel.nodes, None
+    if nodes > 1:
+        host, port, secret = rank_plan.find_meeting(order.model)
+        meeting = Meeting(nodes, host, port, secret, _write_for_others(order))
     return RankGroup(
         RANK_ARGV,
         payload,
         num_ranks=order.model.parallel.tensor,
         store=find_store(socket_path),
-        meeting=rank_plan.find_meeting(order.model, _write_for_others(order)),
+        meeting=meeting,
     )
 
 
@@ -304,10 +306,9 @@ def _plan_engine(
     if registry.report.engine_fingerprint() != order.plugins:
         raise PluginError(_explain_plugins(order))
     clock.begin("files")
-    if order.path is None:
-        order.path = resolve_source(order.model.source, registry, progress, [])
-    # Else the server has resolved the source; the engine process opens the very same files.
-    files = open_files(order.model, order.path, registry, [])
+    # Where the server has resolved the source, its other processes open the very same files.
+    path = order.path or resolve_source(order.model.source, registry, progress, [])
+    files = open_files(order.model, path, registry, [])
     progress("kernels", 0, 0)  # to plan with them, a plugin may compile its own the first time
     return plan_engine(order.model, files, order.rules, registry, place), registry
 

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 # Between two starts of a rank that fails: from the first to the most, doubled each time.
 FIRST_PAUSE_S = 0.5
 MOST_PAUSE_S = 10.0
-STOP_S = 5.0
 _log = logging.getLogger("llmplug.join")
 
 

@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from llmplug.config import ModelConfig
-    from llmplug.engine.ranks.group import Meeting
     from llmplug.plan import ModelFiles
     from llmplug.specs import Checkpoint, LazyTensor, ModelShape, Weight
 
@@ -57,39 +56,36 @@ def share_weights(
     return split_weights(there, tensors, rank, num_ranks)
 
 
-def find_meeting(config: ModelConfig, payload: bytes) -> Meeting | None:
-    """Return where ranks on several machines meet; None: all are on this one.
+def check_meeting(config: ModelConfig) -> None:
+    """Make sure that ranks, if they are on several machines, can find each other.
 
-    Args:
-        payload: what those of other machines are told.
+    Raises:
+        ConfigError: the config does not say how.
+    """
+    if config.parallel.nodes > 1:
+        find_meeting(config)
+
+
+def find_meeting(config: ModelConfig) -> tuple[str, int, str]:
+    """Return where ranks of several machines meet, and by what they know each other.
+
+    Returns:
+        Host, port, secret.
 
     Raises:
         ConfigError: the config does not say.
     """
     from llmplug.config import split_address
-    from llmplug.engine.ranks.group import Meeting
 
-    parallel = config.parallel
-    if parallel.nodes == 1:
-        return None
-    check_meeting(config)
-    host, port = split_address(parallel.address or "")
-    return Meeting(parallel.nodes, host, port, parallel.secret or "", payload)
-
-
-def check_meeting(config: ModelConfig) -> None:
-    """Make sure that ranks on several machines can find each other.
-
-    Raises:
-        ConfigError: the config does not say how.
-    """
-    wanted = {"address": config.parallel.address, "secret": config.parallel.secret}
-    missing = [f"parallel.{key}" for key, value in wanted.items() if value is None]
-    if config.parallel.nodes > 1 and missing:
+    address, secret = config.parallel.address, config.parallel.secret
+    if address is None or secret is None:
+        wanted = {"parallel.address": address, "parallel.secret": secret}
+        missing = " and ".join(key for key, value in wanted.items() if value is None)
         raise ConfigError(
             f"models.{config.name}: parallel.nodes: ranks of {config.parallel.nodes} machines find "
-            f"each other by {' and '.join(missing)}, the same on each"
+            f"each other by {missing}, the same on each"
         )
+    return *split_address(address), secret
 
 
 def describe_for_others(config: ModelConfig) -> dict[str, Any]:

@@ -153,19 +153,15 @@ async def test_killed_while_they_answer(
 def find_rank_0(server: Process) -> int:
     """The engine that has the ranks' address in its hands: the first model's."""
     engines = [pid for pid, role in list_roles(server.popen.pid) if role == "engine"]
-    (rank_0,) = [pid for pid in engines if b"LISTEN" in read_tcp(pid)]
+    (rank_0,) = [pid for pid in engines if is_listening(pid)]
     return rank_0
 
 
-def read_tcp(pid: int) -> bytes:
-    """What a process has open of the network, with `LISTEN` for what it listens on."""
-    listening = {
-        line.split()[9]
-        for line in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]
-        if line.split()[3] == "0A"
-    }
-    links = (os.readlink(each) for each in Path(f"/proc/{pid}/fd").iterdir())
-    return b"LISTEN" if any(link[8:-1] in listening for link in links) else b""
+def is_listening(pid: int) -> bool:
+    """Whether a process has a socket of the network that others can come to."""
+    rows = Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]
+    listening = {f"socket:[{row.split()[9]}]" for row in rows if row.split()[3] == "0A"}
+    return any(os.readlink(each) in listening for each in Path(f"/proc/{pid}/fd").iterdir())
 
 
 async def test_a_machine_that_is_lost_is_waited_for(
